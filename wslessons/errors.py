@@ -1,0 +1,34 @@
+"""Errors that are meant to be read by the person who caused them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class UserError(Exception):
+    """Something the user can put right; its text is one sentence that says what and how.
+
+    The command line prints the sentence after ``wslessons: `` and exits with `exit_code`:
+    2 for words that don't fit the command (as argparse does), 1 for everything else.
+    """
+
+    def __init__(self, sentence: str, *, exit_code: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import `module`, or raise a `UserError` that names the extra that brings it.
+
+    >>> need("json", "lab").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name != module.partition(".")[0] and exc.name != module:
+            raise
+        raise UserError(
+            f"{module} is not installed: get it with pip install 'wslessons[{extra}]'."
+        ) from None
