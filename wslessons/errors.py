@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(sentence)
         self.exit_code = exit_code
 
+    def _render_traceback_(self) -> list[str]:
+        """Show a learner the sentence and no traceback (IPython looks for this method)."""
+        return [f"wslessons: {self}"]
+
 
 def need(module: str, extra: str) -> ModuleType:
     """Import `module`, or raise a `UserError` that names the extra that brings it.

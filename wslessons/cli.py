@@ -1,0 +1,110 @@
+"""The command line: ``wslessons COMMAND``, and ``wslessons`` alone opens the lessons."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from wslessons import __version__
+from wslessons.errors import UserError
+
+OLDEST_PYTHON = (3, 11)
+
+
+def port_number(text: str) -> int:
+    """Parse a TCP port for argparse: 0 (any free one) to 65535."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
+    return int(text)
+
+
+def add_address(parser: argparse.ArgumentParser, port: int) -> None:
+    """Give a serving command its ``--host`` and ``--port``."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to bind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        default=port,
+        help="port to bind, 0 for a free one (default: %(default)s)",
+    )
+
+
+def log_to_stderr() -> None:
+    """Show what our servers log, one line an event, beside the URL on stdout."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("wslessons").setLevel(logging.INFO)
+
+
+def _echo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    add_address(parser, 8765)
+    parser.add_argument("--raw", action="store_true", help="echo text without the prefix")
+
+    def run(args: argparse.Namespace) -> int:
+        from wslessons import echo, serving
+
+        log_to_stderr()
+        handler = echo.echo_raw if args.raw else echo.echo
+        asyncio.run(serving.serve_until_stopped(handler, args.host, args.port))
+        return 0
+
+    return run
+
+
+def _lab(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.lab import launch
+
+    launch.add_arguments(parser)
+    return launch.run
+
+
+def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.lab import record
+
+    record.add_arguments(parser)
+    return record.run
+
+
+COMMANDS = {
+    "lab": (_lab, "open the lessons in JupyterLab (what wslessons alone does)"),
+    "echo": (_echo, "serve the echo of lesson 1"),
+    "record": (_record, "run notebooks and keep their outputs, or check them"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands; each sets `run`, which takes the arguments."""
+    parser = argparse.ArgumentParser(
+        prog="wslessons", description="Learn WebSockets by running them."
+    )
+    parser.add_argument("--version", action="version", version=f"wslessons {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, (add, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        command.set_defaults(run=add(command))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 for a clean end, 2 for words that don't fit the command, 1 for anything else that went
+    wrong; then one sentence on stderr says what and how to put it right.
+    """
+    if sys.version_info < OLDEST_PYTHON:
+        have, need = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_PYTHON))
+        print(f"wslessons: this is Python {have}; install {need} or newer.", file=sys.stderr)
+        return 1
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words or ["lab"])
+    try:
+        return args.run(args)
+    except UserError as exc:
+        print(f"wslessons: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,55 @@
+"""An echo server: what a client sends comes back.
+
+In a script, with no Jupyter installed::
+
+    import asyncio
+    from websockets import serve
+    from wslessons.echo import echo
+
+    async def main():
+        async with serve(echo, "127.0.0.1", 8765) as server:
+            await server.serve_forever()
+
+    asyncio.run(main())
+
+From a shell: ``wslessons echo --port 8765``.
+
+Not handled here, because the library does it: the opening handshake, putting fragmented messages
+together, answering pings (RFC 6455, section 5.5.2), and the closing handshake.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from websockets import ConnectionClosed, ServerConnection
+
+from wslessons.serving import peer
+
+logger = logging.getLogger(__name__)
+
+
+async def echo(connection: ServerConnection) -> None:
+    """Send every text message back as ``Echo: `` + text, and every binary message unchanged.
+
+    A handler for `websockets.serve`: it is called once for each connection and returns when that
+    connection has ended, however it ended (RFC 6455, section 7); nothing a client does makes it
+    raise.
+    """
+    logger.info("%s connected", peer(connection))
+    try:
+        while True:
+            message = await connection.recv()
+            await connection.send(f"Echo: {message}" if isinstance(message, str) else message)
+    except ConnectionClosed as closed:
+        logger.info("%s disconnected: %s", peer(connection), closed)
+
+
+async def echo_raw(connection: ServerConnection) -> None:
+    """Send every message back unchanged, as conformance suites such as Autobahn expect."""
+    logger.info("%s connected", peer(connection))
+    try:
+        while True:
+            await connection.send(await connection.recv())
+    except ConnectionClosed as closed:
+        logger.info("%s disconnected: %s", peer(connection), closed)

@@ -1,0 +1,57 @@
+"""What exists only because we are in a notebook: background servers, panels, pictures.
+
+The first cell of each lesson is ``from wslessons import lab``. In a kernel that import also runs
+`setup`, once. The names below are imported when they are first used, so that the command line,
+which lives next door, needs no Jupyter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wslessons.lab.background import BackgroundServer, serve, servers
+    from wslessons.lab.echopanel import echo_panel
+    from wslessons.lab.kernel import setup
+    from wslessons.lab.source import show
+    from wslessons.lab.wireview import sequence, wire_table
+
+_HOME = {
+    "BackgroundServer": "background",
+    "echo_panel": "echopanel",
+    "sequence": "wireview",
+    "serve": "background",
+    "servers": "background",
+    "setup": "kernel",
+    "show": "source",
+    "wire_table": "wireview",
+}
+
+__all__ = [
+    "BackgroundServer",
+    "echo_panel",
+    "sequence",
+    "serve",
+    "servers",
+    "setup",
+    "show",
+    "wire_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if "ipykernel" in sys.modules:
+    from wslessons.lab import kernel
+
+    kernel.setup_in_kernel()

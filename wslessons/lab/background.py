@@ -1,0 +1,118 @@
+"""Servers that run in the kernel, in the background, each under a name.
+
+Running a cell again must not fail with "address already in use" and must not leave the old server
+behind, so a name stands for one server at a time: serving under it again replaces the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from typing import Any
+
+from websockets import Server, ServerConnection
+from websockets.frames import CloseCode
+
+from wslessons import serving
+from wslessons.errors import UserError
+from wslessons.lab.kernel import running_loop
+
+_running: dict[str, BackgroundServer] = {}
+_locks: dict[str, asyncio.Lock] = {}
+
+
+class BackgroundServer:
+    """A server in the kernel, as `serve` returns it.
+
+    Attributes:
+        name: what it was served under.
+        url: where it listens, such as ``ws://127.0.0.1:54321``.
+    """
+
+    def __init__(self, name: str, server: Server) -> None:
+        self.name = name
+        self.url = serving.urls(server)[0]
+        self._server = server
+
+    @property
+    def running(self) -> bool:
+        """Whether the server accepts connections."""
+        return _running.get(self.name) is self
+
+    @property
+    def connections(self) -> set[ServerConnection]:
+        """The connections that are open now."""
+        return self._server.connections
+
+    async def stop(
+        self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, patience: float = 0.5
+    ) -> None:
+        """Close the server and its connections, in at most about twice `patience` seconds.
+
+        Clients get a close frame with `code` (RFC 6455, section 7.4.1). Stopping twice is harmless.
+        """
+        if self.running:
+            del _running[self.name]
+        await serving.shut(self._server, code, reason, patience)
+
+    def __repr__(self) -> str:
+        return f"<server {self.name!r}, {'running' if self.running else 'stopped'}>"
+
+    def _repr_html_(self) -> str:
+        state = "running" if self.running else "stopped"
+        colour = "#2e7d32" if self.running else "#9e9e9e"
+        return (
+            f'<div style="border-left:4px solid {colour};padding:4px 12px">'
+            f"<b>{html.escape(self.name)}</b> &middot; {state}"
+            f" &middot; <code>{html.escape(self.url)}</code></div>"
+        )
+
+
+async def serve(
+    name: str,
+    handler: serving.Handler,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    **options: Any,
+) -> BackgroundServer:
+    """Start a WebSocket server in this kernel, in place of the one that had this name.
+
+    Args:
+        name: what to call it; serving under the same name again replaces the server, and its
+            clients are closed with code 1012 (service restart).
+        handler: called with each connection.
+        host: the address to bind.
+        port: the port to bind; 0 takes a free one, which `url` then tells.
+        options: whatever else `websockets.serve` takes.
+
+    Raises:
+        UserError: the address can't be bound.
+    """
+    running_loop()
+    async with _locks.setdefault(name, asyncio.Lock()):
+        if (old := _running.get(name)) is not None:
+            await old.stop(CloseCode.SERVICE_RESTART, "the cell was run again")
+        with serving.explained_bind_errors(host, port):
+            server = await serving.serve(handler, host, port, **options)
+        _running[name] = started = BackgroundServer(name, server)
+    return started
+
+
+def servers() -> list[BackgroundServer]:
+    """List the servers that run in this kernel, oldest first."""
+    return list(_running.values())
+
+
+def find(name: str) -> BackgroundServer:
+    """Return the server that runs under `name`.
+
+    Raises:
+        UserError: none does.
+    """
+    if name not in _running:
+        have = ", ".join(map(repr, _running)) or "none"
+        raise UserError(
+            f"no server named {name!r} runs here (running: {have}): run the cell that starts it."
+        )
+    return _running[name]

@@ -1,0 +1,130 @@
+"""Make the kernel a good place for servers: the stop button, quiet logs, charts, clear errors."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import re
+from collections import deque
+from typing import Any
+
+from wslessons.errors import UserError
+
+TICK = 0.1
+"""Seconds between two wake-ups of the kernel's loop; the stop button acts within this time."""
+
+OLDEST = {"ipykernel": (7, 4), "ipywidgets": (8, 1, 9), "websockets": (17, 4)}
+
+_ticker: asyncio.Task[None] | None = None
+
+
+class LogBook(logging.Handler):
+    """Keep the newest log lines of servers out of the cells, for the cell that wants to look."""
+
+    def __init__(self, keep: int = 500) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=keep)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep `record` (called by the logging module)."""
+        self.records.append(record)
+
+    def lines(self) -> list[str]:
+        """Return what was logged, a line an event, an error's last line after its message."""
+        lines = []
+        for record in self.records:
+            error = record.exc_info[1] if record.exc_info else None
+            tail = f": {type(error).__name__}: {error}" if error is not None else ""
+            lines.append(record.getMessage() + tail)
+        return lines
+
+
+logbook = LogBook()
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Read the numbers at the head of a version: ``"7.4.0rc1"`` gives ``(7, 4, 0)``."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def check_versions() -> None:
+    """Raise a `UserError` that names the first package that is too old for the lessons."""
+    for package, oldest in OLDEST.items():
+        have = importlib.metadata.version(package)
+        if release(have) < oldest:
+            want = ".".join(map(str, oldest))
+            raise UserError(
+                f"{package} {have} is too old for the lessons: run"
+                f" pip install '{package}>={want}', then restart the kernel."
+            )
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the kernel's asyncio loop, or raise a `UserError` if another kind is in the way."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UserError(
+            "no asyncio event loop runs in this kernel: undo %autoawait off, or %gui and %autoawait"
+            " with another library, then restart the kernel and run the cells from the top."
+        ) from None
+
+
+async def _tick() -> None:
+    # A signal only sets a flag; Python acts on it when it next runs bytecode, and a loop that
+    # waits for sockets alone runs none. Waking up now and then is what makes "stop" work.
+    while True:  # noqa: ASYNC110 -- waking up is the point
+        await asyncio.sleep(TICK)
+
+
+def _set_up_charts(shell: Any) -> None:
+    shell.config.InlineBackend.figure_formats = {"svg"}
+    shell.config.InlineBackend.print_figure_kwargs = {
+        "bbox_inches": "tight",
+        "metadata": {"Date": None},
+    }
+    # The same picture must be the same text each time it is drawn, or no check can compare it.
+    shell.config.InlineBackend.rc = {"svg.hashsalt": "wslessons", "figure.figsize": (7, 3)}
+
+
+def setup() -> None:
+    """Prepare this kernel for the lessons; harmless to call again.
+
+    Starts the ticker that lets the stop button end a quiet ``await``, sends the servers' log into
+    `logbook` instead of into the cells, and makes charts SVG that is the same at each run.
+
+    Raises:
+        UserError: not a Jupyter kernel, or the kernel or a package is too old, or the kernel's
+            event loop is not asyncio's.
+    """
+    global _ticker
+    import IPython
+
+    shell = IPython.get_ipython()
+    if shell is None or getattr(shell, "kernel", None) is None:
+        raise UserError(
+            "wslessons.lab works inside a Jupyter kernel: open a lesson with wslessons lab,"
+            " or import wslessons.echo and its neighbours in a script."
+        )
+    check_versions()
+    loop = running_loop()
+    if _ticker is None or _ticker.done() or _ticker.get_loop() is not loop:
+        _ticker = loop.create_task(_tick(), name="wslessons ticker")
+    for name in ("wslessons", "websockets"):
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        if logbook not in logger.handlers:
+            logger.addHandler(logbook)
+    logging.getLogger("wslessons").setLevel(logging.INFO)
+    _set_up_charts(shell)
+
+
+def setup_in_kernel() -> None:
+    """Run `setup` if this process is a kernel; elsewhere importing the lab does nothing."""
+    import IPython
+
+    shell = IPython.get_ipython()
+    if shell is not None and getattr(shell, "kernel", None) is not None:
+        setup()

@@ -1,0 +1,45 @@
+"""Show code from the package, so that a lesson never types it again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from wslessons.errors import UserError
+
+
+class Source:
+    """The source of an object, which JupyterLab highlights in the colours of its theme."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __repr__(self) -> str:
+        return self.code
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        # A fence longer than any in the code, so that a docstring can't end it early.
+        fence = "```"
+        while fence in self.code:
+            fence += "`"
+        return {"text/plain": self.code, "text/markdown": f"{fence}python\n{self.code}\n{fence}"}
+
+
+def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
+    """Show the source of functions, classes or modules of the package, as it will run.
+
+    Raises:
+        UserError: an object has no source in a file, such as a built-in.
+    """
+    parts = []
+    for item in objects:
+        try:
+            parts.append(inspect.getsource(item).rstrip())
+        except (OSError, TypeError):
+            raise UserError(
+                f"{item!r} has no Python source to show: give show() a function, a class or a"
+                " module."
+            ) from None
+    return Source("\n\n\n".join(parts))

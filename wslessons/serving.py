@@ -1,0 +1,223 @@
+"""The habits that all our servers share: how they log, tell where they listen, and stop.
+
+`serve` is `websockets.serve` plus three things: whatever a client does is one line in the log, a
+client that never finishes its handshake is named there too, and `shut` ends the server in bounded
+time, also when a handler is stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import weakref
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, ClassVar
+
+import websockets
+from websockets import ConnectionClosed, Server, ServerConnection
+
+from wslessons.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+def host_port(address: Any) -> str:
+    """Write a socket's address as in a URL: ``127.0.0.1:8765``, or ``[::1]:8765`` for IPv6.
+
+    >>> host_port(("::1", 8765, 0, 0))
+    '[::1]:8765'
+    """
+    if not address:
+        return "unknown peer"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer(connection: ServerConnection) -> str:
+    """Name the other end of `connection` by its address, for the log."""
+    return host_port(connection.remote_address)
+
+
+def urls(server: Server, scheme: str = "ws") -> list[str]:
+    """List the URLs where `server` accepts connections, one a listening socket, with real ports."""
+    return [f"{scheme}://{host_port(sock.getsockname())}" for sock in server.sockets]
+
+
+class _OneLine(logging.Filter):
+    """Fold what clients cause into one line; what is the server's own fault keeps its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ConnectionClosed):
+            connection = getattr(record, "websocket", None)
+            who = peer(connection) if connection is not None else "a client"
+            record.msg, record.args = "%s disconnected: %s", (who, error)
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+# The library's own lines below WARNING name no peer; ours do, so its lines stay out.
+library_logger = logging.getLogger("wslessons.websockets")
+library_logger.setLevel(logging.WARNING)
+library_logger.addFilter(_OneLine())
+
+
+class LoggedConnection(ServerConnection):
+    """A server connection that always ends, and whose end is always logged.
+
+    The library notes a deadline when it fails a connection, but acts on it only inside a call such
+    as `close` or the next keepalive ping: a client that breaks the protocol and then keeps its
+    socket open would stay for all that time. Here the deadline holds by itself.
+    """
+
+    alive: ClassVar[weakref.WeakSet[LoggedConnection]] = weakref.WeakSet()
+    opened = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the connection from its first moment, for `shut` (asyncio's callback)."""
+        super().connection_made(transport)
+        self.alive.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the deadline that failing or closing the connection has set (asyncio's callback)."""
+        super().data_received(data)
+        if self.close_deadline is not None and self._deadline is None:
+            self._deadline = self.loop.call_at(self.close_deadline, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Log a connection that ends before its handler could start (asyncio's callback)."""
+        super().connection_lost(exc)
+        self.alive.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        # Another status than 101 is an answer over plain HTTP, given on purpose.
+        if not self.opened and (self.response is None or self.response.status_code == 101):
+            logger.info("%s left before the opening handshake was finished", peer(self))
+
+
+def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Any:
+    """Start a WebSocket server as `websockets.serve` does, with the habits of this module.
+
+    Args:
+        handler: called with each connection once its opening handshake is done.
+        host: the address to bind; only this machine can connect unless you say otherwise.
+        port: the TCP port; 0 takes a free one, see `urls`.
+        options: whatever else `websockets.serve` takes; `close_timeout` is 1 second here.
+
+    Returns:
+        What `websockets.serve` returns: ``async with serve(...) as server``.
+
+    Source: https://websockets.readthedocs.io/en/stable/reference/asyncio/server.html
+    """
+    options.setdefault("logger", library_logger)
+    options.setdefault("create_connection", LoggedConnection)
+    # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
+    options.setdefault("close_timeout", 1)
+
+    async def handle(connection: ServerConnection) -> None:
+        if isinstance(connection, LoggedConnection):
+            connection.opened = True
+        await handler(connection)
+
+    return websockets.serve(handle, host, port, **options)
+
+
+async def shut(server: Server, code: int = 1001, reason: str = "", patience: float = 0.5) -> None:
+    """Close `server` and everything of it in bounded time.
+
+    Clients get a close frame with `code` (RFC 6455, section 7.4.1). A connection whose peer has
+    not answered after `patience` seconds is aborted, a handler that has not returned is cancelled,
+    and one that ignores even that is left behind after as long again.
+    """
+    server.close(code=code, reason=reason)
+    closed = asyncio.ensure_future(server.wait_closed())
+    try:
+        await asyncio.wait([closed], timeout=patience)
+        if closed.done():
+            return
+        for connection in [c for c in LoggedConnection.alive if c.server is server]:
+            connection.transport.abort()
+        stuck = set(server.handler_tasks)
+        for task in stuck:
+            task.cancel()
+        await asyncio.wait([closed], timeout=patience)
+        if not closed.done():
+            logger.warning("%d handlers ignored being cancelled and were left", len(stuck))
+    finally:
+        closed.cancel()
+
+
+@contextlib.contextmanager
+def _stop_event() -> Generator[asyncio.Event]:
+    """Give an event that SIGINT and SIGTERM set, in place of their usual effect."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal(signum: int, frame: object) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    # Not `loop.add_signal_handler`: Windows lacks it.
+    previous = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def explained_bind_errors(host: str, port: int) -> Generator[None]:
+    """Turn the errors of binding a listening socket into a `UserError` that says what to do."""
+    try:
+        yield
+    except socket.gaierror:
+        raise UserError(
+            f"the host {host!r} is not known here: give --host an address of this machine,"
+            " such as 127.0.0.1."
+        ) from None
+    except OSError as exc:
+        # asyncio words the error itself and keeps only its number.
+        if exc.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} on {host} is in use: choose another port, or 0 for a free one."
+            ) from None
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            raise UserError(
+                f"this user may not listen on port {port}: choose one above 1023,"
+                " or 0 for a free one."
+            ) from None
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise UserError(
+                f"{host} is not an address of this machine: give --host one that is,"
+                " such as 127.0.0.1."
+            ) from None
+        raise
+
+
+async def serve_until_stopped(handler: Handler, host: str, port: int, **options: Any) -> None:
+    """Serve from a shell: print each URL on a line of its own, and stop on SIGINT or SIGTERM.
+
+    The URL is printed when connections are accepted, with the real port. On the signal, clients get
+    close code 1001 (going away), and the call returns in bounded time.
+
+    Raises:
+        UserError: the address can't be bound.
+    """
+    with _stop_event() as stop:
+        with explained_bind_errors(host, port):
+            server = await serve(handler, host, port, **options)
+        for url in urls(server):
+            print(url, flush=True)
+        try:
+            await stop.wait()
+        finally:
+            await shut(server)
