@@ -1,0 +1,148 @@
+"""`wslessons lab`: copy the lessons that are missing, and open JupyterLab on the wanted one.
+
+JupyterLab runs in this process, so that one Ctrl-C ends it and its kernels. Our settings reach it
+as defaults, through a folder on `JUPYTER_CONFIG_PATH`; what a learner sets in JupyterLab wins.
+
+https://jupyterlab.readthedocs.io/en/stable/user/directories.html#overrides-json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import secrets
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import quote, urlencode, urljoin
+
+from wslessons.cli import port_number
+from wslessons.errors import UserError, need
+from wslessons.lab.lessons import copy_missing, find, work_folder
+
+SETTINGS = Path(__file__).parent / "jupyter"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the arguments of `wslessons lab`."""
+    parser.add_argument(
+        "lesson",
+        metavar="LESSON",
+        nargs="?",
+        help="number, word or file name: 1, echo, 01_echo.ipynb (default: lesson 1)",
+    )
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address, open no browser"
+    )
+    parser.add_argument(
+        "--port", type=port_number, metavar="N", help="the port of JupyterLab (0: any free one)"
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="keep your copies of the lessons here (default: wslessons-lessons)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve JupyterLab until Ctrl-C or SIGTERM, then end its kernels and return 0.
+
+    The address, token and all, is printed on a line of its own once connections are accepted.
+    Raises `UserError` for an unknown lesson, a folder that can't be written, a port that can't
+    be had, and a missing extra.
+    """
+    try:
+        return _serve(args)
+    except KeyboardInterrupt:
+        # Before JupyterLab's loop runs there is nothing to shut down yet.
+        return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    need("ipykernel", "lab")
+    need("ipywidgets", "lab")
+    lab = need("jupyterlab.labapp", "lab")
+    lesson = find(args.lesson)
+    folder = work_folder(args.dir)
+    if made := copy_missing(folder):
+        _trust(made)
+        names = ", ".join(path.name for path in made)
+        print(f"Copied {names} to {folder}: yours to change.", flush=True)
+    if args.port:
+        _claim(args.port)
+    path = os.environ.get("JUPYTER_CONFIG_PATH")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [path, str(SETTINGS)]))
+    # A python3 kernel of another environment, registered for the user, would lack wslessons.
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+
+    # With a token of our own Jupyter prints no page of addresses; the one line below is enough.
+    token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+    server = lab.LabApp.initialize_server(jupyter_arguments(args, folder, lesson.name, token))
+    address = f"{urljoin(server.connection_url, server.default_url)}?{urlencode({'token': token})}"
+    print(f"{address}\nPress Ctrl-C to stop JupyterLab and its kernels.", flush=True)
+    _stop_on_interrupt(server)
+    server.start()
+    return 0
+
+
+def jupyter_arguments(args: argparse.Namespace, folder: Path, lesson: str, token: str) -> list[str]:
+    """The command line for JupyterLab that opens `lesson`, a file name, in `folder`."""
+    arguments = [
+        f"--ServerApp.root_dir={folder}",
+        # A workspace of our own, so that tabs of the user's other projects stay where they are.
+        f"--LabApp.default_url=/lab/workspaces/wslessons/tree/{quote(lesson)}",
+        f"--IdentityProvider.token={token}",
+        "--Application.log_level=ERROR",
+        # Else each new kernel warns in the terminal that it talks in plain text.
+        "--KernelManager.transport_encryption=auto",
+    ]
+    if args.no_browser:
+        arguments.append("--ServerApp.open_browser=False")
+    if args.port is not None:
+        arguments += [f"--ServerApp.port={args.port}", "--ServerApp.port_retries=0"]
+    # Jupyter refuses root, which is who a learner is in most containers.
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        arguments.append("--ServerApp.allow_root=True")
+    return arguments
+
+
+def _trust(notebooks: list[Path]) -> None:
+    """Mark our own lessons as trusted, else JupyterLab hides their recorded charts and styles."""
+    import nbformat
+    from nbformat.sign import NotebookNotary
+
+    # Only the look is at stake: a home folder that can't be written must not stop a lesson.
+    with contextlib.suppress(OSError), NotebookNotary() as notary:
+        for path in notebooks:
+            notary.sign(nbformat.read(path, as_version=4))
+
+
+def _claim(port: int) -> None:
+    """Raise `UserError` if JupyterLab could not listen on `port`.
+
+    Jupyter would say so in a page of log; binding as it does, and letting go, costs nothing.
+    """
+    from tornado.netutil import bind_sockets
+
+    try:
+        sockets = bind_sockets(port, "localhost")
+    except OSError as exc:
+        in_use = exc.errno == errno.EADDRINUSE
+        why = "is in use" if in_use else f"can't be used ({exc.strerror})"
+        raise UserError(f"port {port} {why}: choose another one, or leave out --port.") from None
+    for sock in sockets:
+        sock.close()
+
+
+def _stop_on_interrupt(server: Any) -> None:
+    """Let the first Ctrl-C end the server and its kernels without a question, a second at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        server.stop(from_signal=True)
+
+    signal.signal(signal.SIGINT, stop)

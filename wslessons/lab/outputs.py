@@ -1,0 +1,169 @@
+"""What a recorded notebook holds, and where a new run of it differs, by the rules of nbval.
+
+Whatever only one run has (widget ids, timestamps, the Python version, tracebacks) is left out of a
+recording. Its outputs have gone through the rules of nbval's sanitize file, so that a port, say,
+is the same word each time.
+
+https://nbval.readthedocs.io/en/latest/#regex-output-sanitizing
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wslessons.errors import UserError
+
+# Either random (widget ids) or different with each version of what drew it: nbval skips them too.
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+UNCOMPARED = frozenset({WIDGET_VIEW, "image/png", "image/jpeg"})
+NOTEBOOK_METADATA = {
+    "kernelspec": {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    },
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
+}
+DIFF_LINES = 12
+
+Rules = list[tuple[re.Pattern[str], str]]
+Notebook = Any  # nbformat's NotebookNode, a dict whose keys are attributes too
+
+
+def read_rules(path: Path | None) -> Rules:
+    """Read nbval's sanitize file: each `regex: ...` line with the `replace: ...` line after it.
+
+    As in nbval, anything else in the file counts for nothing. `None` gives no rules. Raises
+    `UserError` when the file can't be read.
+    """
+    if path is None:
+        return []
+    try:
+        pairs = re.findall(
+            r"^regex: (.*)$\n^replace: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    except OSError as exc:
+        raise UserError(f"can't read {path}: {exc.strerror}.", exit_code=2) from None
+    return [(re.compile(pattern), replacement) for pattern, replacement in pairs]
+
+
+def parse(path: Path, text: str) -> Notebook:
+    """Read `text` as a notebook of format 4; raise `UserError`, naming `path`, if it is none."""
+    import nbformat
+
+    try:
+        notebook = nbformat.from_dict(json.loads(text))
+        if notebook["nbformat"] != 4:
+            raise ValueError("not format 4")
+        # Only format 4.5 has cell ids, and nbformat would make up random ones.
+        notebook.nbformat_minor = max(5, notebook["nbformat_minor"])
+        for index, cell in enumerate(notebook.cells):
+            if not cell.get("id"):
+                seed = f"{index} {''.join(cell.source)}".encode()
+                cell["id"] = hashlib.sha256(seed).hexdigest()[:8]
+        joined = nbformat.reads(json.dumps(notebook), as_version=4)
+        nbformat.validate(joined)
+    except (AttributeError, KeyError, TypeError, ValueError, nbformat.ValidationError) as exc:
+        why = str(exc).partition("\n")[0]
+        raise UserError(f"{path} is not a notebook of format 4 ({why}).") from None
+    return joined
+
+
+def code_cells(notebook: Notebook) -> Iterator[tuple[int, int, Notebook]]:
+    """Yield each code cell with its number among them, from 1, and its index among all cells."""
+    cells = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    for number, (index, cell) in enumerate(cells, 1):
+        yield number, index, cell
+
+
+def sanitize(rules: Rules, value: Any) -> Any:
+    """Apply `rules` in order to `value` if it is text, as nbval does."""
+    if isinstance(value, str):
+        for pattern, replacement in rules:
+            value = pattern.sub(replacement, value)
+    return value
+
+
+def normalise(notebook: Notebook, rules: Rules) -> None:
+    """Drop from `notebook`, in place, all that another run would have otherwise."""
+    import nbformat
+
+    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+    for cell in notebook.cells:
+        cell.metadata = {key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)}
+    for _, _, cell in code_cells(notebook):
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = sanitize(rules, output.text)
+            elif output.output_type == "error":
+                output.evalue = sanitize(rules, output.evalue)
+                # Paths and, from one Python to the next, the wording differ; nbval skips it.
+                output.traceback = [f"{output.ename}: {output.evalue}"]
+            else:
+                output.data.pop(WIDGET_VIEW, None)
+                for kind, value in output.data.items():
+                    output.data[kind] = sanitize(rules, value)
+                output.metadata = {k: v for k, v in output.metadata.items() if k in output.data}
+
+
+def dumps(notebook: Notebook) -> str:
+    """Write `notebook` as JSON: keys sorted, one line a line of source, a newline at the end."""
+    import nbformat
+
+    return nbformat.writes(notebook, version=nbformat.NO_CONVERT) + "\n"
+
+
+def compare(path: Path, old: Notebook, new: Notebook, rules: Rules) -> None:
+    """Raise `UserError` with a short diff for the first cell of `new` unlike that of `old`."""
+    for (number, _, before), (_, _, after) in zip(code_cells(old), code_cells(new), strict=True):
+        if before.execution_count != after.execution_count:
+            raise UserError(
+                f"{path}, cell {number} has the count {before.execution_count}"
+                f" and not {after.execution_count}: wslessons record {path}."
+            )
+        if "nbval-ignore-output" in after.metadata.get("tags", []):
+            continue
+        one, other = shown(before, rules), shown(after, rules)
+        if one != other:
+            diff = list(difflib.unified_diff(one, other, "recorded", "now", n=1, lineterm=""))
+            more = ["..."] if len(diff) > DIFF_LINES else []
+            text = "\n  ".join(diff[:DIFF_LINES] + more)
+            raise UserError(f"{path}, cell {number} differs from its recording:\n  {text}")
+
+
+def shown(cell: Notebook, rules: Rules) -> list[str]:
+    """List, line by line, what nbval compares of a cell's outputs: by kind, each kind in order."""
+    kinds: dict[str, list[str]] = {}
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            # nbval joins the pieces of a stream before it compares.
+            merged = kinds.setdefault(output.name, [""])
+            merged[0] += output.text
+            continue
+        values = {key: output[key] for key in ("ename", "evalue") if key in output}
+        values |= output.get("data", {})
+        for kind in values.keys() - UNCOMPARED:
+            value = sanitize(rules, values[kind])
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            kinds.setdefault(kind, []).append(text)
+    for stream in kinds.keys() & {"stdout", "stderr"}:
+        kinds[stream] = [sanitize(rules, kinds[stream][0])]
+    return [
+        f"{kind}: {line}"
+        for kind in sorted(kinds)
+        for text in kinds[kind]
+        for line in text.split("\n")
+    ]
