@@ -1,0 +1,173 @@
+"""What the wire decoder reads through: raw bytes remembered, and bounded decompression.
+
+Both stand between `wslessons.wire` and the sans-I/O parsers of `websockets`, which throw away what
+a lesson wants to show: the header's bytes, the masking key, RSV1, the length on the wire.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator
+
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import CTRL_OPCODES, Frame, Opcode
+from websockets.streams import StreamReader
+from websockets.typing import ExtensionName
+
+from .records import CLIENT_TO_SERVER, Direction, FrameRecord
+from .wording import hexadecimal, payload_text
+
+LARGEST_BUFFER = 2**20
+"""The largest frame `websockets` takes by default; of a larger one only so many bytes are held."""
+
+# Deflate makes at most 1,032 bytes of one, so this much input stays below 5 MiB of output.
+_PIECE = 4096
+
+
+class Tap:
+    """The read side of one direction, for the parsers' `read_*` arguments.
+
+    `taken` holds what the parser has read since `start`, one item a read, and `wanted` how many
+    bytes its last `read_exact` asked for, which is more than it got where a frame is over
+    `LARGEST_BUFFER`.
+    """
+
+    def __init__(self) -> None:
+        self.reader = StreamReader()
+        self.taken: list[bytes] = []
+        self.wanted = 0
+
+    def start(self) -> None:
+        """Forget what was taken: something new begins."""
+        self.taken.clear()
+
+    def read_line(
+        self, m: int, too_long: type[Exception] = RuntimeError
+    ) -> Generator[None, None, bytes]:
+        """Read a line of at most `m` bytes, as `StreamReader.read_line` does."""
+        line = bytes((yield from self.reader.read_line(m, too_long)))
+        self.taken.append(line)
+        return line
+
+    def read_to_eof(
+        self, m: int, too_long: type[Exception] = RuntimeError
+    ) -> Generator[None, None, bytes]:
+        """Read at most `m` bytes to the end, as `StreamReader.read_to_eof` does."""
+        data = bytes((yield from self.reader.read_to_eof(m, too_long)))
+        self.taken.append(data)
+        return data
+
+    def read_exact(self, n: int) -> Generator[None, None, bytes]:
+        """Read `n` bytes and return them, or only the first `LARGEST_BUFFER` of them."""
+        self.wanted = n
+        data = bytes((yield from self.reader.read_exact(min(n, LARGEST_BUFFER))))
+        left = n - len(data)
+        while left:
+            if not self.reader.buffer:
+                if self.reader.eof:
+                    raise EOFError(f"stream ends {left} bytes before the frame does")
+                yield
+            skipped = min(left, len(self.reader.buffer))
+            del self.reader.buffer[:skipped]
+            left -= skipped
+        self.taken.append(data)
+        return data
+
+
+class Inflate(Extension):
+    """permessage-deflate for a bystander: decompress one direction in bounded memory (RFC 7692).
+
+    The library's extension does the work, a piece of 4 KiB at a time, as though the sender had
+    fragmented its message; `limit` bytes of the result are kept and `length` counts all of them.
+    Once part of a compressed frame was skipped the sender's window is unknown: `lost` is set, and
+    payloads stay compressed from there on.
+    """
+
+    name = ExtensionName("permessage-deflate")
+
+    def __init__(self, tap: Tap, *, no_context_takeover: bool, limit: int) -> None:
+        # A window of 15 bits decompresses what a smaller one made, so the negotiated size is moot.
+        # The local side never encodes; without context takeover it costs no memory either.
+        self._inner = PerMessageDeflate(no_context_takeover, True, 15, 15)
+        self._tap = tap
+        self._limit = limit
+        self.compressed = False
+        self.length = 0
+        self.lost = False
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        """Return `frame` with its payload decompressed; `limit` stands in for `max_size`."""
+        is_continuation = frame.opcode is Opcode.CONT
+        self.compressed = frame.opcode not in CTRL_OPCODES and (
+            self._inner.decode_cont_data if is_continuation else frame.rsv1
+        )
+        self.length = self._tap.wanted
+        if not self.compressed:
+            return frame
+        self.lost = self.lost or self._tap.wanted > len(frame.data)
+        if self.lost:
+            self._inner.decode_cont_data = not frame.fin
+            return Frame(frame.opcode, frame.data, frame.fin, False, frame.rsv2, frame.rsv3)
+        kept = bytearray()
+        self.length = 0
+        for start in range(0, len(frame.data) or 1, _PIECE):
+            first, last = start == 0, start + _PIECE >= len(frame.data)
+            piece = Frame(
+                frame.opcode if first else Opcode.CONT,
+                frame.data[start : start + _PIECE],
+                frame.fin and last,
+                frame.rsv1 and first,
+            )
+            data = self._inner.decode(piece).data
+            self.length += len(data)
+            kept += data[: self._limit - len(kept)]
+        return Frame(frame.opcode, bytes(kept), frame.fin, False, frame.rsv2, frame.rsv3)
+
+    def encode(self, frame: Frame) -> Frame:
+        """Refuse: a bystander sends nothing."""
+        raise NotImplementedError("this side of the extension only decodes")
+
+
+class Side(Tap):
+    """One direction of a connection: its bytes, and how far the parser has come with them."""
+
+    def __init__(self, direction: Direction) -> None:
+        super().__init__()
+        self.direction: Direction = direction
+        self.stage = "HTTP request" if direction == CLIENT_TO_SERVER else "HTTP response"
+        self.inflate: Inflate | None = None
+        self._message = Opcode.BINARY
+
+    def frame_record(self, frame: Frame, time: float, max_payload: int) -> FrameRecord:
+        """Return the record of the frame just read, complete at `time`."""
+        # The parser reads the header in parts and the payload, empty or not, last.
+        header = b"".join(self.taken[:-1])
+        masked = bool(header[1] & 0x80)
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._message = frame.opcode
+        payload = bytes(frame.data[:max_payload])
+        compressed = self.inflate is not None and self.inflate.compressed
+        opaque = compressed and self.inflate is not None and self.inflate.lost
+        is_close = frame.opcode is Opcode.CLOSE and len(payload) >= 2
+        return FrameRecord(
+            direction=self.direction,
+            time=time,
+            opcode=frame.opcode.name,
+            fin=frame.fin,
+            rsv1=bool(header[0] & 0x40),
+            rsv2=frame.rsv2,
+            rsv3=frame.rsv3,
+            masked=masked,
+            masking_key=header[-4:] if masked else None,
+            header=header,
+            payload_length=self.wanted,
+            payload=payload,
+            data_length=self.inflate.length if self.inflate else self.wanted,
+            compressed=compressed,
+            text=hexadecimal(payload)
+            if opaque
+            else payload_text(frame.opcode, self._message, payload),
+            close_code=struct.unpack("!H", payload[:2])[0] if is_close else None,
+            close_reason=payload[2:].decode(errors="replace") if is_close else None,
+        )
