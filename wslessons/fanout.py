@@ -1,0 +1,334 @@
+"""One writer for all members of a channel: encode once, join what is ready, write once each.
+
+The plain way to serve a member is a task that takes items from its `Receiver` and sends them (see
+`wslessons.chat.forward`). That is right, and slow: every message wakes every task and costs a
+system call for every member. This module does the same job in one loop:
+
+- all items sent in one turn of the event loop go out together, in **one write a connection**;
+- each item is encoded once for each `Form` (plain text, JSON, ...), not once for each member;
+- members that keep up share **one cursor** (a `Receiver`) and one joined buffer, their *step*;
+- a member over its high-water mark is left alone: it gets a cursor of its own where it stopped,
+  lags in the channel's ring and not in memory, and is told what it lost when it drains;
+- who sent an item gets `Form.own` of it instead: nothing, or an acknowledgement.
+
+`FrameWriter` is the only place that writes to a connection of `websockets` past the library's own
+`send`. The facts it relies on are guarded by `tests/test_fanout.py`, which would notice a release
+of the library that changes them.
+
+Not handled here: connections that cannot take a ready-made frame, such as ASGI's; those are served
+by `forward`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from websockets.asyncio.connection import Connection
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+
+from wslessons.channel import Channel, Lagged, Receiver
+
+__all__ = ["Fanout", "Form", "FrameWriter", "Item", "Writer", "text_frame"]
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 2**18
+"""Bytes that one write may add to a connection's buffer: with the high-water mark, the bound on
+what a stalled member can hold in memory."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return `payload` (UTF-8) as one unmasked, uncompressed text frame (RFC 6455, section 5.2).
+
+    Such a frame may go out on a connection that negotiated permessage-deflate too: each message
+    says for itself whether it is compressed (RFC 7692, section 6).
+    """
+    return Frame(Opcode.TEXT, payload).serialize(mask=False)
+
+
+class Item(Protocol):
+    """What a fan-out sends."""
+
+    origin: str
+    """Id of the member it came from, or an empty string."""
+    frames: dict[Any, bytes]
+    """The ready frames of this item, by form; filled by the fan-out, at first an empty dict."""
+
+
+I_contra = TypeVar("I_contra", bound=Item, contravariant=True)
+I = TypeVar("I", bound=Item)  # noqa: E741
+
+
+class Form(Protocol[I_contra]):
+    """How items look on the wire to one kind of client; payloads are UTF-8."""
+
+    def encode(self, item: I_contra) -> bytes:
+        """Return what everybody gets."""
+        ...
+
+    def own(self, item: I_contra) -> bytes | None:
+        """Return what the member that sent it gets, or None for nothing."""
+        ...
+
+    def missed(self, count: int, offset: int) -> bytes:
+        """Return the notice that `count` items, the last of them at `offset`, are gone."""
+        ...
+
+
+class Writer(Protocol):
+    """What a fan-out needs of a connection."""
+
+    def write(self, data: bytes) -> bool:
+        """Take all of `data` now and return True, or take nothing and return False."""
+        ...
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, later, when `write` may succeed again; never if it cannot."""
+        ...
+
+
+class FrameWriter:
+    """Write ready-made frames to a connection of `websockets`.
+
+    In: a connection whose opening handshake is done.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._protocol = connection.protocol
+        self._transport = connection.transport
+
+    def write(self, data: bytes) -> bool:
+        """Write whole frames, all or nothing. Never raises: False when the time is not right.
+
+        - After a close frame nothing may follow (RFC 6455, section 5.5.1), and once the state is
+          CLOSED the transport raises.
+        - Inside a fragmented message another data frame is an error (section 5.4); the client
+          would fail the connection with 1002.
+        - After a reset the state stays OPEN until the loop's next turn and writes vanish; then
+          asyncio logs a warning for each, and uvloop raises. The transport is already closing.
+        - Over the high-water mark the transport would buffer without bound.
+        """
+        connection = self._connection
+        if (
+            connection.paused
+            or self._protocol.state is not State.OPEN
+            or connection.send_in_progress is not None
+            or self._transport.is_closing()
+        ):
+            return False
+        try:
+            self._transport.write(data)
+        except Exception as exc:
+            # One broken connection must not keep the others from getting theirs.
+            logger.debug("write failed, dropping the connection: %r", exc)
+            self._transport.abort()
+            return False
+        return True
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the buffer has drained or the fragmented message has ended."""
+        connection = self._connection
+        if self._protocol.state is not State.OPEN or self._transport.is_closing():
+            return
+        if connection.send_in_progress is not None:
+            # Ours alone could be cancelled; this future belongs to the library, so only listen.
+            connection.send_in_progress.add_done_callback(lambda _: callback())
+        elif connection.paused:
+            waiter = connection.loop.create_future()
+            connection.drain_waiters.append(waiter)
+
+            def drained(waiter: asyncio.Future[None]) -> None:
+                connection.drain_waiters.remove(waiter)
+                # A lost connection sets an exception, and one nobody looks at would be logged.
+                if waiter.exception() is None:
+                    callback()
+
+            waiter.add_done_callback(drained)
+        else:
+            connection.loop.call_soon(callback)
+
+
+class _Member(Generic[I]):
+    __slots__ = ("cursor", "form", "id", "write", "writer")
+
+    def __init__(self, id: str, form: Form[I], writer: Writer, cursor: Receiver[I]) -> None:
+        self.id = id
+        self.form = form
+        self.writer = writer
+        self.write = writer.write
+        self.cursor: Receiver[I] | None = cursor
+        """Its own place in the log; None while it is in step."""
+
+
+class _Step(Generic[I]):
+    """The members of one form that keep up, and the cursor they share."""
+
+    def __init__(self, cursor: Receiver[I]) -> None:
+        self.cursor = cursor
+        self.members: dict[str, _Member[I]] = {}
+
+
+class Fanout(Generic[I]):
+    """Send what comes into `channel` to all members. All items must come in through `send`.
+
+    In: the channel, and `chunk`, the most bytes handed to a connection in one write.
+    """
+
+    def __init__(self, channel: Channel[I], *, chunk: int = CHUNK) -> None:
+        self.channel = channel
+        self.chunk = chunk
+        self._members: dict[str, _Member[I]] = {}
+        self._steps: dict[Form[I], _Step[I]] = {}
+        self._caught_up: dict[str, _Member[I]] = {}
+        self._flushed = channel.offset
+        self._tick: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._members
+
+    def cursors(self) -> dict[str, int]:
+        """Return for each member's id the offset up to which it has been served."""
+        return {
+            member.id: (member.cursor or self._steps[member.form].cursor).offset
+            for member in self._members.values()
+        }
+
+    def send(self, item: I) -> None:
+        """Append `item` to the channel; members get it on the loop's next turn. Never waits."""
+        channel = self.channel
+        if channel.offset - self._flushed >= channel.capacity:
+            # One turn can bring more than the ring holds (500 leaving at once are 500 events), and
+            # members who only wait for the tick must not be lapped by it.
+            self.flush()
+        channel.send(item)
+        if self._tick is None:
+            self._tick = asyncio.get_running_loop().call_soon(self.flush)
+
+    def join(self, id: str, form: Form[I], writer: Writer, cursor: Receiver[I]) -> None:
+        """Serve a new member from `cursor` on, which the fan-out now owns."""
+        member = self._members[id] = _Member(id, form, writer, cursor)
+        if form not in self._steps:
+            self._steps[form] = _Step(self.channel.subscribe())
+        self._resume(member)
+
+    def leave(self, id: str) -> None:
+        """Serve this member no longer. Does nothing when there is no such member."""
+        member = self._members.pop(id, None)
+        if member is None:
+            return
+        self._caught_up.pop(id, None)
+        self._steps[member.form].members.pop(id, None)
+        if member.cursor is not None:
+            member.cursor.close()
+
+    def flush(self) -> None:
+        """Write everything that is ready to everyone who can take it."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        for form, step in self._steps.items():
+            self._serve(form, step)
+        self._flushed = self.channel.offset
+        caught_up, self._caught_up = self._caught_up, {}
+        for member in caught_up.values():
+            self._resume(member)
+
+    def _serve(self, form: Form[I], step: _Step[I]) -> None:
+        start = step.cursor.offset
+        items = step.cursor.take_ready()
+        if not items or not step.members:
+            return
+        frames = [_frame(form, item) for item in items]
+        chunks = list(self._chunks(start, frames))
+        senders = {item.origin for item in items}
+        fallen: list[tuple[_Member[I], int]] = []
+        for member in step.members.values():
+            for before, data in (
+                self._chunks(start, _frames_for(member, items)) if member.id in senders else chunks
+            ):
+                if data and not member.write(data):
+                    fallen.append((member, before))
+                    break
+        # Only now: a write can pause its connection, and the loop above must not lose its footing.
+        for member, before in fallen:
+            del step.members[member.id]
+            member.cursor = self.channel.subscribe(since=before)
+            self._park(member)
+
+    def _resume(self, member: _Member[I]) -> None:
+        """Bring a member with a cursor of its own up to date, and into step if it gets there."""
+        if self._members.get(member.id) is not member or member.cursor is None:
+            return
+        if not self._catch_up(member, member.cursor):
+            self._park(member)
+            return
+        step = self._steps[member.form]
+        if not step.members:
+            step.cursor.offset = member.cursor.offset
+        if step.cursor.offset == member.cursor.offset:
+            member.cursor.close()
+            member.cursor = None
+            step.members[member.id] = member
+        else:
+            self._caught_up[member.id] = member
+
+    def _catch_up(self, member: _Member[I], cursor: Receiver[I]) -> bool:
+        start = cursor.offset
+        try:
+            items = cursor.take_ready()
+        except Lagged as lag:
+            notice = text_frame(member.form.missed(lag.skipped, cursor.offset))
+            if not member.write(notice):
+                # Not told yet: stay where it was, and the count will be right when it is.
+                cursor.offset = start
+                return False
+            start = cursor.offset
+            items = cursor.take_ready()
+        for before, data in self._chunks(start, _frames_for(member, items)):
+            if data and not member.write(data):
+                cursor.offset = before
+                return False
+        return True
+
+    def _park(self, member: _Member[I]) -> None:
+        member.writer.when_writable(lambda: self._resume(member))
+
+    def _chunks(self, start: int, frames: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Join frames into writes of about `chunk` bytes, each with the offset it follows."""
+        if sum(map(len, frames)) <= self.chunk:
+            yield start, b"".join(frames)
+            return
+        first = size = 0
+        for i, frame in enumerate(frames):
+            if size and size + len(frame) > self.chunk:
+                yield start + first, b"".join(frames[first:i])
+                first, size = i, 0
+            size += len(frame)
+        yield start + first, b"".join(frames[first:])
+
+
+def _frame(form: Form[I], item: I) -> bytes:
+    frame = item.frames.get(form)
+    if frame is None:
+        frame = item.frames[form] = text_frame(form.encode(item))
+    return frame
+
+
+def _frames_for(member: _Member[I], items: list[I]) -> list[bytes]:
+    """Return the frames of `items` as this member is to see them, b"" where it sees nothing."""
+    frames = []
+    for item in items:
+        if item.origin != member.id:
+            frames.append(_frame(member.form, item))
+        else:
+            own = member.form.own(item)
+            frames.append(b"" if own is None else text_frame(own))
+    return frames
