@@ -62,13 +62,25 @@ def check_versions() -> None:
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """Return the kernel's asyncio loop, or raise a `UserError` if another kind is in the way."""
+    """Return the asyncio loop that runs the cells.
+
+    Raises:
+        UserError: top-level ``await`` is switched off, or belongs to another library's loop.
+    """
+    import IPython
+    from IPython.core.async_helpers import _asyncio_runner
+
+    shell = IPython.get_ipython()
+    if shell is not None and not (shell.autoawait and shell.loop_runner is _asyncio_runner):
+        raise UserError(
+            "cells don't run on asyncio's event loop here: run %autoawait asyncio, then this cell"
+            " again."
+        )
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise UserError(
-            "no asyncio event loop runs in this kernel: undo %autoawait off, or %gui and %autoawait"
-            " with another library, then restart the kernel and run the cells from the top."
+            "no asyncio event loop runs here: use this in a notebook cell, or in a coroutine."
         ) from None
 
 

@@ -1,0 +1,61 @@
+"""A real Jupyter kernel for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager, start_new_async_kernel
+
+
+class Kernel:
+    """A kernel that runs cells one at a time."""
+
+    def __init__(self, manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
+        self.manager = manager
+        self.client = client
+        self.printed = asyncio.Event()
+
+    def start(self, code: str) -> asyncio.Task[str]:
+        """Run a cell in the background; `printed` is set when it has printed something."""
+        self.printed.clear()
+        return asyncio.create_task(self.run(code))
+
+    async def run(self, code: str) -> str:
+        """Run a cell; return what it printed and its result's plain text, or raise its error."""
+        parts: list[str] = []
+        errors: list[str] = []
+
+        def on_output(message: dict[str, Any]) -> None:
+            content = message["content"]
+            match message["msg_type"]:
+                case "stream":
+                    parts.append(content["text"])
+                    self.printed.set()
+                case "execute_result" | "display_data":
+                    parts.append(content["data"]["text/plain"])
+                case "error":
+                    errors.append("\n".join(content["traceback"]))
+
+        await self.client.execute_interactive(code, output_hook=on_output, allow_stdin=False)
+        if errors:
+            raise CellError(errors[0])
+        return "".join(parts)
+
+
+class CellError(Exception):
+    """A cell raised; the text is what a learner sees."""
+
+
+@contextlib.asynccontextmanager
+async def kernel() -> AsyncGenerator[Kernel]:
+    """Start a kernel of this Python, and end it."""
+    manager, client = await start_new_async_kernel(kernel_name="python3")
+    try:
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)

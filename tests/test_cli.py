@@ -1,0 +1,102 @@
+"""The command line: what it prints, how it ends, and what it says when it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import sys
+
+import pytest
+import shell
+from websockets import ConnectionClosed, connect
+
+from wslessons import cli
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_echo_prints_its_url_serves_and_ends_cleanly(number: signal.Signals):
+    """`wslessons echo` prints its real URL, echoes, and ends with 0, its clients told 1001."""
+    async with asyncio.timeout(30), shell.serving("echo", "--port", "0") as server:
+        assert re.fullmatch(r"ws://127\.0\.0\.1:[1-9]\d*", server.url)
+        async with connect(server.url, proxy=None) as client:
+            await client.send("hello")
+            assert await client.recv() == "Echo: hello"
+            code, errors = await server.end(number)
+            assert code == 0
+            assert "Traceback" not in errors
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1001
+
+
+async def test_echo_ends_also_when_a_client_is_mute():
+    """A client that never answers the close frame does not hold up the end."""
+    async with asyncio.timeout(30), shell.serving("echo", "--port", "0") as server:
+        host, port = server.url.removeprefix("ws://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert b"101 Switching Protocols" in await reader.readline()
+        code, errors = await server.end(signal.SIGTERM)
+        assert (code, "Traceback" in errors) == (0, False)
+        writer.close()
+
+
+async def test_raw_echo():
+    """`--raw` echoes text without the prefix."""
+    async with (
+        asyncio.timeout(30),
+        shell.serving("echo", "--raw", "--port", "0") as server,
+        connect(server.url, proxy=None) as client,
+    ):
+        await client.send("hello")
+        assert await client.recv() == "hello"
+
+
+async def test_port_in_use_is_one_sentence():
+    """A port that is taken ends with 1 and one sentence that says what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with asyncio.timeout(30):
+            code, out, errors = await shell.run("echo", "--port", port)
+    assert (code, out) == (1, "")
+    says = f"port {port} on 127.0.0.1 is in use: choose another port, or 0 for a free one."
+    assert errors == f"wslessons: {says}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["echo", "--port", "70000"], 2, "'70000' is not a port: give a number from 0 to 65535"),
+        (["echo", "--port", "http"], 2, "'http' is not a port"),
+        (["echo", "--host", "192.0.2.1"], 1, "192.0.2.1 is not an address of this machine"),
+        (["echo", "--host", "no such host"], 1, "the host 'no such host' is not known here"),
+        (["ecko"], 2, "invalid choice: 'ecko'"),
+        (["lab", "no-such-lesson"], 2, "no-such-lesson"),
+    ],
+)
+async def test_words_that_do_not_fit(words: list[str], code: int, says: str):
+    """What can't be done is said in a sentence, with exit code 2 or 1 and no traceback."""
+    async with asyncio.timeout(30):
+        returned, _, errors = await shell.run(*words)
+    assert returned == code
+    assert says in errors
+    assert "Traceback" not in errors
+
+
+def test_python_too_old(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """An old Python is told which one is needed, before anything else happens."""
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))
+    assert cli.main(["echo"]) == 1
+    assert capsys.readouterr().err == "wslessons: this is Python 3.9; install 3.11 or newer.\n"
+
+
+async def test_version():
+    """`--version` names the package and its version."""
+    async with asyncio.timeout(30):
+        assert await shell.run("--version") == (0, "wslessons 0.1.0\n", "")
