@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,17 +64,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    need("ipykernel", "lab")
-    need("ipywidgets", "lab")
-    lab = need("jupyterlab.labapp", "lab")
+    # What can go wrong comes before the slow import, and before anything is written.
     lesson = find(args.lesson)
+    for module in ("jupyterlab", "ipykernel", "ipywidgets"):
+        need(module, "lab")
+    if args.port:
+        _claim(args.port)
     folder = work_folder(args.dir)
     if made := copy_missing(folder):
         _trust(made)
         names = ", ".join(path.name for path in made)
-        print(f"Copied {names} to {folder}: yours to change.", flush=True)
-    if args.port:
-        _claim(args.port)
+        print(f"Copied {names} to {folder}: yours to change.", file=sys.stderr)
     path = os.environ.get("JUPYTER_CONFIG_PATH")
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [path, str(SETTINGS)]))
     # A python3 kernel of another environment, registered for the user, would lack wslessons.
@@ -81,9 +82,17 @@ def _serve(args: argparse.Namespace) -> int:
 
     # With a token of our own Jupyter prints no page of addresses; the one line below is enough.
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
-    server = lab.LabApp.initialize_server(jupyter_arguments(args, folder, lesson.name, token))
+    from jupyterlab.labapp import LabApp
+
+    server = LabApp.initialize_server(jupyter_arguments(args, folder, lesson.name, token))
     address = f"{urljoin(server.connection_url, server.default_url)}?{urlencode({'token': token})}"
-    print(f"{address}\nPress Ctrl-C to stop JupyterLab and its kernels.", flush=True)
+
+    def announce() -> None:
+        print(address, flush=True)
+        print("Press Ctrl-C to stop JupyterLab and its kernels.", file=sys.stderr)
+
+    # Jupyter listens only when its loop runs, by a callback that is ahead of this one.
+    server.io_loop.add_callback(announce)
     _stop_on_interrupt(server)
     server.start()
     return 0
