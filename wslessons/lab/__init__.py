@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wslessons.lab.background import BackgroundServer, serve, servers
     from wslessons.lab.echopanel import echo_panel
-    from wslessons.lab.kernel import setup
+    from wslessons.lab.kernel import logbook, setup
     from wslessons.lab.source import show
-    from wslessons.lab.wireview import sequence, wire_table
+    from wslessons.lab.wireview import handshake, sequence, wire_table
 
 _HOME = {
     "BackgroundServer": "background",
     "echo_panel": "echopanel",
+    "handshake": "wireview",
+    "logbook": "kernel",
     "sequence": "wireview",
     "serve": "background",
     "servers": "background",
@@ -32,6 +34,8 @@ _HOME = {
 __all__ = [
     "BackgroundServer",
     "echo_panel",
+    "handshake",
+    "logbook",
     "sequence",
     "serve",
     "servers",

@@ -44,6 +44,11 @@ class BackgroundServer:
         """The connections that are open now."""
         return self._server.connections
 
+    async def wait_idle(self) -> None:
+        """Wait until no connection is left and every handler has returned."""
+        while tasks := list(self._server.handler_tasks):
+            await asyncio.wait(tasks)
+
     async def stop(
         self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, patience: float = 0.5
     ) -> None:

@@ -6,7 +6,10 @@ import asyncio
 import importlib.metadata
 import logging
 import re
+import sysconfig
+import traceback
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from wslessons.errors import UserError
@@ -38,6 +41,24 @@ class LogBook(logging.Handler):
             tail = f": {type(error).__name__}: {error}" if error is not None else ""
             lines.append(record.getMessage() + tail)
         return lines
+
+    def crash(self) -> str:
+        """Tell the newest error: the lines of the learner's code that led to it, and what it was.
+
+        A traceback without the libraries' part, and without what differs between Pythons.
+        """
+        for record in reversed(self.records):
+            if record.exc_info and (error := record.exc_info[1]) is not None:
+                frames = [f for f in traceback.extract_tb(error.__traceback__) if _own(f.filename)]
+                steps = [f"in {frame.name}: {frame.line}" for frame in frames]
+                return "\n".join([*steps, f"{type(error).__name__}: {error}"])
+        return "nothing crashed"
+
+
+def _own(filename: str) -> bool:
+    """Whether a frame's file is neither a library nor the package."""
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    return not filename.startswith((*libraries, str(Path(__file__).parents[1])))
 
 
 logbook = LogBook()

@@ -1,0 +1,78 @@
+"""Lesson 1 in JupyterLab in Chromium, as a learner meets it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from jupyterlab_page import Lab
+from playwright.async_api import expect
+
+pytestmark = pytest.mark.timeout(180)
+
+
+async def test_learner_runs_the_lesson_and_talks_to_the_panel(lab: Lab):
+    """Run all of lesson 1, type into the panel, see the echo, close, reconnect, meet hostile text."""
+    async with asyncio.timeout(150):
+        await lab.run_all()
+        assert await lab.errors() == []
+        assert await lab.page.get_by_text("Would you like to receive").count() == 0
+
+        # The lesson's last cell has stopped its servers: the panel says so, and says what to do.
+        panel = lab.panel("echo panel")
+        await expect(panel).to_contain_text("closed, code 1001")
+        await panel.get_by_role("button", name="Reconnect").click()
+        await expect(panel).to_contain_text("no server named 'echo' runs here")
+
+        first = lab.page.locator(".jp-CodeCell").first
+        await first.locator(".cm-content").click()
+        await lab.page.keyboard.press("Control+Enter")
+        await lab.ready()
+        await panel.get_by_role("button", name="Reconnect").click()
+        await expect(panel).to_contain_text("● connected")
+
+        entry = panel.get_by_placeholder("type a message, press Enter")
+        await entry.fill("hello from Chromium")
+        await entry.press("Enter")
+        await expect(panel).to_contain_text("→ hello from Chromium")
+        await expect(panel).to_contain_text("← Echo: hello from Chromium")
+
+        await entry.fill("<b id=injected>bold</b>")
+        await entry.press("Enter")
+        await expect(panel).to_contain_text("← Echo: <b id=injected>bold</b>")
+        assert await lab.page.locator("#injected").count() == 0
+
+        code = panel.locator("input[type=number]")
+        await code.fill("1006")
+        await code.press("Tab")
+        await panel.get_by_role("button", name="Close with code").click()
+        await expect(panel).to_contain_text("a close frame can't carry 1006")
+        await code.fill("4321")
+        await code.press("Tab")
+        await panel.get_by_role("button", name="Close with code").click()
+        await expect(panel).to_contain_text("closed, code 4321")
+
+        # The log keeps its end in view.
+        transcript = panel.locator(".wslessons-transcript")
+        box = await transcript.bounding_box()
+        last = await transcript.locator("div").last.bounding_box()
+        assert box is not None
+        assert last is not None
+        assert last["y"] + last["height"] <= box["y"] + box["height"]
+
+
+async def test_interrupt_and_restart(lab: Lab):
+    """Stop ends a cell that waits for ever; after a restart the lesson runs again from the top."""
+    async with asyncio.timeout(150):
+        await lab.run_all()
+        last = lab.page.locator(".jp-CodeCell").first
+        await last.locator(".cm-content").click()
+        await lab.page.keyboard.press("Control+A")
+        await lab.page.keyboard.type("import asyncio; print('waiting'); await asyncio.sleep(3600)")
+        await lab.page.keyboard.press("Control+Enter")
+        await expect(last.locator(".jp-OutputArea-output").first).to_have_text("waiting")
+        await lab.menu("Kernel", "Interrupt Kernel")
+        await lab.ready()
+        await lab.menu("Kernel", "Restart Kernel and Run All Cells…")
+        await lab.page.get_by_role("button", name="Confirm Kernel Restart").click()
+        await lab.ready()

@@ -1,0 +1,140 @@
+"""What a link has recorded, as a table, as a sequence diagram, and as the handshake's own lines."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from wslessons.recording import Recording
+from wslessons.records import (
+    CLIENT_TO_SERVER,
+    FrameRecord,
+    HandshakeRequest,
+    HandshakeResponse,
+    Record,
+)
+from wslessons.wording import printable
+
+Wire = Recording | Iterable[Record]
+
+COLUMNS = ("", "what", "FIN", "RSV", "mask", "header", "length", "payload")
+CELL = "text-align:left;padding:2px 10px;font-family:monospace;white-space:pre"
+
+
+def _records(wire: Wire) -> list[Record]:
+    return list(wire.records if isinstance(wire, Recording) else wire)
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    arrow = "-->" if record.direction == CLIENT_TO_SERVER else "<--"
+    if isinstance(record, FrameRecord):
+        reserved = "".join(str(int(bit)) for bit in (record.rsv1, record.rsv2, record.rsv3))
+        mask = "yes" if record.masked else "no"
+        header, length = str(record.header_length), str(record.payload_length)
+        fin = str(int(record.fin))
+        return (arrow, record.opcode, fin, reserved, mask, header, length, record.text)
+    if isinstance(record, HandshakeRequest | HandshakeResponse):
+        return (arrow, "HTTP", "", "", "", "", "", record.text)
+    return (arrow, getattr(record, "event", "problem"), "", "", "", "", "", record.text)
+
+
+class WireTable:
+    """A table of records, a row each: direction, opcode, bits, lengths in bytes, payload."""
+
+    def __init__(self, rows: Sequence[tuple[str, ...]]) -> None:
+        self.rows = [COLUMNS, *rows]
+
+    def __repr__(self) -> str:
+        # All but the payload are padded to their column.
+        widths = [max(len(row[i]) for row in self.rows) for i in range(len(COLUMNS) - 1)]
+        return "\n".join(
+            "  ".join([*(f"{row[i]:<{width}}" for i, width in enumerate(widths)), row[-1]]).rstrip()
+            for row in self.rows
+        )
+
+    def _repr_html_(self) -> str:
+        head, *body = (
+            "".join(f'<{tag} style="{CELL}">{html.escape(text)}</{tag}>' for text in row)
+            for tag, row in [("th", self.rows[0]), *(("td", row) for row in self.rows[1:])]
+        )
+        rows = "".join(f"<tr>{row}</tr>" for row in body)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def wire_table(wire: Wire) -> WireTable:
+    """Show `wire`, a link's connection or some of its records, as a table in the order of time.
+
+    ``-->`` is from client to server. Lengths are bytes on the wire: ``header`` holds the first
+    bytes, the extended length and the masking key (RFC 6455, section 5.2).
+    """
+    return WireTable([_row(record) for record in _records(wire)])
+
+
+class SequenceDiagram:
+    """A Mermaid sequence diagram, which JupyterLab draws; its text is the diagram's own source."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.source = "\n".join(["sequenceDiagram", *(f"    {line}" for line in lines)])
+
+    def __repr__(self) -> str:
+        return self.source
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        return {"text/plain": self.source, "text/markdown": f"```mermaid\n{self.source}\n```"}
+
+
+def mermaid_text(text: str, limit: int = 48) -> str:
+    """Write `text` so that Mermaid shows it and obeys none of it.
+
+    >>> mermaid_text("a;b #1 <i>")
+    'a#59;b #35;1 #60;i#62;'
+    """
+    # Entity codes, see https://mermaid.js.org/syntax/sequenceDiagram.html
+    kept = "".join(
+        c if c.isalnum() or c in " .,:/!?'()[]-_=" or ord(c) > 127 else f"#{ord(c)};"
+        for c in printable(text, limit)
+    )
+    return kept or "(empty)"
+
+
+def sequence(wire: Wire, client: str = "client", server: str = "server") -> SequenceDiagram:
+    """Draw `wire` as a sequence diagram between `client` and `server`.
+
+    The HTTP handshake and closing frames have their own kind of arrow, the rest of the frames is
+    named by opcode and payload.
+    """
+    lines = [f"participant c as {mermaid_text(client)}", f"participant s as {mermaid_text(server)}"]
+    for record in _records(wire):
+        ends = "cs" if record.direction == CLIENT_TO_SERVER else "sc"
+        label, arrow = record.text, "->>"
+        if isinstance(record, FrameRecord):
+            label = f"{record.opcode} {record.text}".strip()
+            arrow = "--)" if record.opcode == "CLOSE" else "->>"
+        elif isinstance(record, HandshakeRequest | HandshakeResponse):
+            arrow = "-->>"
+        else:
+            label = f"{getattr(record, 'event', 'problem')}: {record.text}"
+            arrow = "-x"
+        lines.append(f"{ends[0]}{arrow}{ends[1]}: {mermaid_text(label)}")
+    return SequenceDiagram(lines)
+
+
+class Text:
+    """Plain lines, shown as they are."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def handshake(wire: Wire) -> Text:
+    """Show the opening handshake of `wire` line by line, as it was sent (RFC 6455, section 1.3)."""
+    parts = [
+        record.raw.decode("latin-1").replace("\r\n", "\n").strip()
+        for record in _records(wire)
+        if isinstance(record, HandshakeRequest | HandshakeResponse)
+    ]
+    return Text("\n\n".join("\n".join(printable(x) for x in part.split("\n")) for part in parts))
