@@ -51,8 +51,9 @@ class Pipe:
     """What one side sent, on its way to the other.
 
     `received`, `forwarded` and `held` count bytes: come in, given to the target's socket, and kept
-    here in between. `held` stays below `buffer` plus one read (256 KiB): from `buffer` on the source
-    isn't read. Faults are looked up in `faults` at every step; `rng` draws the jitter.
+    here in between. `held` stays below `buffer` plus one read (256 KiB): from `buffer` on nothing
+    is read, so an end behind it is seen later. `faults` is looked into at every step; `rng` draws
+    the jitter.
     """
 
     def __init__(

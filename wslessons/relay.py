@@ -81,7 +81,8 @@ class Connection(Recording):
         self._target, self._open_timeout = target, opt.open_timeout
         self._transports: list[asyncio.Transport] = []
         self._open_sockets = 0
-        self._over = False
+        self._end: Callable[[asyncio.Transport], None] | None = None
+        """How sockets are closed, once the connection is over."""
 
         def pipe(direction: Direction) -> Pipe:
             own = random.Random(rng.random())
@@ -97,14 +98,14 @@ class Connection(Recording):
         self, text: str = "The link reset both sides.", direction: Direction = CLIENT_TO_SERVER
     ) -> None:
         """Break this connection off, both sides with an RST, whatever faults are in force."""
-        if not self._over:
+        if self._end is None:
             self._record_event(direction, "CUT", text)
             self._finish(reset)
 
     def abort(self) -> None:
         """Close both sockets at once, without waiting for bytes on their way."""
         if not self.closed:
-            if not self._over:
+            if self._end is None:
                 self._record_event(CLIENT_TO_SERVER, "CUT", "The link was closed.")
             self._finish(lambda transport: transport.abort())
 
@@ -116,7 +117,7 @@ class Connection(Recording):
 
     def pump(self) -> None:
         """Pass on what the faults in force allow now."""
-        if not self._over:
+        if self._end is None:
             self.up.pump()
             self.down.pump()
 
@@ -126,8 +127,8 @@ class Connection(Recording):
         """Take note of a socket."""
         self._transports.append(transport)
         self._open_sockets += 1
-        if self._over:
-            transport.abort()
+        if self._end is not None:
+            self._end(transport)
         self.pump()
 
     def endpoint_lost(self) -> None:
@@ -138,7 +139,7 @@ class Connection(Recording):
 
     def received(self, pipe: Pipe, data: bytes) -> None:
         """Record bytes and give them to their pipe."""
-        if self._over:
+        if self._end is not None:
             return
         new = self._record_bytes(pipe.direction, data)
         pipe.push(data)
@@ -146,7 +147,7 @@ class Connection(Recording):
 
     def ended(self, pipe: Pipe, end: Literal["FIN", "RST"]) -> None:
         """Record the end of what a side sends and give it to the pipe."""
-        if self._over:
+        if self._end is not None:
             return
         if end == "FIN":
             new = self._record_fin(pipe.direction)
@@ -167,6 +168,9 @@ class Connection(Recording):
         self._finish(reset)
 
     async def _open(self) -> None:
+        self.pump()  # a fault in force may forbid it
+        if self._end is not None:
+            return
         host, port = self._target
         try:
             async with asyncio.timeout(self._open_timeout):
@@ -182,7 +186,7 @@ class Connection(Recording):
             self._finish(reset)
 
     def _finish(self, end: Callable[[asyncio.Transport], None]) -> None:
-        self._over = True
+        self._end = end
         self.up.close()
         self.down.close()
         self._opening.cancel()
@@ -191,5 +195,5 @@ class Connection(Recording):
         self._check_closed()
 
     def _check_closed(self) -> None:
-        if self._over and not self._open_sockets and self._opening.done() and not self.closed:
+        if self._end and not self._open_sockets and self._opening.done() and not self.closed:
             self._record_closed()
