@@ -272,10 +272,18 @@ def test_sanitize_file_is_read_as_nbval_reads_it(tmp_path_factory: Any, text: st
     assert ours == get_sanitize_patterns(text)
 
 
-def test_our_rules_are_read_and_lasting() -> None:
+@given(st.data())
+def test_our_rules_are_read_and_lasting(data: st.DataObject) -> None:
     """No rule is ignored for its form, and none changes what it has already changed."""
     rules = outputs.read_rules(RULES)
     assert len(rules) == RULES.read_text().count("\nregex:")
-    once = outputs.sanitize(rules, "ws://127.0.0.1:80 localhost:8765 ('127.0.0.1', 80)")
-    assert once == "ws://127.0.0.1:PORT localhost:PORT ('127.0.0.1', 80)"
+    pattern, _ = data.draw(st.sampled_from(rules))
+    once = outputs.sanitize(rules, data.draw(st.from_regex(pattern)))
     assert outputs.sanitize(rules, once) == once
+
+
+def test_ports_are_replaced_wherever_they_stand() -> None:
+    """A URL and a peer in the log; but no word of the prose around them."""
+    rules = outputs.read_rules(RULES)
+    once = outputs.sanitize(rules, "ws://127.0.0.1:80 localhost:8765 ('127.0.0.1', 80) 12:30")
+    assert once == "ws://127.0.0.1:PORT localhost:PORT ('127.0.0.1', 80) 12:30"

@@ -1,0 +1,285 @@
+"""Static rules for the lessons; each rule is also shown a notebook that breaks it."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from wslessons.lab import outputs
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ALLOWED_TAGS = {"raises-exception", "nbval-ignore-output"}
+MOST_LINES = 15
+LINES_IN_COMMON = 4
+SKIPPED_TOKENS = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+
+Notebook = Any
+
+
+def code(notebook: Notebook) -> Iterator[tuple[str, Notebook]]:
+    """Yield each code cell with its name in a complaint."""
+    for number, _, cell in outputs.code_cells(notebook):
+        yield f"cell {number}", cell
+
+
+def texts(notebook: Notebook) -> Iterator[tuple[str, str]]:
+    """Yield each text that a cell put out, of any kind."""
+    for name, cell in code(notebook):
+        for output in cell.outputs:
+            values = [output.get("text"), output.get("evalue"), *output.get("data", {}).values()]
+            for value in values:
+                if value is not None:
+                    yield name, str(value)
+
+
+def plain(source: str) -> str:
+    """A cell's source as plain Python, IPython's magics turned into calls."""
+    return TransformerManager().transform_cell(source)
+
+
+def kernel_is_python3(notebook: Notebook) -> Iterator[str]:
+    """Any Python will do; the name of somebody's environment would not be found elsewhere."""
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "the kernelspec is not python3"
+
+
+def cells_are_recorded_in_order(notebook: Notebook) -> Iterator[str]:
+    """A stripped notebook is compared with nothing, one run out of order with the wrong thing."""
+    for expected, (name, cell) in enumerate(code(notebook), 1):
+        if cell.execution_count != expected:
+            yield f"{name} has the count {cell.execution_count} and not {expected}"
+        prints = (
+            node.value.func
+            for node in ast.parse(plain(cell.source)).body
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        )
+        if not cell.outputs and any(ast.unparse(func) == "print" for func in prints):
+            yield f"{name} prints, and has no output"
+
+
+def cells_are_short(notebook: Notebook) -> Iterator[str]:
+    """A cell that fits a glance holds one idea."""
+    for name, cell in code(notebook):
+        if (lines := len(cell.source.splitlines())) > MOST_LINES:
+            yield f"{name} has {lines} lines"
+
+
+def tags_are_known(notebook: Notebook) -> Iterator[str]:
+    """A mistyped tag does nothing, and nbval-skip would hide a cell from every check."""
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag not in ALLOWED_TAGS:
+                yield f"the tag {tag!r} is not known"
+
+
+def metadata_is_of_no_machine(notebook: Notebook) -> Iterator[str]:
+    """Else the same lesson would differ from one recording to the next."""
+    if "version" in notebook.metadata.get("language_info", {}):
+        yield "the Python version is in the metadata"
+    if "widgets" in notebook.metadata:
+        yield "widget state is in the metadata"
+    for name, cell in code(notebook):
+        if "execution" in cell.metadata:
+            yield f"{name} keeps the times of its run"
+        if any(outputs.WIDGET_VIEW in output.get("data", {}) for output in cell.outputs):
+            yield f"{name} keeps the random id of a widget"
+
+
+def outputs_name_no_address(notebook: Notebook) -> Iterator[str]:
+    """Ports and places in memory are different each time."""
+    for name, text in texts(notebook):
+        if found := re.search(r"(127\.0\.0\.1|localhost|\[::1\]):\d+|\b0x[0-9a-f]{8,}", text):
+            yield f"{name} puts out {found[0]}"
+
+
+def outputs_hold_no_traceback(notebook: Notebook) -> Iterator[str]:
+    """Python 3.11 and 3.13 word tracebacks differently, and they name files of a machine."""
+    for name, text in texts(notebook):
+        if re.search(r'^\s*File ".*", line \d+|\x1b\[', text, re.MULTILINE):
+            yield f"{name} puts out a raw traceback"
+    for name, cell in code(notebook):
+        if any(len(output.get("traceback", [])) > 1 for output in cell.outputs):
+            yield f"{name} keeps a raw traceback"
+
+
+def code_lines(source: str) -> list[str]:
+    """The lines of Python source without comments, blank lines and layout."""
+    lines: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in SKIPPED_TOKENS and token.string:
+            lines[token.start[0]] = f"{lines.get(token.start[0], '')} {token.string}"
+    return list(lines.values())
+
+
+def runs(source: str) -> set[tuple[str, ...]]:
+    """Each run of `LINES_IN_COMMON` lines of code that hold more than imports and brackets."""
+    lines = code_lines(source)
+    found = (tuple(lines[i : i + LINES_IN_COMMON]) for i in range(len(lines)))
+    return {
+        run
+        for run in found
+        if len(run) == LINES_IN_COMMON
+        and not all(re.match(r" (from|import) |[ \])},]*$", line) for line in run)
+    }
+
+
+def bodies(source: str) -> dict[str, str]:
+    """What each function and class of `source` does, as normalised code, with its name.
+
+    The docstring doesn't count, nor does a body of a single line: that is no implementation.
+    """
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            statements = node.body[1:] if ast.get_docstring(node) else node.body
+            body = "\n".join(map(ast.unparse, statements))
+            if "\n" in body:
+                found[body] = node.name
+    return found
+
+
+@cache
+def package() -> tuple[set[tuple[str, ...]], dict[str, str]]:
+    """The runs of lines and the bodies of all modules of the package."""
+    lines: set[tuple[str, ...]] = set()
+    known: dict[str, str] = {}
+    for path in sorted((ROOT / "wslessons").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        lines |= runs(source)
+        known |= {body: f"{path.stem}.{name}" for body, name in bodies(source).items()}
+    return lines, known
+
+
+def package_is_not_repeated(notebook: Notebook) -> Iterator[str]:
+    """A lesson shows code with `lab.show`: a second copy of it would drift away."""
+    lines, known = package()
+    for name, cell in code(notebook):
+        source = plain(cell.source)
+        if common := runs(source) & lines:
+            yield f"{name} repeats lines of the package: {sorted(common)[0]}"
+        for body in bodies(source).keys() & known.keys():
+            yield f"{name} repeats {known[body]}"
+
+
+def source_is_clean(notebook: Notebook) -> Iterator[str]:
+    """What learners copy is written as the package is."""
+    text = outputs.dumps(notebook)
+    for words in (["check", "--quiet"], ["format", "--check", "--quiet"]):
+        command = [
+            sys.executable,
+            "-m",
+            "ruff",
+            *words,
+            "--stdin-filename",
+            "notebooks/x.ipynb",
+            "-",
+        ]
+        done = subprocess.run(command, input=text, cwd=ROOT, text=True, capture_output=True)
+        if done.returncode:
+            yield f"ruff {words[0]}: {done.stdout}{done.stderr}"
+
+
+def first_lines(count: int) -> str:
+    """The first `count` lines of code of a module of the package."""
+    source = (ROOT / "wslessons" / "errors.py").read_text(encoding="utf-8")
+    body = source[source.index("def need") :]
+    return "\n".join(line.strip() for line in body.splitlines()[-count:] if line)
+
+
+def example(source: str = "x = 1", **changes: Any) -> Notebook:
+    """A notebook of one recorded cell that keeps all rules, but for the changes to it."""
+    cell = new_code_cell(source, id="one", execution_count=1)
+    cell.update(changes)
+    return new_notebook(cells=[cell], metadata=nbformat.from_dict(outputs.NOTEBOOK_METADATA))
+
+
+def shows(kind: str, text: str) -> dict[str, Any]:
+    """An output of the MIME type `kind`."""
+    return {"outputs": [new_output("display_data", data={kind: text})]}
+
+
+def with_metadata(**changes: Any) -> Notebook:
+    """An example with other metadata."""
+    notebook = example()
+    notebook.metadata.update(nbformat.from_dict(changes))
+    return notebook
+
+
+ECHO_TWICE = """
+class Mine(Exception):
+    def __init__(self, sentence: str, *, exit_code: int = 1) -> None:
+        super().__init__(sentence)  # another comment
+
+        self.exit_code = exit_code"""
+RAISED = new_output("error", ename="E", evalue="", traceback=["Traceback", "E: "])
+BAD: list[tuple[Callable[[Notebook], Iterator[str]], Notebook, str]] = [
+    (kernel_is_python3, with_metadata(kernelspec={"name": "venv"}), "not python3"),
+    (cells_are_recorded_in_order, example(execution_count=None), "count None and not 1"),
+    (cells_are_recorded_in_order, example(execution_count=2), "count 2 and not 1"),
+    (cells_are_recorded_in_order, example("await f()\nprint(1)"), "has no output"),
+    (cells_are_short, example("x = 1\n" * 16), "16 lines"),
+    (tags_are_known, example(metadata={"tags": ["nbval-skip"]}), "'nbval-skip' is not known"),
+    (metadata_is_of_no_machine, with_metadata(widgets={}), "widget state"),
+    (metadata_is_of_no_machine, with_metadata(language_info={"version": "3"}), "Python version"),
+    (metadata_is_of_no_machine, example(metadata={"execution": {}}), "times of its run"),
+    (metadata_is_of_no_machine, example(**shows(outputs.WIDGET_VIEW, "")), "id of a widget"),
+    (outputs_name_no_address, example(**shows("text/html", "ws://127.0.0.1:80/")), "1:80"),
+    (outputs_name_no_address, example(**shows("text/plain", "<f at 0x7f54baf01cd0>")), "0x7f"),
+    (outputs_hold_no_traceback, example(**shows("text/plain", '  File "a", line 1')), "raw"),
+    (outputs_hold_no_traceback, example(outputs=[RAISED]), "keeps a raw traceback"),
+    (package_is_not_repeated, example(first_lines(4)), "repeats lines"),
+    (package_is_not_repeated, example(ECHO_TWICE), "repeats errors.__init__"),
+    (source_is_clean, example("import os"), "F401"),
+    (source_is_clean, example("x=1"), "ruff format"),
+]
+RULES = list(dict.fromkeys(rule for rule, _, _ in BAD))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lesson_keeps_the_rule(path: Path, rule: Callable[[Notebook], Iterator[str]]) -> None:
+    """Every lesson keeps every rule."""
+    assert list(rule(nbformat.read(path, as_version=4))) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lesson_is_as_it_was_recorded(path: Path) -> None:
+    """Nobody has saved it since: recording it would leave every other byte as it is."""
+    stored = path.read_text(encoding="utf-8")
+    notebook = outputs.parse(path, stored)
+    outputs.normalise(notebook, outputs.read_rules(ROOT / "tests" / "nbval.cfg"))
+    assert outputs.dumps(notebook) == stored
+
+
+@pytest.mark.parametrize(("rule", "notebook", "complaint"), BAD)
+def test_rule_finds_what_breaks_it(
+    rule: Callable[[Notebook], Iterator[str]], notebook: Notebook, complaint: str
+) -> None:
+    """A rule that can't fail would be no rule."""
+    assert complaint in "\n".join(rule(notebook))
+
+
+def test_rules_let_a_good_notebook_pass() -> None:
+    """A rule that always fails would be none either."""
+    magic = "%matplotlib inline\nimport asyncio\n\nawait asyncio.sleep(0)\nprint(1)"
+    good = example(magic, outputs=[new_output("stream", name="stdout", text="1\n")])
+    assert [complaint for rule in RULES for complaint in rule(good)] == []
+
+
+def test_there_are_lessons_to_check() -> None:
+    """All the above would pass on an empty folder."""
+    assert "01_echo" in [path.stem for path in NOTEBOOKS]
