@@ -74,8 +74,9 @@ class Channel(Generic[T]):
         """Offset of the newest item; 0 before the first."""
         self.closed = False
         self._ring: list[T] = []
-        # Weak, so that a reader which is merely forgotten is not counted for ever.
-        self._receivers: weakref.WeakSet[Receiver[T]] = weakref.WeakSet()
+        # Weak, so that a reader which is merely forgotten is not counted for ever. (A `WeakSet`
+        # does the same, but its length is computed in Python, at every `send`.)
+        self._receivers: set[weakref.ReferenceType[Receiver[T]]] = set()
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
@@ -86,7 +87,7 @@ class Channel(Generic[T]):
     @property
     def receivers(self) -> list[Receiver[T]]:
         """All readers there are now, in no particular order."""
-        return list(self._receivers)
+        return [receiver for ref in self._receivers if (receiver := ref()) is not None]
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -122,9 +123,7 @@ class Channel(Generic[T]):
             since = self.offset
         elif not 0 <= since <= self.offset:
             raise ValueError(f"no item has offset {since} yet: the newest is {self.offset}")
-        receiver = Receiver(self, since)
-        self._receivers.add(receiver)
-        return receiver
+        return Receiver(self, since)
 
     def close(self) -> None:
         """Take no more items; each reader still gets what it has not read. Idempotent."""
@@ -169,6 +168,10 @@ class Receiver(Generic[T]):
         self.offset = offset
         """Offset of the last item read (or skipped, once `Lagged` has said so)."""
         self._left = False
+        self._ref: weakref.ReferenceType[Receiver[T]] = weakref.ref(
+            self, channel._receivers.discard
+        )
+        channel._receivers.add(self._ref)
 
     @property
     def behind(self) -> int:
@@ -210,7 +213,7 @@ class Receiver(Generic[T]):
     def close(self) -> None:
         """Stop reading: the channel no longer counts this reader. Idempotent."""
         self._left = True
-        self.channel._receivers.discard(self)
+        self.channel._receivers.discard(self._ref)
         self.channel._wake()
 
     def _check(self) -> None:

@@ -312,9 +312,9 @@ class Room:
 
     def deliver(self, record: Record) -> None:
         """Give the record its number and put it into the log, for everyone to get."""
-        record.event.offset = offset = self.log.offset + 1
+        record.event.offset = self.log.offset + 1
         if record.key:
-            self._published[record.key] = offset
+            self._published[record.key] = record.event.offset
         self.fanout.send(record)
 
     def roster(self) -> tuple[list[str], int]:

@@ -1,0 +1,389 @@
+"""The other end of ``wslessons bench fanout``: receivers and senders that count what arrives.
+
+One thread and one poll loop, no WebSocket library, so that the counting costs less than the
+serving. All lines of a run have the same length; so a receiver counts by bytes, and looks at the
+header of each frame that is due. Where a header is not as it should be (a server that reports a
+loss, say), this receiver goes over to reading frame by frame. The first receiver always does, and
+checks that each sender's lines are complete and in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from wslessons.bench.fanout_server import TEXT_SIZE
+from wslessons.errors import UserError
+
+__all__ = ["Load"]
+
+NAME_SIZE = 3
+FRAME = 2 + len("[] ") + NAME_SIZE + TEXT_SIZE
+"""Bytes of one line as it arrives: ``[s00] `` and the text, below 126 bytes of payload."""
+HEAD = bytes([0x81]), bytes([FRAME - 2])
+CHUNK = 2**18
+MARK = b"BEGIN"
+
+
+def client_frame(text: bytes) -> bytes:
+    """Return a text frame from a client; the masking key is zero, and costs the server the same."""
+    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
+
+
+def connect(port: int, name: str) -> tuple[socket.socket, bytearray]:
+    """Open a WebSocket connection, say `name`, wait for the welcome; return what came after."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.sendall(
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    buffer = bytearray()
+    _read_until(sock, buffer, b"\r\n\r\n")
+    if not buffer.startswith(b"HTTP/1.1 101 "):
+        raise UserError(f"the server refused: {bytes(buffer[:40])!r}")
+    sock.sendall(client_frame(name.encode()))
+    _read_until(sock, buffer, f"Welcome, {name}!".encode())
+    sock.setblocking(False)
+    return sock, buffer
+
+
+def _read_until(sock: socket.socket, buffer: bytearray, end: bytes) -> None:
+    """Read into `buffer` up to `end`, and drop everything before what follows it."""
+    while end not in buffer:
+        data = sock.recv(65536)
+        if not data:
+            raise UserError("the server closed a connection.")
+        buffer += data
+        if end == b"\r\n\r\n" and end in buffer:
+            return
+    del buffer[: buffer.index(end) + len(end)]
+
+
+class Receiver:
+    """A connection that counts."""
+
+    __slots__ = ("buffer", "bytes", "checked", "count", "missed", "next", "slow", "sock", "times")
+
+    def __init__(self, sock: socket.socket, buffer: bytearray, *, slow: bool) -> None:
+        self.sock = sock
+        self.buffer = buffer
+        self.slow = slow
+        self.bytes = 0
+        self.count = 0
+        self.missed = 0
+        self.checked = True
+        self.next: dict[bytes, int] = {}
+        self.times: list[tuple[int, float]] = []
+
+    def begin(self) -> bool:
+        """Drop everything up to the mark; return whether it has come."""
+        at = self.buffer.find(MARK)
+        if at < 0 or len(self.buffer) < at + TEXT_SIZE:
+            return False
+        del self.buffer[: at + TEXT_SIZE]
+        return True
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Count the lines in `data`."""
+        if not self.slow:
+            first = -self.bytes % FRAME
+            expected = len(range(first, len(data), FRAME))
+            expected_sizes = len(range(first + 1, len(data), FRAME))
+            if bytes(data[first::FRAME]) == HEAD[0] * expected and (
+                bytes(data[first + 1 :: FRAME]) == HEAD[1] * expected_sizes
+            ):
+                self.bytes += len(data)
+                self.count = self.bytes // FRAME
+                return
+            # What was counted was whole lines and `bytes % FRAME` bytes of another: as its header
+            # was right, only its length matters from here on.
+            self.slow = True
+            partial = self.bytes % FRAME
+            self.buffer[:] = (b"".join(HEAD) + bytes(FRAME - 2))[:partial]
+        self.buffer += data
+        self._read_frames()
+
+    def _read_frames(self) -> None:
+        buffer, at = self.buffer, 0
+        while len(buffer) >= at + 4:
+            size, head = buffer[at + 1], 2
+            if size == 126:
+                size, head = int.from_bytes(buffer[at + 2 : at + 4], "big"), 4
+            end = at + head + size
+            if len(buffer) < end:
+                break
+            payload = buffer[at + head : end]
+            at = end
+            if payload.startswith(b"[system] you missed "):
+                self.missed += int(payload.split()[3])
+            elif head + size == FRAME:
+                self.count += 1
+                self._check(bytes(payload))
+        del buffer[:at]
+
+    def _check(self, payload: bytes) -> None:
+        """Note a line that is out of its sender's order; a line of the floor has no number."""
+        name, number = payload[:6], payload[6:14]
+        if number.isdigit():
+            due = self.next.get(name, 0)
+            if int(number) != due:
+                self.checked = False
+            self.next[name] = int(number) + 1
+
+
+class Sender:
+    """A connection that says numbered lines; what others say it reads and drops."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.number = 0
+        self.waiting = b""
+
+    def say(self, count: int) -> None:
+        """Send the next `count` lines, or keep what the socket does not take."""
+        numbers = range(self.number, self.number + count)
+        self.number += count
+        self.send(b"".join(client_frame(b"%08d" % n + b"x" * (TEXT_SIZE - 8)) for n in numbers))
+
+    def send(self, data: bytes) -> None:
+        """Send `data` after what is still waiting."""
+        self.waiting += data
+        with contextlib.suppress(BlockingIOError):
+            self.waiting = self.waiting[self.sock.send(self.waiting) :]
+
+
+class Load:
+    """Receivers and senders on one server; a context manager.
+
+    In: the server's port, how many of each, and whether to add one member that never reads.
+    """
+
+    def __init__(self, port: int, receivers: int, senders: int, *, stalled: bool = False) -> None:
+        self.receivers: list[Receiver] = []
+        self.senders: list[Sender] = []
+        self.stalled: Receiver | None = None
+        self._socks: list[socket.socket] = []
+        self._poll = _Poll()
+        self._buffer = bytearray(CHUNK)
+        self._view = memoryview(self._buffer)
+        try:
+            self._connect(port, receivers, senders, stalled)
+        except OSError as exc:
+            self.close()
+            raise UserError(f"can't connect to the bench's server: {exc}.") from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, port: int, receivers: int, senders: int, stalled: bool) -> None:
+        for i in range(receivers):
+            sock, rest = connect(port, f"r{i:05d}")
+            self._socks.append(sock)
+            self.receivers.append(Receiver(sock, rest, slow=i == 0))
+        if stalled:
+            sock, rest = connect(port, "stalled")
+            self._socks.append(sock)
+            self.stalled = Receiver(sock, rest, slow=True)
+        for i in range(senders):
+            sock, _ = connect(port, f"s{i:02d}")
+            self._socks.append(sock)
+            self.senders.append(Sender(sock))
+        self._on: dict[int, Callable[[], None]] = {}
+        for receiver in self.receivers:
+            self._watch(receiver.sock, lambda r=receiver: self._settle(r))
+        for sender in self.senders:
+            self._watch(sender.sock, lambda s=sender: self._drop(s.sock))
+        # All has arrived that was under way when the last one has seen this mark.
+        self._unsettled = set(self.receivers)
+        self.senders[0].send(client_frame(MARK.ljust(TEXT_SIZE, b".")))
+        self._run(30, lambda: not self._unsettled)
+        if self._unsettled:
+            raise UserError(f"{len(self._unsettled)} receivers never heard the first line.")
+        for receiver in self.receivers:
+            self._watch(receiver.sock, lambda r=receiver: self._count(r))
+
+    # One turn of the loop.
+
+    def _watch(self, sock: socket.socket, react: Callable[[], None]) -> None:
+        if sock.fileno() not in self._on:
+            self._poll.register(sock.fileno())
+        self._on[sock.fileno()] = react
+
+    def _run(
+        self, seconds: float, done: Callable[[], bool], each: Callable[[], None] | None = None
+    ) -> float:
+        """Poll until `done` or for `seconds`; return the seconds it took."""
+        begun = time.perf_counter()
+        while not done() and time.perf_counter() - begun < seconds:
+            for fd in self._poll.ready(0.05 if each is None else 0.0005):
+                self._on[fd]()
+            if each is not None:
+                each()
+        return time.perf_counter() - begun
+
+    def _read(self, sock: socket.socket) -> memoryview:
+        try:
+            size = sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return self._view[:0]
+        if not size:
+            raise UserError("the server closed a connection in the middle of the run.")
+        return self._view[:size]
+
+    def _settle(self, receiver: Receiver) -> None:
+        receiver.buffer += self._read(receiver.sock)
+        if receiver.begin():
+            self._unsettled.discard(receiver)
+
+    def _count(self, receiver: Receiver) -> None:
+        receiver.feed(self._read(receiver.sock))
+
+    def _drop(self, sock: socket.socket) -> None:
+        self._read(sock)
+
+    # What is measured.
+
+    @property
+    def sent(self) -> int:
+        """Lines said so far."""
+        return sum(sender.number for sender in self.senders)
+
+    @property
+    def arrived(self) -> int:
+        """Lines that have arrived, over all receivers."""
+        return sum(receiver.count for receiver in self.receivers)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the first receiver has had each sender's lines complete and in order."""
+        return all(receiver.checked for receiver in self.receivers)
+
+    def saturate(self, seconds: float, window: int) -> float:
+        """Keep `window` lines in flight, in all; return the seconds it really took.
+
+        A line is in flight until every receiver has it.
+        """
+        turn = 0
+
+        def refill() -> None:
+            nonlocal turn
+            free = window - self.sent + min(r.count + r.missed for r in self.receivers)
+            shares = [0] * len(self.senders)
+            for _ in range(free):
+                shares[turn % len(shares)] += 1
+                turn += 1
+            for sender, share in zip(self.senders, shares, strict=True):
+                if share or sender.waiting:
+                    sender.say(share)
+
+        return self._run(seconds, lambda: False, refill)
+
+    def pace(self, seconds: float, rate: float) -> list[float]:
+        """Say `rate` lines a second, come what may; return each delivery's latency in seconds.
+
+        Latency counts from the moment at which a line was due, so that a sender held up by the
+        server does not hide it. What has not arrived three seconds after the end counts as that
+        late.
+        """
+        due: list[float] = []
+        latencies = array("d")
+        total = int(seconds * rate)
+        begun = time.perf_counter()
+        base = [receiver.count for receiver in self.receivers]
+        for i, receiver in enumerate(self.receivers):
+
+            def timed(receiver: Receiver = receiver, base: int = base[i]) -> None:
+                before = receiver.count - base
+                receiver.feed(self._read(receiver.sock))
+                now = time.perf_counter()
+                latencies.extend(now - due[n] for n in range(before, receiver.count - base))
+
+            self._watch(receiver.sock, timed)
+
+        def say() -> None:
+            now = time.perf_counter()
+            while len(due) < total and begun + len(due) / rate <= now:
+                due.append(begun + len(due) / rate)
+                self.senders[len(due) % len(self.senders)].say(1)
+            for sender in self.senders:
+                if sender.waiting:
+                    sender.say(0)
+
+        expected = total * len(self.receivers)
+        self._run(seconds + 3, lambda: len(latencies) >= expected, say)
+        end = time.perf_counter()
+        for receiver, start in zip(self.receivers, base, strict=True):
+            latencies.extend(end - at for at in due[receiver.count - start :])
+            self._watch(receiver.sock, lambda r=receiver: self._count(r))
+        return sorted(latencies)
+
+    def drain(self, seconds: float = 3) -> int:
+        """Wait until everything has arrived, at most `seconds`; return how many lines have not."""
+        expected = self.sent * len(self.receivers)
+
+        def push() -> None:
+            for sender in self.senders:
+                if sender.waiting:
+                    sender.say(0)
+
+        self._run(seconds, lambda: self.arrived >= expected, push)
+        return expected - self.arrived
+
+    def wake_stalled(self, seconds: float = 10) -> Receiver:
+        """Let the stalled member read all it can get; return its counts."""
+        stalled = self.stalled
+        assert stalled is not None
+        self._unsettled = {stalled}
+
+        def read() -> None:
+            if stalled in self._unsettled:
+                self._settle(stalled)
+                if stalled not in self._unsettled:
+                    stalled.feed(b"")
+            else:
+                self._count(stalled)
+
+        self._watch(stalled.sock, read)
+        self._run(seconds, lambda: stalled.count + stalled.missed >= self.sent)
+        return stalled
+
+    def close(self) -> None:
+        """Drop all connections."""
+        self._poll.close()
+        for sock in self._socks:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Poll:
+    """Descriptors that are ready to read; `epoll` where there is one, since `selectors` costs."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        self._all: list[int] = []
+
+    def register(self, fd: int) -> None:
+        if self._epoll is not None:
+            self._epoll.register(fd, select.EPOLLIN)
+        else:
+            self._all.append(fd)
+
+    def ready(self, timeout: float) -> Iterator[int]:
+        if self._epoll is not None:
+            return (fd for fd, _ in self._epoll.poll(timeout))
+        return iter(select.select(self._all, [], [], timeout)[0])
+
+    def close(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
