@@ -15,7 +15,8 @@ class Lab:
         self.work = work
 
     async def ready(self) -> None:
-        """Wait until the notebook's kernel is there and idle."""
+        """Wait until the notebook's kernel is there and idle, and no cell waits for it."""
+        await expect(self.page.get_by_text("[*]:", exact=True)).to_have_count(0, timeout=60_000)
         status = self.page.locator("#jp-main-statusbar")
         await expect(status.get_by_text("| Idle")).to_be_visible(timeout=40_000)
 
@@ -24,11 +25,17 @@ class Lab:
         await self.page.get_by_role("menuitem", name=name, exact=True).click()
         await self.page.get_by_role("menuitem", name=item, exact=True).click()
 
+    async def press(self, command: str) -> None:
+        """Press the notebook toolbar's button for `command`."""
+        await self.page.locator(f'[data-command="notebook:{command}"]').first.click()
+
     async def run_all(self) -> None:
-        """Run all cells, and wait until each code cell has run."""
+        """Run all cells, and wait until the last one has its count."""
         await self.menu("Run", "Run All Cells")
-        # Below the screen JupyterLab draws no cell, so the kernel's state is what to go by.
         await self.ready()
+        cells = self.page.locator(".jp-CodeCell")
+        count = str(await cells.count())
+        await expect(cells.last.locator(".jp-InputPrompt")).to_have_text(f"[{count}]:")
 
     def panel(self, title: str) -> Locator:
         """The panel of ours whose heading is `title`."""

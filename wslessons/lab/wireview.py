@@ -19,7 +19,10 @@ from wslessons.wording import printable
 Wire = Recording | Iterable[Record]
 
 COLUMNS = ("", "what", "FIN", "RSV", "mask", "header", "length", "payload")
-CELL = "text-align:left;padding:2px 10px;font-family:monospace;white-space:pre"
+CELL = (
+    "text-align:left;padding:2px 10px;font-family:monospace;"
+    "white-space:pre-wrap;overflow-wrap:anywhere"
+)
 
 
 def _records(wire: Wire) -> list[Record]:
