@@ -93,7 +93,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     # Jupyter listens only when its loop runs, by a callback that is ahead of this one.
     server.io_loop.add_callback(announce)
-    _stop_on_interrupt(server)
+    _stop_on_signals(server)
     server.start()
     return 0
 
@@ -147,11 +147,12 @@ def _claim(port: int) -> None:
         sock.close()
 
 
-def _stop_on_interrupt(server: Any) -> None:
-    """Let the first Ctrl-C end the server and its kernels without a question, a second at once."""
+def _stop_on_signals(server: Any) -> None:
+    """Let Ctrl-C or SIGTERM end the server and its kernels unasked, a second Ctrl-C at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         server.stop(from_signal=True)
 
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
