@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wslessons.lab.background import BackgroundServer, serve, servers
+    from wslessons.lab.commands import serving
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
     from wslessons.lab.source import show
@@ -25,6 +26,7 @@ _HOME = {
     "logbook": "kernel",
     "sequence": "wireview",
     "serve": "background",
+    "serving": "commands",
     "servers": "background",
     "setup": "kernel",
     "show": "source",
@@ -39,6 +41,7 @@ __all__ = [
     "sequence",
     "serve",
     "servers",
+    "serving",
     "setup",
     "show",
     "wire_table",
