@@ -42,14 +42,19 @@ def log_to_stderr() -> None:
 
 def _echo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     add_address(parser, 8765)
-    parser.add_argument("--raw", action="store_true", help="echo text without the prefix")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="echo text without the prefix, and messages of up to 16 MiB, as conformance suites do",
+    )
 
     def run(args: argparse.Namespace) -> int:
         from wslessons import echo, serving
 
         log_to_stderr()
         handler = echo.echo_raw if args.raw else echo.echo
-        asyncio.run(serving.serve_until_stopped(handler, args.host, args.port))
+        options = {"max_size": echo.RAW_MAX_SIZE} if args.raw else {}
+        asyncio.run(serving.serve_until_stopped(handler, args.host, args.port, **options))
         return 0
 
     return run

@@ -28,6 +28,10 @@ from wslessons.serving import peer
 
 logger = logging.getLogger(__name__)
 
+RAW_MAX_SIZE = 2**24
+"""Bytes a message for `echo_raw` may have: the Autobahn cases send that much, the library's default
+is a sixteenth of it."""
+
 
 async def echo(connection: ServerConnection) -> None:
     """Send every text message back as ``Echo: `` + text, and every binary message unchanged.
