@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
+from wslessons.tap import Inflate, Tap
 from wslessons.wire import (
     CLIENT_TO_SERVER,
     SERVER_TO_CLIENT,
@@ -237,6 +238,17 @@ def test_inflated_payload_is_cut_and_later_messages_are_not_lost():
     assert isinstance(first, FrameRecord)
     assert (first.payload, first.data_length) == (bytes(1000), 20_000_000)
     assert second.text == "fine"
+
+
+def test_inflating_holds_no_more_than_its_limit():
+    """What is over the limit is counted and thrown away while it is decompressed."""
+    sender = PerMessageDeflate(False, False, 15, 15)
+    squeezed = bytes(sender.encode(Frame(Opcode.BINARY, bytes(20_000_000))).data)
+    tap = Tap()
+    tap.wanted = len(squeezed)
+    inflate = Inflate(tap, no_context_takeover=False, limit=10)
+    frame = inflate.decode(Frame(Opcode.BINARY, squeezed, rsv1=True))
+    assert (len(frame.data), inflate.length) == (10, 20_000_000)
 
 
 def test_compressed_frame_over_the_limit_is_named_once_and_framing_goes_on():
