@@ -16,10 +16,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from wslessons.errors import UserError
-from wslessons.faults import Fault, Faults
 from wslessons.link import Connection, Link
-from wslessons.records import FrameRecord, HandshakeRequest, Problem, Record, TransportEvent
-from wslessons.wire import Decoder
+from wslessons.link.faults import Fault, Faults
+from wslessons.wire import Decoder, FrameRecord, HandshakeRequest, Problem, Record, TransportEvent
 
 BUFFER = 10_000
 ONE_READ = 262_144

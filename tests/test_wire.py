@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from wslessons.tap import Inflate, Tap
 from wslessons.wire import (
     CLIENT_TO_SERVER,
     SERVER_TO_CLIENT,
@@ -26,6 +25,7 @@ from wslessons.wire import (
     Record,
     TransportEvent,
 )
+from wslessons.wire.tap import Inflate, Tap
 
 REQUEST = (
     b"GET /chat?room=1 HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\n"

@@ -6,15 +6,15 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from wslessons.recording import Recording
-from wslessons.records import (
+from wslessons.link import Recording
+from wslessons.wire import (
     CLIENT_TO_SERVER,
     FrameRecord,
     HandshakeRequest,
     HandshakeResponse,
     Record,
 )
-from wslessons.wording import printable
+from wslessons.wire.wording import printable
 
 Wire = Recording | Iterable[Record]
 

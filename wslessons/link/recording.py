@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
-from .records import Direction, Record, TransportKind
-from .wire import Decoder
+from wslessons.wire import Decoder, Direction, Record, TransportKind
 
 # What a chunk costs beside its bytes, roughly: a flood of single bytes must be bounded as well.
 _CHUNK_OVERHEAD = 200
@@ -29,7 +28,7 @@ class Chunk:
 
 
 class Recording:
-    """The records and raw bytes of one connection; `wslessons.relay.Connection` adds to it.
+    """The records and raw bytes of one connection; `wslessons.link.relay.Connection` adds to it.
 
     `keep` records are kept, and `keep_bytes` of raw bytes (a chunk counts as 200 more than it has).
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from .records import CLIENT_TO_SERVER, SERVER_TO_CLIENT, Direction
+from wslessons.wire import CLIENT_TO_SERVER, SERVER_TO_CLIENT, Direction
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -15,8 +15,8 @@ from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.streams import StreamReader
 from websockets.typing import ExtensionName
 
-from .records import CLIENT_TO_SERVER, Direction, FrameRecord
-from .wording import hexadecimal, payload_text
+from wslessons.wire.records import CLIENT_TO_SERVER, Direction, FrameRecord
+from wslessons.wire.wording import hexadecimal, payload_text
 
 LARGEST_BUFFER = 2**20
 """The largest frame `websockets` takes by default; of a larger one only so many bytes are held."""

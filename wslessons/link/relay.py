@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from .faults import Fault, Faults
-from .pipe import Pipe, reset
-from .recording import Recording
-from .records import CLIENT_TO_SERVER, SERVER_TO_CLIENT, Direction
+from wslessons.link.faults import Fault, Faults
+from wslessons.link.pipe import Pipe, reset
+from wslessons.link.recording import Recording
+from wslessons.wire import CLIENT_TO_SERVER, SERVER_TO_CLIENT, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Endpoint(asyncio.Protocol):
 class Connection(Recording):
     """One connection of a client through the link, open or over; made by `wslessons.link.Link`.
 
-    What it carried, and how to wait for it, is described at `wslessons.recording.Recording`. `up`
+    What it carried, and how to wait for it, is described at `wslessons.link.recording.Recording`. `up`
     and `down` count the bytes `received`, `forwarded` and `held` each way.
     """
 

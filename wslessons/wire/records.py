@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .wording import printable
+from wslessons.wire.wording import printable
 
 Direction = Literal["client->server", "server->client"]
 CLIENT_TO_SERVER: Direction = "client->server"

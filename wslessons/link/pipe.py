@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .faults import Fault, Faults, Kind
-from .records import Direction
+from wslessons.link.faults import Fault, Faults, Kind
+from wslessons.wire import Direction
 
 if TYPE_CHECKING:
-    from .relay import Connection
+    from wslessons.link.relay import Connection
 
 # A throttled pipe writes what it may in slices of this many seconds.
 _SLICE = 0.05

@@ -17,11 +17,10 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.headers import parse_extension
 from websockets.http11 import Request, Response
 
-from .records import (
+from wslessons.wire.records import (
     CLIENT_TO_SERVER,
     SERVER_TO_CLIENT,
     Direction,
-    FrameRecord,
     HandshakeRequest,
     HandshakeResponse,
     Problem,
@@ -29,21 +28,8 @@ from .records import (
     TransportEvent,
     TransportKind,
 )
-from .tap import Inflate, Side
-from .wording import printable, problem_sentence
-
-__all__ = [
-    "CLIENT_TO_SERVER",
-    "SERVER_TO_CLIENT",
-    "Decoder",
-    "Direction",
-    "FrameRecord",
-    "HandshakeRequest",
-    "HandshakeResponse",
-    "Problem",
-    "Record",
-    "TransportEvent",
-]
+from wslessons.wire.tap import Inflate, Side
+from wslessons.wire.wording import printable, problem_sentence
 
 # What a client may send before the handshake's response, which it should wait for, in bytes.
 _EARLY_LIMIT = 65_536

@@ -1,19 +1,4 @@
-"""A TCP link to set between client and server: it can be watched, and it can be broken.
-
-    async with serve(handler, "127.0.0.1", 8000), Link("ws://127.0.0.1:8000/chat") as link:
-        async with connect(link.url) as websocket:
-            await websocket.send("hello")
-            with link.stall():  # pull the plug: bytes go nowhere, and nobody is told
-                ...
-    for record in link.connections[0].records:
-        print(record.direction, record.text)
-
-Nothing in the bytes is changed, so the client's Host header names the link and not the target.
-
-Not handled here: TLS, which the link can't look into, and UDP. The parts: `wslessons.wire` decodes,
-`wslessons.recording` keeps what was seen, `wslessons.faults` holds the switches, `wslessons.pipe`
-obeys them, and `wslessons.relay` joins the sockets.
-"""
+"""The link itself: it listens, and joins each client to the target."""
 
 from __future__ import annotations
 
@@ -23,11 +8,9 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
-from .errors import UserError
-from .faults import Fault, Faults
-from .relay import Connection, Endpoint, Options
-
-__all__ = ["Connection", "Fault", "Link"]
+from wslessons.errors import UserError
+from wslessons.link.faults import Fault, Faults
+from wslessons.link.relay import Connection, Endpoint, Options
 
 HOST = "127.0.0.1"
 
@@ -37,7 +20,7 @@ class Link(Faults):
 
     Entering it listens on a free port of 127.0.0.1; `url` is what to connect to in place of the
     target. Leaving it, or `close`, ends every connection and task at once. The faults (`stall`,
-    `cut`, `close_half`, `delay`, `throttle`, `drop_after`) are methods, see `wslessons.faults`.
+    `cut`, `close_half`, `delay`, `throttle`, `drop_after`) are methods, see `wslessons.link.faults`.
 
     Bounds: `buffer` bytes in each direction of a connection, and one read, before the sender feels
     backpressure; the last `keep` records and `keep_bytes` raw bytes of a connection; the last
