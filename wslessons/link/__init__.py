@@ -11,8 +11,8 @@
 Nothing in the bytes is changed, so the client's Host header names the link and not the target.
 
 Not handled here: TLS, which the link can't look into, and UDP. The parts: `wslessons.wire` decodes,
-`wslessons.link.recording` keeps what was seen, `wslessons.link.faults` holds the switches, `wslessons.link.pipe`
-obeys them, and `wslessons.link.relay` joins the sockets.
+`recording` keeps what was seen, `faults` holds the switches, `pipe` obeys them, `relay` joins the
+sockets, and `proxy` listens.
 """
 
 from wslessons.link.faults import Fault

@@ -20,7 +20,7 @@ class Link(Faults):
 
     Entering it listens on a free port of 127.0.0.1; `url` is what to connect to in place of the
     target. Leaving it, or `close`, ends every connection and task at once. The faults (`stall`,
-    `cut`, `close_half`, `delay`, `throttle`, `drop_after`) are methods, see `wslessons.link.faults`.
+    `cut`, `close_half`, `delay`, `throttle`, `drop_after`) are methods of `Faults`.
 
     Bounds: `buffer` bytes in each direction of a connection, and one read, before the sender feels
     backpressure; the last `keep` records and `keep_bytes` raw bytes of a connection; the last
