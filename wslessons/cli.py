@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -74,9 +75,30 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     return record.run
 
 
+BENCHES = {
+    "fanout": "one message to many receivers, against broadcast() and a naive loop",
+}
+
+
+def _bench(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    names = "; ".join(f"{name}: {summary}" for name, summary in BENCHES.items())
+    parser.add_argument("name", metavar="NAME", choices=BENCHES, help=names)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="wslessons bench NAME --help")
+
+    def run(args: argparse.Namespace) -> int:
+        # Only the bench that is wanted is imported: each brings the servers it compares.
+        bench = importlib.import_module(f"wslessons.bench.{args.name}")
+        own = argparse.ArgumentParser(prog=f"wslessons bench {args.name}")
+        bench.add_arguments(own)
+        return bench.run(own.parse_args(args.options))
+
+    return run
+
+
 COMMANDS = {
     "lab": (_lab, "open the lessons in JupyterLab (what wslessons alone does)"),
     "echo": (_echo, "serve the echo of lesson 1"),
+    "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 

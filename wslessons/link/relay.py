@@ -68,7 +68,8 @@ class Endpoint(asyncio.Protocol):
 class Connection(Recording):
     """One connection of a client through the link, open or over; made by `wslessons.link.Link`.
 
-    What it carried, and how to wait for it, is described at `Recording`. `up` and `down` count the bytes `received`, `forwarded` and `held` each way.
+    What it carried, and how to wait for it, is described at `Recording`. `up` and `down`
+    count the bytes `received`, `forwarded` and `held` each way.
     """
 
     def __init__(
