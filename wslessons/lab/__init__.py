@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wslessons.lab.background import BackgroundServer, serve, servers
+    from wslessons.lab.channelview import draw_channel
     from wslessons.lab.commands import serving
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
 _HOME = {
+    "draw_channel": "channelview",
     "BackgroundServer": "background",
     "echo_panel": "echopanel",
     "handshake": "wireview",
@@ -35,6 +37,7 @@ _HOME = {
 
 __all__ = [
     "BackgroundServer",
+    "draw_channel",
     "echo_panel",
     "handshake",
     "logbook",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import html
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from websockets import Server, ServerConnection
 from websockets.frames import CloseCode
@@ -16,6 +16,21 @@ from websockets.frames import CloseCode
 from wslessons import serving
 from wslessons.errors import UserError
 from wslessons.lab.kernel import running_loop
+
+
+@runtime_checkable
+class Service(Protocol):
+    """Something to serve that brings its own options, such as a `wslessons.chat.ChatServer`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `websockets.serve` takes beside the handler."""
+        ...
+
+    async def handler(self, connection: ServerConnection) -> None:
+        """Serve one connection."""
+        ...
+
 
 _running: dict[str, BackgroundServer] = {}
 _locks: dict[str, asyncio.Lock] = {}
@@ -75,7 +90,7 @@ class BackgroundServer:
 
 async def serve(
     name: str,
-    handler: serving.Handler,
+    handler: serving.Handler | Service,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -86,7 +101,7 @@ async def serve(
     Args:
         name: what to call it; serving under the same name again replaces the server, and its
             clients are closed with code 1012 (service restart).
-        handler: called with each connection.
+        handler: called with each connection; or an object with a handler and options of its own.
         host: the address to bind.
         port: the port to bind; 0 takes a free one, which `url` then tells.
         options: whatever else `websockets.serve` takes.
@@ -99,6 +114,8 @@ async def serve(
         if (old := _running.get(name)) is not None:
             await old.stop(CloseCode.SERVICE_RESTART, "the cell was run again")
         with serving.explained_bind_errors(host, port):
+            if isinstance(handler, Service):
+                handler, options = handler.handler, handler.options | options
             server = await serving.serve(handler, host, port, **options)
         _running[name] = started = BackgroundServer(name, server)
     return started

@@ -19,7 +19,8 @@ ARROWS = {"in": "&larr;", "out": "&rarr;", "note": "&middot;", "error": "!"}
 
 
 class Transcript:
-    """A log inside a panel: escaped, bounded, and scrolled to its end.
+    """A log inside a panel: escaped, bounded, scrolled to its end, and sent to the page at most
+    twenty times a second, however fast the lines come.
 
     Args:
         keep: how many lines it holds; the oldest go first.
@@ -28,6 +29,8 @@ class Transcript:
 
     def __init__(self, keep: int = 200, height: str = "180px") -> None:
         self.lines: deque[tuple[str, str]] = deque(maxlen=keep)
+        self._loop = running_loop()
+        self._refresh: asyncio.TimerHandle | None = None
         self._html = ipywidgets.HTML()
         # In a reversed column the browser keeps the end in view by itself.
         self.widget = ipywidgets.Box(
@@ -44,8 +47,16 @@ class Transcript:
         self.widget.add_class("wslessons-transcript")
 
     def add(self, kind: str, text: str) -> None:
-        """Append a line of `kind` ``in``, ``out``, ``note`` or ``error``; `text` may be hostile."""
-        self.lines.append((kind, text))
+        """Append a line of `kind` ``in``, ``out``, ``note`` or ``error``; `text` may be hostile.
+
+        A line is cut at 500 characters. Call it on the loop on which the panel was made.
+        """
+        self.lines.append((kind, text if len(text) <= 500 else text[:499] + "…"))
+        if self._refresh is None:
+            self._refresh = self._loop.call_later(0.05, self._show)
+
+    def _show(self) -> None:
+        self._refresh = None
         self._html.value = "".join(
             f'<div style="color:{COLOURS[kind]};white-space:pre-wrap;overflow-wrap:anywhere;'
             f'line-height:1.4;font-family:monospace">{ARROWS[kind]} {html.escape(line)}</div>'

@@ -1,0 +1,69 @@
+"""Draw a channel: the ring, what it keeps, and where each reader's cursor stands."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from wslessons.channel import Channel, Receiver
+
+BOX = "border:1px solid #90a4ae;padding:4px 10px;text-align:center;font-family:monospace"
+LABEL = "padding:2px 10px;text-align:right;color:#757575"
+CURSOR = "padding:2px 6px;text-align:center;font-family:monospace;color:#1565c0"
+
+
+class ChannelDrawing:
+    """A picture of a channel at one moment; made by `draw_channel`."""
+
+    def __init__(self, channel: Channel[Any], readers: dict[str, Receiver[Any]]) -> None:
+        first = channel.oldest
+        self.items = [(first + i, str(item)) for i, item in enumerate(channel)]
+        self.capacity = channel.capacity
+        self.under: dict[int, list[str]] = {}
+        self.notes: list[str] = []
+        for name, reader in readers.items():
+            lost = first - 1 - reader.offset
+            if lost > 0:
+                self.notes.append(f"{name}: lapped, {lost} gone")
+            elif reader.behind == 0:
+                self.notes.append(f"{name}: has read everything")
+            else:
+                self.under.setdefault(reader.offset + 1, []).append(name)
+
+    def __repr__(self) -> str:
+        columns = [
+            (str(offset), item, "^" + ",".join(self.under[offset]) if offset in self.under else "")
+            for offset, item in self.items
+        ]
+        rows = []
+        for label, cells in zip(
+            ("offset", "item", "next"), zip(*columns, strict=True), strict=True
+        ):
+            widths = [max(map(len, column)) for column in columns]
+            padded = "  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True))
+            rows.append(f"{label:<8}{padded}".rstrip())
+        return "\n".join([*rows, *self.notes])
+
+    def _repr_html_(self) -> str:
+        offsets = "".join(f'<td style="{CURSOR};color:#757575">{o}</td>' for o, _ in self.items)
+        boxes = "".join(f'<td style="{BOX}">{html.escape(item)}</td>' for _, item in self.items)
+        arrows = "".join(
+            f'<td style="{CURSOR}">'
+            + (f"&uarr;<br>{html.escape(', '.join(self.under[o]))}" if o in self.under else "")
+            + "</td>"
+            for o, _ in self.items
+        )
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self.notes)
+        return (
+            f'<table><tr><td style="{LABEL}">offset</td>{offsets}</tr>'
+            f'<tr><td style="{LABEL}">the ring ({self.capacity})</td>{boxes}</tr>'
+            f'<tr><td style="{LABEL}">reads next</td>{arrows}</tr></table>{notes}'
+        )
+
+
+def draw_channel(channel: Channel[Any], **readers: Receiver[Any]) -> ChannelDrawing:
+    """Draw what `channel` keeps, and under it each reader at the item that it reads next.
+
+    A reader whose next item is gone already is lapped, and named with how many it has lost.
+    """
+    return ChannelDrawing(channel, readers)
