@@ -61,6 +61,49 @@ def _echo(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return run
 
 
+def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {least:g} or more")
+        return value
+
+    return parse
+
+
+def _chat(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    add_address(parser, 8765)
+    parser.add_argument(
+        "--capacity",
+        type=_at_least(1, int),
+        default=256,
+        metavar="N",
+        help="events that each room keeps for slow readers and those who return (default: 256)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=_at_least(0, float),
+        default=0,
+        metavar="N",
+        help="messages a second from one connection; over it, it is slowed down (default: 0, any)",
+    )
+
+    def run(args: argparse.Namespace) -> int:
+        from wslessons import serving
+        from wslessons.chat import ChatServer
+
+        log_to_stderr()
+        chat = ChatServer(capacity=args.capacity, rate=args.rate)
+        serve = serving.serve_until_stopped(chat.handler, args.host, args.port, **chat.options)
+        asyncio.run(serve)
+        return 0
+
+    return run
+
+
 def _lab(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from wslessons.lab import launch
 
@@ -99,6 +142,7 @@ COMMANDS = {
     "lab": (_lab, "open the lessons in JupyterLab (what wslessons alone does)"),
     "echo": (_echo, "serve the echo of lesson 1"),
     "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
+    "chat": (_chat, "serve the chat of lesson 2"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wslessons.lab.background import BackgroundServer, serve, servers
     from wslessons.lab.channelview import draw_channel
-    from wslessons.lab.commands import serving
+    from wslessons.lab.commands import memory, serving
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
     from wslessons.lab.source import show
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
 _HOME = {
+    "memory": "commands",
     "draw_channel": "channelview",
     "BackgroundServer": "background",
     "echo_panel": "echopanel",
@@ -41,6 +42,7 @@ __all__ = [
     "echo_panel",
     "handshake",
     "logbook",
+    "memory",
     "sequence",
     "serve",
     "servers",

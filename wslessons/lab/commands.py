@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
+
+from wslessons.errors import UserError
 
 
 class Command:
@@ -38,6 +41,21 @@ class Command:
         _, errors = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, errors.decode()
+
+
+def memory(pid: int) -> int:
+    """Return the bytes of memory that process `pid` holds now (its resident set).
+
+    Raises:
+        UserError: this system has no `ps` command to ask, as on Windows.
+    """
+    try:
+        kib = subprocess.check_output(["ps", "-o", "rss=", "-p", str(pid)], text=True, timeout=10)
+    except FileNotFoundError:
+        raise UserError(
+            "memory is measured with the ps command, which this system lacks."
+        ) from None
+    return int(kib) * 1024
 
 
 async def _start(*words: str) -> Process:
