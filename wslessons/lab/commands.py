@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 
-from wslessons.errors import UserError
+import psutil
 
 
 class Command:
@@ -44,18 +43,8 @@ class Command:
 
 
 def memory(pid: int) -> int:
-    """Return the bytes of memory that process `pid` holds now (its resident set).
-
-    Raises:
-        UserError: this system has no `ps` command to ask, as on Windows.
-    """
-    try:
-        kib = subprocess.check_output(["ps", "-o", "rss=", "-p", str(pid)], text=True, timeout=10)
-    except FileNotFoundError:
-        raise UserError(
-            "memory is measured with the ps command, which this system lacks."
-        ) from None
-    return int(kib) * 1024
+    """Return the bytes of memory that process `pid` holds now (its resident set)."""
+    return psutil.Process(pid).memory_info().rss
 
 
 async def _start(*words: str) -> Process:
