@@ -99,7 +99,8 @@ IDS = 4096
 IDLE_ROOMS = 64
 """Empty rooms that keep their log, so that people who lost their connections can resume."""
 GRACE = 5.0
-"""Seconds for which what a rate-limited client sent before it left is still let through."""
+"""Seconds for which what a rate-limited client sent before it left is still let through. (While
+more than the library's `max_queue` waits, its Close has not been read; then keepalive ends it.)"""
 
 
 class Gone(Exception):
