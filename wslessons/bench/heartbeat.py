@@ -1,0 +1,201 @@
+"""``wslessons bench heartbeat``: what it costs to keep asking thousands of idle connections.
+
+One server process with 5,000 connections that say nothing, and this process at their other end,
+which answers each ping. In turns: `wslessons.heartbeat`, the keepalive of `websockets` at the same
+interval, and nobody pinging. Measured are the server's CPU time, without what opening the
+connections took, and its memory, as a median over the rounds.
+
+Not measured: the bytes on the network, and how fast a dead peer is noticed, which is no matter of
+cost (see ``tests/test_heartbeat.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import socket
+import struct
+import time
+from typing import Any, Self
+
+from wslessons.bench.heartbeat_server import CONTENDERS
+from wslessons.bench.tools import (
+    Child,
+    machine,
+    median,
+    raise_descriptor_limit,
+    save_json,
+    table,
+)
+from wslessons.errors import UserError
+
+SERVER = "wslessons.bench.heartbeat_server"
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+PING, PONG = 0x89, 0x8A
+# As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
+RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+
+
+class Peers:
+    """Idle clients of one server, that answer its pings; a context manager.
+
+    In: the server's port, and how many. Raises `UserError` when the server refuses or drops one.
+    """
+
+    def __init__(self, port: int, count: int) -> None:
+        self.pings = 0
+        self._selector = selectors.DefaultSelector()
+        self._socks: list[socket.socket] = []
+        try:
+            for number in range(count):
+                self._connect(port)
+                if number % 50 == 0:
+                    self.answer(0)
+        except OSError as exc:
+            self.close()
+            raise UserError(f"can't connect to the bench's server: {exc}.") from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, port: int) -> None:
+        sock = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self._socks.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sock.sendall(HANDSHAKE)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (data := sock.recv(4096)):
+                raise UserError("the bench's server closed a connection in its handshake.")
+            head += data
+        if not head.startswith(b"HTTP/1.1 101 "):
+            raise UserError(f"the bench's server refused: {head[:40]!r}.")
+        sock.setblocking(False)
+        rest = bytearray(head.partition(b"\r\n\r\n")[2])
+        self._selector.register(sock, selectors.EVENT_READ, rest)
+
+    def answer(self, seconds: float) -> None:
+        """Answer pings for `seconds`, at least those that are here."""
+        end = time.perf_counter() + seconds
+        while True:
+            left = max(0.0, end - time.perf_counter())
+            for key, _ in self._selector.select(left):
+                assert isinstance(key.fileobj, socket.socket)
+                self._read(key.fileobj, key.data)
+            if not left:
+                return
+
+    def _read(self, sock: socket.socket, buffer: bytearray) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not (data := sock.recv(4096)):
+                raise UserError("the bench's server closed a connection in the middle of the run.")
+            buffer += data
+        while len(buffer) >= 2 and len(buffer) >= 2 + buffer[1]:
+            if buffer[0] != PING:
+                raise UserError(f"the bench's server sent something else than a ping: {buffer!r}.")
+            size = buffer[1]
+            # A masking key of zeros leaves the payload as it is, and costs the server the same.
+            sock.send(bytes([PONG, 0x80 | size, 0, 0, 0, 0]) + buffer[2 : 2 + size])
+            del buffer[: 2 + size]
+            self.pings += 1
+
+    def close(self) -> None:
+        """Drop all connections."""
+        for sock in self._socks:
+            sock.close()
+        self._selector.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one contender once; return CPU seconds and pings a minute, and bytes a connection."""
+    with Child(SERVER, contender, str(args.interval), str(args.connections)) as server:
+        empty = server.usage()
+        with Peers(server.port, args.connections) as peers:
+            # In the first interval each connection allocates what its first beat needs.
+            peers.answer(args.interval)
+            before, pings = server.usage(), peers.pings
+            begun = time.perf_counter()
+            peers.answer(args.seconds)
+            after, minutes = server.usage(), (time.perf_counter() - begun) / 60
+            memory = None
+            if after["rss"] is not None:
+                memory = (after["rss"] - empty["rss"]) / args.connections
+            return {
+                "cpu_per_minute": (after["cpu"] - before["cpu"]) / minutes,
+                "bytes_per_connection": memory,
+                "pings_per_minute": (peers.pings - pings) / minutes,
+            }
+
+
+def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float | None]]:
+    """Return each contender's medians."""
+
+    def middle(runs: list[dict[str, Any]], what: str) -> float | None:
+        values = [run[what] for run in runs if run[what] is not None]
+        return median(values) if values else None
+
+    return {who: {what: middle(runs, what) for what in runs[0]} for who, runs in rounds.items()}
+
+
+def show(medians: dict[str, dict[str, float | None]]) -> str:
+    """Lay the medians out as a table, with what each costs over no heartbeat at all."""
+    none = medians["none"]
+    rows = []
+    for who, values in medians.items():
+        cpu, memory = values["cpu_per_minute"], values["bytes_per_connection"]
+        assert cpu is not None
+        assert none["cpu_per_minute"] is not None
+        over = (memory - (none["bytes_per_connection"] or 0)) / 1024 if memory is not None else None
+        rows.append(
+            [
+                who,
+                f"{values['pings_per_minute']:,.0f}",
+                f"{cpu:.2f}",
+                f"{cpu - none['cpu_per_minute']:+.2f}",
+                "unknown" if memory is None else f"{memory / 1024:.2f}",
+                "unknown" if over is None else f"{over:+.2f}",
+            ]
+        )
+    head = ["heartbeat", "pings/min", "CPU s/min", "over none", "KiB/connection", "over none"]
+    return table(head, rows)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the options of this bench."""
+    parser.add_argument("--connections", type=int, default=5000, help="default: %(default)s")
+    parser.add_argument("--interval", type=float, default=15.0, help="seconds between two pings")
+    parser.add_argument("--seconds", type=float, default=30.0, help="measured, for each run")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turns")
+    parser.add_argument("--quick", action="store_true", help="500 connections, seconds, one round")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, and return 0."""
+    if args.quick:
+        args.connections, args.interval, args.seconds, args.rounds = 500, 1.0, 3.0, 1
+    if min(args.connections, args.interval, args.seconds, args.rounds) <= 0:
+        raise UserError("give each number above 0.", exit_code=2)
+    raise_descriptor_limit(args.connections + 100)
+    rounds: dict[str, list[dict[str, Any]]] = {who: [] for who in CONTENDERS}
+    for _ in range(args.rounds):
+        for who in CONTENDERS:
+            rounds[who].append(measure(who, args))
+    medians = summary(rounds)
+    print(f"{args.connections:,} idle connections, a ping every {args.interval:g} s, ", end="")
+    print(f"{args.seconds:g} s measured, medians of {args.rounds}")
+    print(show(medians))
+    options = {name: getattr(args, name) for name in ("connections", "interval", "seconds")}
+    save_json(args, {"machine": machine(), **options, "medians": medians, "rounds": rounds})
+    return 0
