@@ -120,6 +120,7 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
 
 BENCHES = {
     "fanout": "one message to many receivers, against broadcast() and a naive loop",
+    "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",
 }
 
 
