@@ -120,6 +120,7 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
 
 BENCHES = {
     "fanout": "one message to many receivers, against broadcast() and a naive loop",
+    "push": "polling, long polling, server-sent events and WebSocket, for the same dashboard",
     "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",
 }
 

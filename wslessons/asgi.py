@@ -1,0 +1,159 @@
+"""Run an ASGI application with uvicorn in a loop that is running already, such as a kernel's.
+
+`uvicorn.run` is for a process of its own: it brings a loop, takes over the signals, and ends with
+`sys.exit`. Here the loop and the signals stay their owner's, port 0 takes a free one, and `stop`
+takes bounded time.
+
+Not handled here: TLS, several workers and reloading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
+
+from wslessons.errors import UserError, need
+from wslessons.serving import explained_bind_errors, host_port
+
+need("uvicorn", "web")
+import uvicorn  # noqa: E402 -- only after the sentence above
+
+GRACE = 1
+"""Seconds that requests in flight have to end by themselves when the server stops."""
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn's server, a guest in somebody else's loop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals to the kernel, or to whoever runs the loop."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell those who wait for it."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the application end its endless responses first, else they use up the grace."""
+        state = getattr(self.config.app, "state", None)
+        if hang_up := getattr(state, "hang_up", None):
+            hang_up()
+        await super().shutdown(sockets)
+
+    async def run_as_guest(self, sock: socket.socket) -> None:
+        """Serve until told to stop; a failed start is an error and not the process's end."""
+        try:
+            await self.serve([sock])
+        except SystemExit:
+            raise UserError("the application failed to start; its error is in the log.") from None
+
+
+class AppServer:
+    """An application that is being served; made by `start`.
+
+    Attributes:
+        url: where it listens, such as ``http://127.0.0.1:54321``.
+        ws_url: the same for WebSockets, ``ws://127.0.0.1:54321``.
+    """
+
+    def __init__(self, server: _Uvicorn, sock: socket.socket) -> None:
+        address = host_port(sock.getsockname())
+        self.url, self.ws_url = f"http://{address}", f"ws://{address}"
+        self._server = server
+        self._task = asyncio.create_task(server.run_as_guest(sock), name=f"app at {address}")
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now, of either kind."""
+        return len(self._server.server_state.connections)
+
+    async def started(self) -> None:
+        """Wait until it accepts connections; raises `UserError` when the application can't."""
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            await self._task
+
+    async def stop(self) -> None:
+        """Stop in about `GRACE` seconds at most: WebSockets close with 1012. Idempotent."""
+        self._server.should_exit = True
+        await asyncio.wait([self._task])
+
+
+async def _bind(host: str, port: int) -> socket.socket:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # With the protocol named: asyncio sets TCP_NODELAY on no others, and what goes out in two
+    # writes, as an HTTP response's head and body do, would wait 40 ms for the peer's delayed ACK.
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":  # on Windows the option means that others may take the port away
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def start(
+    app: Any,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    **options: Any,
+) -> AppServer:
+    """Start serving `app` and return once it accepts connections.
+
+    Args:
+        app: the application. If it has `state.hang_up`, as a Starlette application may, that is
+            called when the server stops, before it waits for responses to end.
+        host: the address to bind; only this machine can connect unless you say otherwise.
+        port: the TCP port; 0 takes a free one.
+        options: whatever else `uvicorn.Config` takes.
+
+    Raises:
+        UserError: the address can't be bound, or the application fails to start.
+
+    Source: https://www.uvicorn.org/settings/
+    """
+    options = {
+        # The other implementation stands on the legacy part of `websockets`.
+        "ws": "websockets-sansio",
+        "log_config": None,
+        "access_log": False,
+        "timeout_graceful_shutdown": GRACE,
+        **options,
+    }
+    with explained_bind_errors(host, port):
+        sock = await _bind(host, port)
+    server = AppServer(_Uvicorn(uvicorn.Config(app, **options)), sock)
+    try:
+        await server.started()
+    except BaseException:
+        await server.stop()
+        sock.close()
+        raise
+    return server
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    app: Any, host: str = "127.0.0.1", port: int = 0, **options: Any
+) -> AsyncGenerator[AppServer]:
+    """Serve `app` while the block runs; the arguments are those of `start`."""
+    server = await start(app, host, port, **options)
+    try:
+        yield server
+    finally:
+        await server.stop()

@@ -1,0 +1,48 @@
+"""Polling against pushing: a fleet's deployment statuses, and five ways to watch them on one port.
+
+    async with push.serve(push.Fleet()) as server:
+        async with push.WebSocketTab(server.url) as tab:
+            await tab.reached(1)  # returns once something has changed
+            print(tab.services)
+
+`fleet` holds the statuses, `app` offers them over HTTP and WebSocket, `sse` frames server-sent
+events, `tabs` are the dashboards that watch, and `costs` turns what was measured into forecasts.
+The measuring is `wslessons.bench.push_load`. Needs the extra `web`.
+
+Not handled here: who may see or report a status, more than one server, and TLS; see lesson 8.
+"""
+
+from wslessons.errors import need
+
+for _module in ("aiohttp", "starlette", "uvicorn"):
+    need(_module, "web")
+
+# Only now, so that whoever lacks the extra reads that sentence and no traceback.
+from wslessons.push.app import application, serve  # noqa: E402
+from wslessons.push.costs import Load, UnitCosts  # noqa: E402
+from wslessons.push.fleet import STATUSES, Change, Fleet, Snapshot  # noqa: E402
+from wslessons.push.tabs import (  # noqa: E402
+    KINDS,
+    EventSourceTab,
+    LongPollingTab,
+    PollingTab,
+    Tab,
+    WebSocketTab,
+)
+
+__all__ = [
+    "KINDS",
+    "STATUSES",
+    "Change",
+    "EventSourceTab",
+    "Fleet",
+    "Load",
+    "LongPollingTab",
+    "PollingTab",
+    "Snapshot",
+    "Tab",
+    "UnitCosts",
+    "WebSocketTab",
+    "application",
+    "serve",
+]
