@@ -1,0 +1,225 @@
+"""The client itself: a task that keeps a connection, and two that use it, one each way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Any, Self
+
+from websockets import ClientConnection, ConnectionClosed
+from websockets.typing import Subprotocol
+
+from wslessons.client.connections import Connections, Delays, shut
+from wslessons.client.inbox import Event, Inbox
+from wslessons.client.outbox import Outbox, Unconfirmed
+from wslessons.client.retry import full_jitter
+from wslessons.client.sessions import JsonSession, TextSession
+from wslessons.events import SUBPROTOCOL, Ack, Missed
+
+__all__ = ["ChatClient"]
+
+
+class ChatClient:
+    """Somebody in a chat room, for as long as the ``async with`` block lasts.
+
+    Entering it connects and says the name; it raises a `UserError` when that can't be done. From
+    then on a lost connection is replaced, after the `reconnect_delays` (a function that returns a
+    generator of seconds, as `websockets.connect` takes it) and for at most `attempts` failures in a
+    row (None: for ever). It ends for good, and so does the iteration, when the server closes with
+    1000, or with a code that says that we are in the wrong; then iterating raises a `UserError`.
+
+    In: `url` and `name`; `text`, True to ask for plain text even where the server knows
+    `chat.v1+json`; `since` and `epoch`, to resume where an earlier client stopped; `pending`,
+    messages that may be unacknowledged before `send` waits; `tries`, connections a message is
+    written to before `send` raises `Unconfirmed`; `keep`, events that wait for the iteration before
+    the oldest go; `patience`, seconds to wait for the welcome; `stable`, seconds a connection
+    must last for the delays to begin anew; `options` of `websockets.connect`.
+
+    Not handled here: a server that has forgotten a message's id (see `wslessons.chat.IDS`) by the
+    time it is repeated says it twice; more than one task that iterates (they share the events).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        text: bool = False,
+        since: int | None = None,
+        epoch: str = "",
+        reconnect_delays: Delays = full_jitter,
+        attempts: int | None = None,
+        pending: int = 64,
+        tries: int = 10,
+        keep: int = 1024,
+        patience: float = 5.0,
+        stable: float = 5.0,
+        **options: Any,
+    ) -> None:
+        self.url, self.name = url, name.strip()
+        self.subprotocol: str | None = None
+        """What the last handshake agreed on; None is plain text."""
+        self._inbox = Inbox(keep)
+        self._outbox = Outbox(pending, tries)
+        self._json = JsonSession(self.name, self._outbox, since, epoch)
+        self._session: JsonSession | TextSession = self._json
+        self._patience = patience
+        self._connections = Connections(
+            url,
+            reconnect_delays=reconnect_delays,
+            attempts=attempts,
+            stable=stable,
+            report=self._inbox.put,
+            options={"subprotocols": None if text else [Subprotocol(SUBPROTOCOL)]} | options,
+        )
+        self._close_timeout: float | None = self._connections.options["close_timeout"]
+        self._connection: ClientConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def offset(self) -> int | None:
+        """The newest event seen, for `since`; None in plain text, which has no numbers."""
+        return self._json.offset
+
+    @property
+    def epoch(self) -> str:
+        """The life of the room in which `offset` means something."""
+        return self._json.epoch
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name=f"chat client {self.name}")
+        entered = asyncio.ensure_future(self._connections.was_in.wait())
+        try:
+            await asyncio.wait([self._task, entered], return_when=asyncio.FIRST_COMPLETED)
+            if not entered.done():
+                await self._task
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            entered.cancel()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._inbox.get()
+
+    async def send(self, text: str) -> Ack | None:
+        """Say something; return when the server has it (in plain text: when it is written).
+
+        It is repeated on new connections until it is acknowledged, and published once. Cancelling
+        takes it back if it was not written yet. Raises `ValueError` for a blank text, `Refused`,
+        `Unconfirmed` and `ChatClosed`.
+        """
+        if not text.strip():
+            raise ValueError("a blank message is not sent")
+        out = await self._outbox.add(text)
+        try:
+            return await out.acknowledged
+        except asyncio.CancelledError:
+            self._outbox.withdraw(out)
+            raise
+
+    async def who(self) -> None:
+        """Ask who is here; the answer is a `Roster`, in plain text a `Notice`. May be lost."""
+        if self._connection is not None:
+            with contextlib.suppress(ConnectionClosed):
+                await self._connection.send(self._session.who(), text=True)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Send a close frame and wait for the reply, in bounded time. Idempotent."""
+        self._connections.stopped = True
+        if self._task is None:
+            return
+        if self._connection is not None:
+            await shut(self._connection, code, reason, self._close_timeout)
+            # What came before the reply is still to be received.
+            await asyncio.wait([self._task], timeout=self._close_timeout)
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            # Whoever iterates gets the error; here it counts as seen.
+            self._task.exception()
+
+    async def _run(self) -> None:
+        """Use one connection after another."""
+        error: Exception | None = None
+        try:
+            async with contextlib.aclosing(aiter(self._connections)) as connections:
+                async for connection in connections:
+                    await self._attend(connection)
+        except Exception as exc:
+            error = exc
+            raise
+        finally:
+            self._outbox.close("the connection was closed before the acknowledgement")
+            self._inbox.end(error)
+
+    async def _attend(self, connection: ClientConnection) -> None:
+        """Use one connection until it ends: one task reads, one writes."""
+        self.subprotocol = connection.subprotocol
+        if self.subprotocol == SUBPROTOCOL:
+            self._session = self._json
+        else:
+            self._session = TextSession(self.name)
+            self._outbox.doubt("plain text has no acknowledgements")
+            if self._connections.was_in.is_set():
+                self._inbox.put(Missed(None, 0))
+        self._outbox.rewind()
+        welcomed = asyncio.Event()
+        self._connection = connection
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(self._write(connection, welcomed))
+                await self._read(connection, welcomed)
+                writing.cancel()
+        finally:
+            self._connection = None
+
+    async def _read(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
+        """Receive until the connection has ended, whatever the writer is doing."""
+        while True:
+            try:
+                data = await connection.recv()
+            except ConnectionClosed:
+                return
+            for event in self._session.receive(data):
+                self._inbox.put(event)
+                if self._session.is_welcome(event):
+                    self._connections.let_in()
+                    welcomed.set()
+
+    async def _write(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
+        """Say hello, and then all that is not acknowledged yet, in order."""
+        session, out = self._session, None
+        try:
+            await connection.send(session.hello(), text=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await welcomed.wait()
+            if not welcomed.is_set():
+                if session is self._json:
+                    await shut(connection, 1002, "no welcome", self._close_timeout)
+                    return
+                # Not every server of plain text welcomes people.
+                self._connections.let_in()
+            while True:
+                out = await self._outbox.next()
+                await connection.send(session.say(out), text=True)
+                if session is not self._json:
+                    self._outbox.confirm(out.id, None)
+        except ConnectionClosed:
+            # The reader has noticed as well, and first takes what had arrived.
+            if out is not None and session is not self._json:
+                self._outbox.fail(out.id, Unconfirmed("the connection broke"))

@@ -1,0 +1,135 @@
+"""One connection after another: which ends are final, and how long to wait after the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, cast
+
+from websockets import ClientConnection, connect
+
+from wslessons.client import retry
+from wslessons.client.inbox import Connected, Disconnected, Event, Retrying
+from wslessons.errors import UserError
+from wslessons.wire.wording import printable
+
+__all__ = ["Connections", "Delays"]
+
+Delays = Callable[[], Generator[float]]
+
+DEFAULTS = {"compression": None, "max_size": 2**16, "open_timeout": 10, "close_timeout": 2}
+"""Options of `connect` that are different here: short lines gain nothing from compression, and no
+message of a chat is larger."""
+
+
+class Connections:
+    """An asynchronous iterable of connections to `url`; the next follows when one has ended.
+
+    In: `reconnect_delays`, as `connect` takes it; `attempts`, how many may fail in a row (None: any
+    number); `stable`, seconds a connection must last for the delays to begin anew; `report`, called
+    with what happens; `options` of `connect`. Raises `UserError` at an end that is final.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        reconnect_delays: Delays,
+        attempts: int | None,
+        stable: float,
+        report: Callable[[Event], None],
+        options: dict[str, Any],
+    ) -> None:
+        self._uri = retry.check_url(url)
+        self.url = url
+        # A proxy that the system may have has no business on loopback.
+        proxy = {"proxy": None} if retry.is_loopback(self._uri.host) else {}
+        self.options: dict[str, Any] = DEFAULTS | proxy | options
+        self.stopped = False
+        """Set it for the connection there is to be the last."""
+        self.was_in = asyncio.Event()
+        """Set once the other side has let us in; failures before that are final."""
+        self._reconnect_delays, self._attempts, self._stable = reconnect_delays, attempts, stable
+        self._report = report
+        self._delays = reconnect_delays()
+        self._failures = 0
+        self._why = ""
+
+    def let_in(self) -> None:
+        """Take note that the newest connection serves its purpose."""
+        self._failures = 0
+        self.was_in.set()
+
+    async def __aiter__(self) -> AsyncGenerator[ClientConnection]:
+        loop = asyncio.get_running_loop()
+        connections = aiter(
+            connect(
+                self.url,
+                reconnect_delays=self._next_delays,
+                process_exception=self._judge,
+                **self.options,
+            )
+        )
+        async with contextlib.aclosing(cast(AsyncGenerator[ClientConnection], connections)):
+            async for connection in connections:
+                response, began = connection.response, loop.time()
+                assert response is not None
+                self._report(
+                    Connected(response.status_code, response.reason_phrase, connection.subprotocol)
+                )
+                yield connection
+                if self._is_over(connection.close_code or 1006, connection.close_reason or ""):
+                    return
+                if loop.time() - began > self._stable:
+                    self._delays = self._reconnect_delays()
+                # connect() would reconnect at once, as it waits after failures only; then all who
+                # lost one server would come back in the same moment.
+                delay = next(self._delays)
+                self._report(Retrying(delay))
+                await asyncio.sleep(delay)
+
+    def _is_over(self, code: int, reason: str) -> bool:
+        """Tell of the end of a connection; return whether it was the last, or raise why."""
+        self._report(Disconnected(code, reason))
+        if self.stopped:
+            return True
+        says = f"{code} ({printable(reason)})" if reason else str(code)
+        if not self.was_in.is_set():
+            why = (
+                "did not accept us" if code == 1008 else "ended the connection before it let us in"
+            )
+            raise UserError(f"the server {why}: {says}.")
+        if code in retry.CLEAN:
+            return True
+        if code not in retry.TRANSIENT:
+            raise UserError(f"the server closed the connection for good: {says}.")
+        return False
+
+    def _judge(self, exc: Exception) -> Exception | None:
+        """Return None to try again after a failed attempt, else the error to end with."""
+        self._failures += 1
+        error = retry.explain(exc, self._uri)
+        enough = self._attempts is not None and self._failures >= self._attempts
+        if enough or not self.was_in.is_set() or not retry.transient(exc):
+            return error
+        self._why = str(error)
+        return None
+
+    def _next_delays(self) -> Generator[float]:
+        """Go on with the delays where they were: one success is not a stable connection."""
+        while True:
+            delay = next(self._delays)
+            self._report(Retrying(delay, self._why))
+            yield delay
+
+
+async def shut(connection: ClientConnection, code: int, reason: str, bound: float | None) -> None:
+    """Complete the closing handshake, or abort the connection after `bound` seconds."""
+    # The library's own close_timeout begins when the close frame has left the write buffer; with a
+    # peer that has stopped reading, it never does.
+    try:
+        async with asyncio.timeout(bound):
+            await connection.close(code, reason)
+    except TimeoutError:
+        connection.transport.abort()

@@ -1,0 +1,103 @@
+"""What waits for the one who iterates over a client: bounded, and nothing is lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from wslessons.events import Error, Joined, Left, Message, Missed, Pong, Roster, Welcome
+
+__all__ = ["Connected", "Disconnected", "Event", "Inbox", "Notice", "Retrying"]
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The opening handshake was answered with this HTTP status."""
+
+    status: int
+    phrase: str
+    subprotocol: str | None
+    """What was agreed on; None is plain text: no resume, no acknowledgements."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection ended with this close code; 1006 where no close frame came."""
+
+    code: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """The next attempt follows after `delay` seconds; `why` is empty after `Disconnected`."""
+
+    delay: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A message that is no event we know, such as a notice of the plain-text protocol."""
+
+    text: str
+
+
+Event = (
+    Message | Joined | Left | Missed | Welcome | Roster | Error | Pong
+    | Connected | Disconnected | Retrying | Notice
+)  # fmt: skip
+
+
+class Inbox:
+    """Keep the newest `keep` events. `put` never waits, so a slow iterator holds nobody up.
+
+    That matters more than it seems: an acknowledgement arrives behind the events before it, so a
+    client that stopped receiving until they are taken could never send from inside its own loop.
+    What is dropped here is told in a `Missed`, as the server does for a slow connection.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self._events: deque[Event] = deque()
+        self._keep = keep
+        self._gone: int | None = 0
+        self._gone_offset = 0
+        self._more = asyncio.Event()
+        self._ended = False
+        self._error: Exception | None = None
+
+    def put(self, event: Event) -> None:
+        """Add an event; at the limit, the oldest one goes."""
+        if len(self._events) >= self._keep:
+            self._forget(self._events.popleft())
+        self._events.append(event)
+        self._more.set()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Let the iteration end, by `error` if there is one, after what is still here."""
+        self._ended, self._error = True, error
+        self._more.set()
+
+    async def get(self) -> Event:
+        """Return the next event. Raises `StopAsyncIteration` or the error at the end."""
+        while not self._events:
+            if self._ended:
+                raise self._error or StopAsyncIteration
+            self._more.clear()
+            await self._more.wait()
+        if self._gone != 0:
+            missed = Missed(self._gone, self._gone_offset)
+            self._gone = 0
+            return missed
+        return self._events.popleft()
+
+    def _forget(self, event: Event) -> None:
+        if isinstance(event, Missed):
+            counts = self._gone is not None and event.count is not None
+            self._gone = self._gone + event.count if counts else None
+        elif isinstance(event, Message | Joined | Left):
+            self._gone = None if self._gone is None else self._gone + 1
+        else:
+            return
+        self._gone_offset = event.offset

@@ -1,0 +1,132 @@
+"""What was said and is not acknowledged yet: kept, so that it can be repeated under the same id."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+
+from wslessons.errors import UserError
+from wslessons.events import Ack
+
+__all__ = ["ChatClosed", "Outbox", "Outgoing", "Refused", "Unconfirmed"]
+
+
+class ChatClosed(UserError):
+    """The client is closed; the message was not sent."""
+
+    def __init__(self) -> None:
+        super().__init__("the chat is closed: the message was not sent.")
+
+
+class Unconfirmed(UserError):
+    """The message was sent, and nobody can know whether it arrived."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}: the message may or may not have arrived.")
+
+
+class Refused(UserError):
+    """The server said no to a message; `code` is its word for why."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"the server refused the message: {text}.")
+        self.code = code
+
+
+class Outgoing:
+    """A message on its way, and the future for its acknowledgement."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # Random, and not counted: ids are shown to the room, and somebody who could guess the next
+        # one could pretend that it was said already.
+        self.id = secrets.token_hex(8)
+        self.tries = 0
+        """Connections it was written to."""
+        self.acknowledged: asyncio.Future[Ack | None] = asyncio.get_running_loop().create_future()
+
+
+class Outbox:
+    """Messages in the order in which they were said.
+
+    In: `limit`, how many may be unacknowledged before `add` waits; `tries`, how many connections a
+    message is written to before it is given up.
+    """
+
+    def __init__(self, limit: int, tries: int) -> None:
+        self._pending: dict[str, Outgoing] = {}
+        self._unsent: deque[Outgoing] = deque()
+        self._tries = tries
+        self._slots = asyncio.Semaphore(limit)
+        self._more = asyncio.Event()
+        self._closed = False
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._pending
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    async def add(self, text: str) -> Outgoing:
+        """Put a message at the end, once there is room. Raises `ChatClosed`."""
+        await self._slots.acquire()
+        if self._closed:
+            self._slots.release()
+            raise ChatClosed
+        out = Outgoing(text)
+        self._pending[out.id] = out
+        self._unsent.append(out)
+        self._more.set()
+        return out
+
+    async def next(self) -> Outgoing:
+        """Return the next message to write, and count the try."""
+        while True:
+            while self._unsent:
+                out = self._unsent.popleft()
+                if out.id in self._pending:
+                    out.tries += 1
+                    return out
+            self._more.clear()
+            await self._more.wait()
+
+    def rewind(self) -> None:
+        """Begin again with the oldest unacknowledged message, as on a new connection."""
+        for out in list(self._pending.values()):
+            if out.tries >= self._tries:
+                self.fail(out.id, Unconfirmed(f"no acknowledgement on {out.tries} connections"))
+        self._unsent = deque(self._pending.values())
+        self._more.set()
+
+    def withdraw(self, out: Outgoing) -> None:
+        """Forget a message that was not written yet; one that was can't be called back."""
+        if not out.tries:
+            self._settle(out.id)
+
+    def confirm(self, id: str, ack: Ack | None) -> None:
+        """Settle a message; one that is not pending is none of ours, or settled already."""
+        if (out := self._settle(id)) and not out.acknowledged.done():
+            out.acknowledged.set_result(ack)
+
+    def fail(self, id: str, error: UserError) -> None:
+        """Settle a message with an error."""
+        if (out := self._settle(id)) and not out.acknowledged.done():
+            out.acknowledged.set_exception(error)
+
+    def doubt(self, why: str) -> None:
+        """Give up the messages that were written: repeating them could say them twice."""
+        for out in [out for out in self._pending.values() if out.tries]:
+            self.fail(out.id, Unconfirmed(why))
+
+    def close(self, why: str) -> None:
+        """Take no more, and settle all: written ones are in doubt, the others were not sent."""
+        self._closed = True
+        self.doubt(why)
+        for id in list(self._pending):
+            self.fail(id, ChatClosed())
+
+    def _settle(self, id: str) -> Outgoing | None:
+        if (out := self._pending.pop(id, None)) is not None:
+            self._slots.release()
+        return out

@@ -1,0 +1,128 @@
+"""When to try again after a connection was lost, and one sentence for each way not to get one."""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+from collections.abc import Callable, Generator
+from http import HTTPStatus
+from ipaddress import ip_address
+
+from websockets.client import process_exception
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    NegotiationError,
+    ProxyError,
+    SecurityError,
+)
+from websockets.uri import WebSocketURI, parse_uri
+
+from wslessons.errors import UserError
+from wslessons.wire.wording import printable
+
+__all__ = ["CLEAN", "TRANSIENT", "check_url", "explain", "full_jitter", "is_loopback", "transient"]
+
+CLEAN = frozenset({1000, 1005})
+"""Close codes after which there is nothing to come back for (RFC 6455, section 7.4.1)."""
+TRANSIENT = frozenset({1001, 1006, 1011, 1012, 1013, 1014})
+"""Close codes after which another attempt may succeed. The rest say that we are in the wrong."""
+
+
+def full_jitter(
+    base: float = 0.5, cap: float = 30.0, uniform: Callable[[float, float], float] = random.uniform
+) -> Generator[float]:
+    """Yield delays in seconds before attempt 1, 2, 3, ...: anything from 0 to a doubling bound.
+
+    The bound is `base`, twice that, and so on, at most `cap`. A random delay spreads the clients
+    that lost one server over the whole interval, where a fixed one brings them back as one wave.
+
+    Pass it to ``connect(reconnect_delays=...)``. Source: "full jitter" of
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/; RFC 6455, section
+    7.2.3, asks for a random first delay too.
+    """
+    bound = base
+    while True:
+        yield uniform(0.0, min(bound, cap))
+        # Doubled no further than needed: a float overflows after a thousand attempts.
+        bound = min(bound * 2, cap)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine itself, where a proxy has no business."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def check_url(url: str) -> WebSocketURI:
+    """Return the parts of a WebSocket URL. Raises `UserError` where it is none."""
+    try:
+        uri = parse_uri(url)
+        uri.host.encode("idna")
+    except (InvalidURI, ValueError):
+        raise UserError(
+            f"{printable(url)!r} is no WebSocket URL: give it as ws://HOST:PORT/PATH,"
+            " or with wss:// for TLS."
+        ) from None
+    return uri
+
+
+def transient(exc: Exception) -> bool:
+    """Whether another attempt may succeed where this one failed with `exc`."""
+    # The library takes TLS errors for network errors, as `ssl.SSLError` is an `OSError`; but a
+    # certificate that is not trusted will not be trusted in a second either.
+    return not isinstance(exc, ssl.SSLError | socket.gaierror) and process_exception(exc) is None
+
+
+def explain(exc: Exception, uri: WebSocketURI) -> UserError:
+    """Say in one sentence why there is no connection to `uri`, and what to look at."""
+    where = f"{uri.host}:{uri.port}"
+    return UserError(f"{_sentence(exc, where, uri)}.")
+
+
+def _sentence(exc: Exception, where: str, uri: WebSocketURI) -> str:
+    match exc:
+        case UserError():
+            return str(exc).removesuffix(".")
+        case ssl.SSLCertVerificationError():
+            return f"the TLS certificate of {where} is not trusted: {exc.verify_message}"
+        case ssl.SSLError():
+            reason = (exc.reason or "no reason given").replace("_", " ").lower()
+            return f"TLS with {where} failed ({reason}): does this server expect ws://?"
+        case ConnectionResetError() if uri.secure:
+            return f"{where} broke off during the TLS handshake: does this server expect ws://?"
+        case socket.gaierror():
+            return f"the host {uri.host!r} is not known: check the URL"
+        case TimeoutError():
+            return f"{where} did not answer in time: check host and port"
+        case InvalidStatus():
+            code = exc.response.status_code
+            phrase = next((each.phrase for each in HTTPStatus if each == code), "")
+            said = printable(exc.response.body.decode(errors="replace").strip().split("\n")[0])
+            says = f" ({said.rstrip('.')})" if said and "<" not in said else ""
+            what = f"{code} {phrase}".strip()
+            return f"{where} answered HTTP {what} for {printable(uri.resource_name)}{says}"
+        case ProxyError() | InvalidProxy():
+            return f"the proxy on the way to {where} failed: {printable(str(exc))}"
+        case SecurityError():
+            return f"{where} sent us elsewhere, and we don't follow: {printable(str(exc))}"
+        case NegotiationError():
+            return f"{where} chose what we did not offer: {printable(str(exc))}"
+        case InvalidMessage():
+            hint = "" if uri.secure else "; if it expects TLS, use wss://"
+            return f"{where} does not speak WebSocket{hint}"
+        case InvalidHandshake():
+            return f"{where} did not accept the opening handshake: {printable(str(exc))}"
+        case ConnectionRefusedError():
+            return f"nobody accepts connections at {where}: start the server, or check the port"
+        case OSError() if "Connect call failed" in str(exc):
+            # asyncio folds the errors of several addresses into one text.
+            return f"nobody accepts connections at {where}: start the server, or check the port"
+        case _:
+            return f"no connection to {where}: {printable(str(exc) or type(exc).__name__)}"

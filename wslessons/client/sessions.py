@@ -1,0 +1,161 @@
+"""The two protocols of the chat from the client's side, without I/O: text in, events out."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+
+import msgspec
+
+from wslessons.client.inbox import Event, Notice
+from wslessons.client.outbox import Outbox, Outgoing, Refused
+from wslessons.events import (
+    Ack,
+    Error,
+    Hello,
+    Joined,
+    Left,
+    Message,
+    Missed,
+    RoomEvent,
+    Say,
+    Welcome,
+    Who,
+    decode_server,
+    encode,
+)
+
+__all__ = ["JsonSession", "TextSession"]
+
+_MOVE = re.compile(r"\[system\] >>> (.+) (joined|left) the chat")
+_MISSED = re.compile(r"\[system\] you missed (?:(\d+) )?messages?")
+_LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
+
+
+class JsonSession:
+    """`chat.v1+json`: knows its place in the room's log, so it can resume there.
+
+    It outlives connections. `offset` is the newest event seen and `epoch` the life of the room in
+    which that number means something; both are None and "" before the first welcome.
+    """
+
+    def __init__(self, name: str, outbox: Outbox, since: int | None, epoch: str) -> None:
+        self.offset = since
+        self.epoch = epoch
+        self._name = name
+        self._outbox = outbox
+        self._session = secrets.token_hex(16)
+        self._acknowledged_early: set[int] = set()
+
+    def hello(self) -> bytes:
+        """Return the first message of a connection: join, or resume."""
+        return encode(Hello(self._name, self.offset, self.epoch, self._session))
+
+    def say(self, out: Outgoing) -> bytes:
+        """Return the message that says something, or repeats it."""
+        return encode(Say(out.text, out.id))
+
+    def who(self) -> bytes:
+        """Return the question who is here."""
+        return encode(Who())
+
+    def is_welcome(self, event: Event) -> bool:
+        """Whether this event lets us in."""
+        return isinstance(event, Welcome)
+
+    def receive(self, data: str | bytes) -> Iterator[Event]:
+        """Yield what is new in a message of the server; never raises."""
+        try:
+            event = decode_server(data)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            # A newer server may send more than we know; an event that we can't read leaves a gap
+            # in the offsets, which the next one shows.
+            yield Notice(f"not understood: {exc}")
+            return
+        match event:
+            case Ack():
+                self._take_ack(event)
+            case Message() | Joined() | Left():
+                yield from self._in_order(event)
+            case Error(id=id) if id in self._outbox:
+                self._outbox.fail(id, Refused(event.code, event.text))
+            case Welcome():
+                if self.epoch and event.epoch != self.epoch:
+                    # The new life knows none of the old one's ids.
+                    self._outbox.doubt("the server was restarted")
+                    self._acknowledged_early.clear()
+                self.epoch, self.offset = event.epoch, event.offset
+                yield event
+            case Missed():
+                self.offset = max(self.offset or 0, event.offset)
+                early = self._acknowledged_early
+                early -= {offset for offset in early if offset <= self.offset}
+                yield event
+            case _:
+                yield event
+
+    def _take_ack(self, ack: Ack) -> None:
+        self._outbox.confirm(ack.id, ack)
+        offset = self.offset or 0
+        if ack.offset == offset + 1:
+            self.offset = ack.offset
+        elif ack.offset > offset:
+            # The answer to a repeat does not come through the log and may overtake it; then the
+            # message itself follows, and is still ours.
+            self._acknowledged_early.add(ack.offset)
+
+    def _in_order(self, event: RoomEvent) -> Iterator[Event]:
+        expected = (self.offset or 0) + 1
+        if event.offset < expected:
+            return
+        if event.offset > expected:
+            yield Missed(event.offset - expected, event.offset - 1)
+        self.offset = event.offset
+        if event.offset in self._acknowledged_early:
+            self._acknowledged_early.discard(event.offset)
+        elif isinstance(event, Message) and event.id in self._outbox and event.sender == self._name:
+            # What a broken connection had sent: the replay is the acknowledgement.
+            self._outbox.confirm(event.id, Ack(event.id, event.offset, event.time))
+        else:
+            yield event
+
+
+class TextSession:
+    """Plain text: lines, and no way to tell what came before a connection."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def hello(self) -> bytes:
+        """Return the first message of a connection: the name."""
+        return self._name.encode()
+
+    def say(self, out: Outgoing) -> bytes:
+        """Return the message that says something."""
+        return out.text.encode()
+
+    def who(self) -> bytes:
+        """Return the question who is here."""
+        return b"/who"
+
+    def is_welcome(self, event: Event) -> bool:
+        """Whether this event lets us in."""
+        return isinstance(event, Notice) and event.text == f"Welcome, {self._name}!"
+
+    def receive(self, data: str | bytes) -> Iterator[Event]:
+        """Yield the event that a line stands for, or a `Notice`; never raises.
+
+        >>> list(TextSession("bob").receive("[alice] hi"))
+        [Message(sender='alice', text='hi', id='', offset=0, time=0.0)]
+        """
+        if isinstance(data, bytes):
+            yield Notice(f"a binary message of {len(data)} bytes")
+        elif match := _MOVE.fullmatch(data):
+            yield (Joined if match[2] == "joined" else Left)(match[1])
+        elif match := _MISSED.fullmatch(data):
+            yield Missed(int(match[1]) if match[1] else None, 0)
+        elif data.startswith("[system] ") or not (match := _LINE.fullmatch(data)):
+            yield Notice(data)
+        else:
+            yield Message(match[1], match[2])

@@ -1,0 +1,215 @@
+"""The chat in a terminal: lines come in above the prompt while you type; also for pipes.
+
+Between a terminal's two ends stands prompt_toolkit, which keeps the half-typed line below what
+arrives. With a pipe at either end there is no prompt: lines are read as they come, and printed one
+by one; what is about the connection goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import io
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+from websockets.frames import Close
+
+from wslessons.client.chatclient import ChatClient
+from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retrying
+from wslessons.client.stdin import piped_lines
+from wslessons.errors import UserError, need
+from wslessons.events import TEXT, Error, Joined, Left, Message, Missed, Record, Roster, Welcome
+
+__all__ = ["add_arguments", "render", "run", "visible"]
+
+ATTEMPTS = 5
+"""Attempts in a row that may fail before the command gives up, after some 8 seconds."""
+GRACE = 2.0
+"""Seconds that what was typed last has to be acknowledged before the connection is closed."""
+
+
+def visible(text: str) -> str:
+    r"""Return `text` on one line, with whatever could steer a terminal written out.
+
+    >>> print(visible("\x1b[2Jbye\n[system] forged"))
+    \x1b[2Jbye\n[system] forged
+    """
+    # Joiners stay, as emoji are made with them; the rest of what is not printable has no business
+    # here: controls, line ends, and marks that turn the direction of the text around them.
+    return "".join(
+        c if c.isprintable() or c in "\u200c\u200d\xa0" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def render(event: Event) -> str:
+    """Return the line for an event of the room, in both protocols that of the plain-text one."""
+    match event:
+        case Message() | Joined() | Left():
+            line = TEXT.encode(Record(event))
+        case Missed():
+            line = TEXT.missed(event.count, event.offset)
+        case Welcome():
+            line = TEXT.welcome(event)
+        case Roster():
+            line = TEXT.roster(event.people, event.count)
+        case Error():
+            line = TEXT.error(event.code, event.text)
+        case Notice():
+            return visible(event.text)
+        case _:
+            return ""
+    return visible(line.decode())
+
+
+def status(event: Event) -> str:
+    """Return the line for what happened to the connection, or an empty one for other events."""
+    match event:
+        case Connected(code, phrase, subprotocol):
+            kind = subprotocol or "plain text: what a broken connection misses is lost"
+            return f"HTTP {code} {visible(phrase)}; {kind}"
+        case Disconnected(1006):
+            return "the connection broke: 1006, no close frame came"
+        case Disconnected(code, reason):
+            return f"closed: {visible(str(Close(code, reason)))}"
+        case Retrying(delay, why):
+            return f"{why and why + ' '}next attempt in {delay:.1f} s"
+        case _:
+            return ""
+
+
+class Talk:
+    """A client, where its lines come from, and where they go. `note` takes those on the connection.
+
+    In: `interactive`, whether somebody types: then one line need not wait for the other's
+    acknowledgement, and what fails is a note.
+    """
+
+    def __init__(
+        self, client: ChatClient, note: Callable[[str], None], *, interactive: bool
+    ) -> None:
+        self._client, self._note, self._interactive = client, note, interactive
+        self._ending = 0
+
+    async def run(self, lines: AsyncIterator[str]) -> None:
+        """Talk until the lines or the server end it. Raises `UserError` where that is not clean."""
+        showing = asyncio.create_task(self._show())
+        sending = asyncio.create_task(self._send(lines))
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C without a prompt
+                await asyncio.wait([showing, sending], return_when=asyncio.FIRST_COMPLETED)
+            if not showing.done():
+                await self._client.close()
+            await showing
+        finally:
+            for task in (showing, sending):
+                task.cancel()
+            await asyncio.wait([showing, sending])
+        if not sending.cancelled() and (error := sending.exception()):
+            raise error
+        if self._ending == 1006:
+            raise UserError("the server did not answer the close frame in time.")
+
+    async def _show(self) -> None:
+        async for event in self._client:
+            if line := status(event):
+                self._note(line)
+            elif line := render(event):
+                print(line, flush=True)
+            if isinstance(event, Disconnected):
+                self._ending = event.code
+
+    async def _send(self, lines: AsyncIterator[str]) -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            async for line in lines:
+                if not (text := line.strip()):
+                    continue
+                if text == "/quit":
+                    return
+                if text == "/who":
+                    await self._client.who()
+                elif self._interactive:
+                    task = asyncio.create_task(self._send_or_note(text))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                else:
+                    await self._client.send(text)
+        finally:
+            if tasks:
+                _, late = await asyncio.wait(set(tasks), timeout=GRACE)
+                for task in late:
+                    task.cancel()
+
+    async def _send_or_note(self, text: str) -> None:
+        try:
+            await self._client.send(text)
+        except UserError as exc:
+            self._note(f"{visible(text)!r}: {exc}")
+
+
+async def typed_lines() -> AsyncGenerator[str]:
+    """Yield what is typed at a prompt, until Ctrl-D or Ctrl-C."""
+    prompt_toolkit = need("prompt_toolkit", "client")
+    session = prompt_toolkit.PromptSession()
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            yield await session.prompt_async("> ")
+
+
+async def talk(url: str, name: str, *, json: bool) -> None:
+    """Run the terminal's client. Raises `UserError`."""
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    with contextlib.ExitStack() as stack:
+        if interactive:
+            need("prompt_toolkit", "client")
+            shell = need("prompt_toolkit.patch_stdout", "client")
+        # A server of plain text that welcomes nobody is not waited for long.
+        client = ChatClient(url, name, text=not json, attempts=ATTEMPTS, patience=5 if json else 2)
+        async with client:
+            if interactive:
+                stack.enter_context(shell.patch_stdout())
+
+            def note(line: str) -> None:
+                print(f"* {line}", flush=True, file=None if interactive else sys.stderr)
+
+            lines = typed_lines() if interactive else piped_lines()
+            async with contextlib.aclosing(lines):
+                await Talk(client, note, interactive=interactive).run(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``wslessons client``."""
+    parser.add_argument("url", metavar="URL", help="such as ws://127.0.0.1:8765")
+    parser.add_argument("--name", help="who you are (default: your login name)")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="ask for the subprotocol chat.v1+json, which resumes after a broken connection",
+    )
+
+
+def login_name() -> str:
+    """Return the user's login name, or "guest"."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "guest"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``wslessons client`` and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        asyncio.run(talk(args.url, args.name or login_name(), json=args.json))
+    except BrokenPipeError:
+        # Whoever read our lines is gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
