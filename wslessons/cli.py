@@ -104,6 +104,13 @@ def _chat(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return run
 
 
+def _client(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.client import terminal
+
+    terminal.add_arguments(parser)
+    return terminal.run
+
+
 def _lab(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from wslessons.lab import launch
 
@@ -145,6 +152,7 @@ COMMANDS = {
     "echo": (_echo, "serve the echo of lesson 1"),
     "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
     "chat": (_chat, "serve the chat of lesson 2"),
+    "client": (_client, "talk in a chat, from a terminal or a pipe"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 
