@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wslessons.lab.commands import memory, serving
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
+    from wslessons.lab.plugpanel import plug_panel
     from wslessons.lab.source import show
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
@@ -27,6 +28,7 @@ _HOME = {
     "echo_panel": "echopanel",
     "handshake": "wireview",
     "logbook": "kernel",
+    "plug_panel": "plugpanel",
     "sequence": "wireview",
     "serve": "background",
     "serving": "commands",
@@ -43,6 +45,7 @@ __all__ = [
     "handshake",
     "logbook",
     "memory",
+    "plug_panel",
     "sequence",
     "serve",
     "servers",
