@@ -49,6 +49,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from websockets.typing import Subprotocol
 
 __all__ = [
     "JSON",
@@ -78,7 +79,7 @@ __all__ = [
     "encode",
 ]
 
-SUBPROTOCOL = "chat.v1+json"
+SUBPROTOCOL = Subprotocol("chat.v1+json")
 
 ShortText = Annotated[str, msgspec.Meta(max_length=64)]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wslessons.lab.background import BackgroundServer, serve, servers
     from wslessons.lab.channelview import draw_channel
+    from wslessons.lab.chatpanel import chat_panels
     from wslessons.lab.commands import memory, serving
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
 _HOME = {
+    "chat_panels": "chatpanel",
     "memory": "commands",
     "draw_channel": "channelview",
     "BackgroundServer": "background",
@@ -40,6 +42,7 @@ _HOME = {
 
 __all__ = [
     "BackgroundServer",
+    "chat_panels",
     "draw_channel",
     "echo_panel",
     "handshake",

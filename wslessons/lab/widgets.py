@@ -92,7 +92,7 @@ class Dispatcher:
 class Panel:
     """What every panel shows: its widgets in a live notebook, and static text elsewhere."""
 
-    def __init__(self, title: str, children: list[ipywidgets.Widget]) -> None:
+    def __init__(self, title: str, children: list[ipywidgets.Widget], width: str = "640px") -> None:
         self.title = title
         self.widget = ipywidgets.VBox(
             children,
@@ -101,7 +101,7 @@ class Panel:
                 padding="8px",
                 margin="4px",
                 width="100%",
-                max_width="640px",
+                max_width=width,
             ),
         )
         self.widget.add_class("wslessons-panel")
