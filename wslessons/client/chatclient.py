@@ -12,7 +12,7 @@ from websockets.typing import Subprotocol
 
 from wslessons.client.connections import Connections, Delays, shut
 from wslessons.client.inbox import Event, Inbox
-from wslessons.client.outbox import Outbox, Unconfirmed
+from wslessons.client.outbox import Outbox
 from wslessons.client.retry import full_jitter
 from wslessons.client.sessions import JsonSession, TextSession
 from wslessons.events import SUBPROTOCOL, Ack, Missed
@@ -173,7 +173,7 @@ class ChatClient:
             self._session = self._json
         else:
             self._session = TextSession(self.name)
-            self._outbox.doubt("plain text has no acknowledgements")
+            self._outbox.doubt("the server knows only plain text now")
             if self._connections.was_in.is_set():
                 self._inbox.put(Missed(None, 0))
         self._outbox.rewind()
@@ -186,6 +186,8 @@ class ChatClient:
                 writing.cancel()
         finally:
             self._connection = None
+            if self._session is not self._json:
+                self._outbox.doubt("the connection broke")
 
     async def _read(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
         """Receive until the connection has ended, whatever the writer is doing."""
@@ -202,7 +204,7 @@ class ChatClient:
 
     async def _write(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
         """Say hello, and then all that is not acknowledged yet, in order."""
-        session, out = self._session, None
+        session = self._session
         try:
             await connection.send(session.hello(), text=True)
             with contextlib.suppress(TimeoutError):
@@ -220,6 +222,4 @@ class ChatClient:
                 if session is not self._json:
                     self._outbox.confirm(out.id, None)
         except ConnectionClosed:
-            # The reader has noticed as well, and first takes what had arrived.
-            if out is not None and session is not self._json:
-                self._outbox.fail(out.id, Unconfirmed("the connection broke"))
+            pass  # The reader notices as well, and first takes what had arrived.

@@ -97,7 +97,7 @@ class Connections:
         says = f"{code} ({printable(reason)})" if reason else str(code)
         if not self.was_in.is_set():
             why = (
-                "did not accept us" if code == 1008 else "ended the connection before it let us in"
+                "did not let us in" if code == 1008 else "ended the connection before it let us in"
             )
             raise UserError(f"the server {why}: {says}.")
         if code in retry.CLEAN:

@@ -93,7 +93,7 @@ def _sentence(exc: Exception, where: str, uri: WebSocketURI) -> str:
         case ssl.SSLCertVerificationError():
             return f"the TLS certificate of {where} is not trusted: {exc.verify_message}"
         case ssl.SSLError():
-            reason = (exc.reason or "no reason given").replace("_", " ").lower()
+            reason = (getattr(exc, "reason", None) or str(exc)).replace("_", " ").lower()
             return f"TLS with {where} failed ({reason}): does this server expect ws://?"
         case ConnectionResetError() if uri.secure:
             return f"{where} broke off during the TLS handshake: does this server expect ws://?"
