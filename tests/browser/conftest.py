@@ -44,16 +44,24 @@ async def page() -> AsyncGenerator[Page]:
 
 
 @pytest.fixture
-async def lab(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Lab]:
-    """JupyterLab, opened on lesson 1 in a work folder and with settings of its own."""
+async def lab(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncGenerator[Lab]:
+    """JupyterLab in a work folder and with settings of its own.
+
+    It is opened on lesson 1, or on the one that ``pytest.mark.lesson(WORD)`` names.
+    """
+    marker = request.node.get_closest_marker("lesson")
+    lesson = marker.args[0] if marker else "echo"
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN", "JUPYTERLAB_SETTINGS_DIR"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "work"
-    words = ["lab", "echo", "--no-browser", "--port", "0", "--dir", str(work)]
+    words = ["lab", lesson, "--no-browser", "--port", "0", "--dir", str(work)]
     async with shell.serving(*words) as process:
         await page.goto(process.url)
-        lab = Lab(page, work)
+        (notebook,) = work.glob(f"??_*{lesson}*.ipynb")
+        lab = Lab(page, notebook)
         await lab.ready()
         yield lab

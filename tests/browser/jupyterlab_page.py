@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from playwright.async_api import Locator, Page, expect
@@ -10,9 +11,10 @@ from playwright.async_api import Locator, Page, expect
 class Lab:
     """JupyterLab in a browser's page, with one notebook in front."""
 
-    def __init__(self, page: Page, work: Path) -> None:
+    def __init__(self, page: Page, notebook: Path) -> None:
         self.page = page
-        self.work = work
+        cells = json.loads(notebook.read_text())["cells"]
+        self.code_cells = sum(cell["cell_type"] == "code" for cell in cells)
 
     async def ready(self) -> None:
         """Wait until the notebook's kernel is there and idle, and no cell waits for it."""
@@ -33,9 +35,8 @@ class Lab:
         """Run all cells, and wait until the last one has its count."""
         await self.menu("Run", "Run All Cells")
         await self.ready()
-        cells = self.page.locator(".jp-CodeCell")
-        count = str(await cells.count())
-        await expect(cells.last.locator(".jp-InputPrompt")).to_have_text(f"[{count}]:")
+        last = self.page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
+        await expect(last).to_have_text(f"[{self.code_cells}]:", timeout=60_000)
 
     def panel(self, title: str) -> Locator:
         """The panel of ours whose heading is `title`."""

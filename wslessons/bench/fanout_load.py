@@ -35,10 +35,17 @@ def client_frame(text: bytes) -> bytes:
     return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
 
 
-def connect(port: int, name: str) -> tuple[socket.socket, bytearray]:
-    """Open a WebSocket connection, say `name`, wait for the welcome; return what came after."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=15)
+def connect(port: int, name: str, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
+    """Open a WebSocket connection, say `name`, wait for the welcome; return what came after.
+
+    In: `buffer_size`, bytes of the kernel's receive buffer, 0 for what the system gives.
+    """
+    sock = socket.socket()
+    sock.settimeout(15)
+    if buffer_size:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.connect(("127.0.0.1", port))
     sock.sendall(
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -89,16 +96,13 @@ class Receiver:
         del self.buffer[: at + TEXT_SIZE]
         return True
 
-    def feed(self, data: bytes | memoryview) -> None:
-        """Count the lines in `data`."""
+    def feed(self, data: bytearray, size: int) -> None:
+        """Count the lines in the first `size` bytes of `data`."""
         if not self.slow:
             first = -self.bytes % FRAME
-            expected = len(range(first, len(data), FRAME))
-            expected_sizes = len(range(first + 1, len(data), FRAME))
-            if bytes(data[first::FRAME]) == HEAD[0] * expected and (
-                bytes(data[first + 1 :: FRAME]) == HEAD[1] * expected_sizes
-            ):
-                self.bytes += len(data)
+            opcodes, sizes = data[first:size:FRAME], data[first + 1 : size : FRAME]
+            if opcodes.count(HEAD[0]) == len(opcodes) and sizes.count(HEAD[1]) == len(sizes):
+                self.bytes += size
                 self.count = self.bytes // FRAME
                 return
             # What was counted was whole lines and `bytes % FRAME` bytes of another: as its header
@@ -106,7 +110,7 @@ class Receiver:
             self.slow = True
             partial = self.bytes % FRAME
             self.buffer[:] = (b"".join(HEAD) + bytes(FRAME - 2))[:partial]
-        self.buffer += data
+        self.buffer += data[:size]
         self._read_frames()
 
     def _read_frames(self) -> None:
@@ -171,7 +175,6 @@ class Load:
         self._socks: list[socket.socket] = []
         self._poll = _Poll()
         self._buffer = bytearray(CHUNK)
-        self._view = memoryview(self._buffer)
         try:
             self._connect(port, receivers, senders, stalled)
         except OSError as exc:
@@ -187,7 +190,7 @@ class Load:
             self._socks.append(sock)
             self.receivers.append(Receiver(sock, rest, slow=i == 0))
         if stalled:
-            sock, rest = connect(port, "stalled")
+            sock, rest = connect(port, "stalled", 8192)
             self._socks.append(sock)
             self.stalled = Receiver(sock, rest, slow=True)
         for i in range(senders):
@@ -198,7 +201,7 @@ class Load:
         for receiver in self.receivers:
             self._watch(receiver.sock, lambda r=receiver: self._settle(r))
         for sender in self.senders:
-            self._watch(sender.sock, lambda s=sender: self._drop(s.sock))
+            self._watch(sender.sock, lambda s=sender: self._drop(s))
         # All has arrived that was under way when the last one has seen this mark.
         self._unsettled = set(self.receivers)
         self.senders[0].send(client_frame(MARK.ljust(TEXT_SIZE, b".")))
@@ -227,25 +230,26 @@ class Load:
                 each()
         return time.perf_counter() - begun
 
-    def _read(self, sock: socket.socket) -> memoryview:
+    def _read(self, sock: socket.socket) -> int:
+        """Read into the common buffer; return how much there was."""
         try:
             size = sock.recv_into(self._buffer)
         except BlockingIOError:
-            return self._view[:0]
+            return 0
         if not size:
             raise UserError("the server closed a connection in the middle of the run.")
-        return self._view[:size]
+        return size
 
     def _settle(self, receiver: Receiver) -> None:
-        receiver.buffer += self._read(receiver.sock)
+        receiver.buffer += self._buffer[: self._read(receiver.sock)]
         if receiver.begin():
             self._unsettled.discard(receiver)
 
     def _count(self, receiver: Receiver) -> None:
-        receiver.feed(self._read(receiver.sock))
+        receiver.feed(self._buffer, self._read(receiver.sock))
 
-    def _drop(self, sock: socket.socket) -> None:
-        self._read(sock)
+    def _drop(self, sender: Sender) -> None:
+        self._read(sender.sock)
 
     # What is measured.
 
@@ -269,18 +273,25 @@ class Load:
 
         A line is in flight until every receiver has it.
         """
-        turn = 0
+        turn, low, sent = 0, -1, self.sent
+        last = self.receivers[0]
 
         def refill() -> None:
-            nonlocal turn
-            free = window - self.sent + min(r.count + r.missed for r in self.receivers)
+            # As long as the last receiver is where it was, so is the window; looking at all of
+            # them after each poll would take more time than reading from them.
+            nonlocal turn, low, sent, last
+            if last.count + last.missed == low:
+                return
+            last = min(self.receivers, key=lambda r: r.count + r.missed)
+            low = last.count + last.missed
             shares = [0] * len(self.senders)
-            for _ in range(free):
+            for _ in range(window - sent + low):
                 shares[turn % len(shares)] += 1
                 turn += 1
             for sender, share in zip(self.senders, shares, strict=True):
                 if share or sender.waiting:
                     sender.say(share)
+            sent = max(sent, low + window)
 
         return self._run(seconds, lambda: False, refill)
 
@@ -300,7 +311,7 @@ class Load:
 
             def timed(receiver: Receiver = receiver, base: int = base[i]) -> None:
                 before = receiver.count - base
-                receiver.feed(self._read(receiver.sock))
+                receiver.feed(self._buffer, self._read(receiver.sock))
                 now = time.perf_counter()
                 latencies.extend(now - due[n] for n in range(before, receiver.count - base))
 
@@ -323,17 +334,28 @@ class Load:
             self._watch(receiver.sock, lambda r=receiver: self._count(r))
         return sorted(latencies)
 
-    def drain(self, seconds: float = 3) -> int:
-        """Wait until everything has arrived, at most `seconds`; return how many lines have not."""
+    def drain(self, seconds: float = 15, patience: float = 1) -> tuple[int, bool]:
+        """Wait until everything has arrived, or nothing more does for `patience` seconds.
+
+        Returns how many deliveries are missing, and whether they were still coming in when the
+        `seconds` were over: those are late, the others lost.
+        """
         expected = self.sent * len(self.receivers)
+        arrived, moved = self.arrived, time.perf_counter()
 
         def push() -> None:
+            nonlocal arrived, moved
             for sender in self.senders:
                 if sender.waiting:
                     sender.say(0)
+            if self.arrived != arrived:
+                arrived, moved = self.arrived, time.perf_counter()
 
-        self._run(seconds, lambda: self.arrived >= expected, push)
-        return expected - self.arrived
+        def done() -> bool:
+            return arrived >= expected or time.perf_counter() - moved > patience
+
+        self._run(seconds, done, push)
+        return expected - self.arrived, not done()
 
     def wake_stalled(self, seconds: float = 10) -> Receiver:
         """Let the stalled member read all it can get; return its counts."""
@@ -345,7 +367,7 @@ class Load:
             if stalled in self._unsettled:
                 self._settle(stalled)
                 if stalled not in self._unsettled:
-                    stalled.feed(b"")
+                    stalled.feed(self._buffer, 0)
             else:
                 self._count(stalled)
 
