@@ -73,9 +73,14 @@ class AppServer:
         self._task = asyncio.create_task(server.run_as_guest(sock), name=f"app at {address}")
 
     @property
-    def connections(self) -> int:
-        """How many connections are open now, of either kind."""
-        return len(self._server.server_state.connections)
+    def connections(self) -> set[Any]:
+        """The connections that are open now, of either kind: uvicorn's protocol objects."""
+        return set(self._server.server_state.connections)
+
+    async def wait_idle(self) -> None:
+        """Wait until no request and no WebSocket is being served."""
+        while tasks := list(self._server.server_state.tasks):
+            await asyncio.wait(tasks)
 
     async def started(self) -> None:
         """Wait until it accepts connections; raises `UserError` when the application can't."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import html
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from websockets import Server, ServerConnection
 from websockets.frames import CloseCode
@@ -34,6 +35,8 @@ class Service(Protocol):
 
 _running: dict[str, BackgroundServer] = {}
 _locks: dict[str, asyncio.Lock] = {}
+
+S = TypeVar("S", bound="BackgroundServer")
 
 
 class BackgroundServer:
@@ -71,9 +74,12 @@ class BackgroundServer:
 
         Clients get a close frame with `code` (RFC 6455, section 7.4.1). Stopping twice is harmless.
         """
+        self._forget()
+        await serving.shut(self._server, code, reason, patience)
+
+    def _forget(self) -> None:
         if self.running:
             del _running[self.name]
-        await serving.shut(self._server, code, reason, patience)
 
     def __repr__(self) -> str:
         return f"<server {self.name!r}, {'running' if self.running else 'stopped'}>"
@@ -109,15 +115,28 @@ async def serve(
     Raises:
         UserError: the address can't be bound.
     """
+    function, own = (
+        (handler.handler, handler.options) if isinstance(handler, Service) else (handler, {})
+    )
+
+    async def start() -> BackgroundServer:
+        with serving.explained_bind_errors(host, port):
+            server = await serving.serve(function, host, port, **own | options)
+        return BackgroundServer(name, server)
+
+    return await replace(name, start)
+
+
+async def replace(name: str, start: Callable[[], Awaitable[S]]) -> S:
+    """Stop the server of that name, its clients told 1012, then `start` another in its place.
+
+    Raises what `start` raises; the old server is gone by then, since both may want one port.
+    """
     running_loop()
     async with _locks.setdefault(name, asyncio.Lock()):
         if (old := _running.get(name)) is not None:
             await old.stop(CloseCode.SERVICE_RESTART, "the cell was run again")
-        with serving.explained_bind_errors(host, port):
-            if isinstance(handler, Service):
-                handler, options = handler.handler, handler.options | options
-            server = await serving.serve(handler, host, port, **options)
-        _running[name] = started = BackgroundServer(name, server)
+        _running[name] = started = await start()
     return started
 
 
