@@ -12,10 +12,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wslessons.lab.apps import BackgroundApp, serve_app
     from wslessons.lab.background import BackgroundServer, serve, servers
     from wslessons.lab.channelview import draw_channel
     from wslessons.lab.chatpanel import chat_panels
     from wslessons.lab.commands import memory, serving
+    from wslessons.lab.curves import cost_curves
+    from wslessons.lab.dashboard import dashboard_panel
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
     from wslessons.lab.plugpanel import plug_panel
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
 _HOME = {
+    "BackgroundApp": "apps",
+    "cost_curves": "curves",
+    "dashboard_panel": "dashboard",
+    "serve_app": "apps",
     "chat_panels": "chatpanel",
     "memory": "commands",
     "draw_channel": "channelview",
@@ -41,8 +48,11 @@ _HOME = {
 }
 
 __all__ = [
+    "BackgroundApp",
     "BackgroundServer",
     "chat_panels",
+    "cost_curves",
+    "dashboard_panel",
     "draw_channel",
     "echo_panel",
     "handshake",
@@ -51,6 +61,7 @@ __all__ = [
     "plug_panel",
     "sequence",
     "serve",
+    "serve_app",
     "servers",
     "serving",
     "setup",

@@ -1,9 +1,10 @@
 """Polling against pushing: a fleet's deployment statuses, and five ways to watch them on one port.
 
-    async with push.serve(push.Fleet()) as server:
-        async with push.WebSocketTab(server.url) as tab:
-            await tab.reached(1)  # returns once something has changed
-            print(tab.services)
+    fleet = push.Fleet()
+    async with push.serve(fleet) as server, push.WebSocketTab(server.url) as tab:
+        fleet.report("api", "failed")  # or from elsewhere: PUT {server.url}/fleet/api
+        await tab.reached(1)
+        print(tab.services["api"])
 
 `fleet` holds the statuses, `app` offers them over HTTP and WebSocket, `sse` frames server-sent
 events, `tabs` are the dashboards that watch, and `costs` turns what was measured into forecasts.

@@ -30,7 +30,7 @@ from wslessons import asgi
 from wslessons.channel import Closed
 from wslessons.errors import UserError
 from wslessons.push import sse
-from wslessons.push.fleet import Fleet, Follower, Update
+from wslessons.push.fleet import Fleet, Follower, Update, live
 
 LONGEST_WAIT = 60.0
 """Seconds a long poll may last; many proxies give up on a silent response at that age."""
@@ -184,10 +184,23 @@ async def _gone(request: Request) -> None:
     await request.receive()
 
 
-def application(fleet: Fleet) -> Starlette:
-    """Return the ASGI application that offers `fleet`; `wslessons.asgi` serves it."""
+def application(fleet: Fleet, *, rate: float = 0, seed: int = 0) -> Starlette:
+    """Return the ASGI application that offers `fleet`; `wslessons.asgi` serves it.
+
+    While it is served the fleet changes at random, `rate` times a second on average; the same
+    changes for the same `seed`.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        drifting = asyncio.create_task(live(fleet, rate, seed)) if rate else None
+        yield
+        if drifting is not None:
+            drifting.cancel()
+            await asyncio.wait([drifting])
+
     endpoints = Endpoints(fleet)
-    app = Starlette(routes=endpoints.routes())
+    app = Starlette(routes=endpoints.routes(), lifespan=lifespan)
     app.state.hang_up = endpoints.hang_up
     return app
 

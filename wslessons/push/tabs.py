@@ -65,6 +65,8 @@ class Tab(ABC):
         """Changes that were over before it looked."""
         self.breaks = 0
         """How often its connection broke."""
+        self.broken = False
+        """Whether it is broken now."""
         self.delays: deque[float] = deque(maxlen=100_000)
         """Seconds from a change to here, one for each update; both clocks are this machine's."""
         self.history: deque[tuple[str, str]] = deque(maxlen=1000)
@@ -86,6 +88,7 @@ class Tab(ABC):
 
     def take(self, update: Update) -> None:
         """Show `update`, and note how late it is and what was missed."""
+        self.broken = False
         now, old = time.time(), self.version
         services = update.services if isinstance(update, Snapshot) else {**self.services}
         if isinstance(update, Change):
@@ -135,6 +138,7 @@ class Tab(ABC):
             with contextlib.suppress(*BROKEN):
                 await self.watch()
             self.breaks += 1
+            self.broken = True
             await asyncio.sleep(self.rng.random() * self.retry)
 
     def _session(self) -> aiohttp.ClientSession:
@@ -148,6 +152,7 @@ class Tab(ABC):
         async with session.get(f"{self.url}/fleet{query}", headers=headers) as response:
             if response.status == 304:
                 self.unchanged += 1
+                self.broken = False
             else:
                 self.take(_decode(await response.read()))
 

@@ -1,0 +1,142 @@
+"""Cost curves of polling and pushing, drawn from unit costs that were measured on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+import ipywidgets
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from wslessons.lab.widgets import Dispatcher, Panel
+from wslessons.push import Load, UnitCosts
+
+REDRAW = 0.15
+"""Seconds between two drawings while a slider moves, at least."""
+
+RED, GREEN = "#c62828", "#2e7d32"
+
+
+def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) -> Figure:
+    """Draw CPU and traffic over the polling interval (seconds, logarithmic), and the chosen one."""
+    intervals = [10 ** (step / 10) for step in range(-10, 51)]
+    polling = [costs.polling(tabs, each) for each in intervals]
+    pushing, chosen = costs.pushing(tabs, change_every), costs.polling(tabs, interval)
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    parts: list[tuple[str, list[float], float, float]] = [
+        ("busy cores", [load.cores for load in polling], pushing.cores, chosen.cores),
+        ("bytes/s", [load.traffic for load in polling], pushing.traffic, chosen.traffic),
+    ]
+    for number, (label, curve, level, here) in enumerate(parts, 1):
+        axes = figure.add_subplot(1, 2, number)
+        axes.loglog(intervals, curve, color=RED, label="polling")
+        axes.axhline(level, color=GREEN, label="pushing")
+        axes.plot([interval], [here], "o", color=RED)
+        axes.set(xlabel="seconds between two looks", title=label)
+        axes.legend()
+    figure.axes[0].axvline(costs.break_even(change_every), color="#9e9e9e", linestyle=":")
+    return figure
+
+
+def sentence(costs: UnitCosts, tabs: float, interval: float, change_every: float) -> str:
+    """Say who wins at these numbers, and from where on the other one would."""
+    poll, push = costs.polling(tabs, interval), costs.pushing(tabs, change_every)
+    ratio = poll.cores / push.cores
+    winner = f"Pushing takes 1/{ratio:,.1f}" if ratio >= 1 else f"Polling takes 1/{1 / ratio:,.1f}"
+    return (
+        f"{winner} of the other's CPU. Polling is the cheaper one for tabs that look"
+        f" less often than every {span(costs.break_even(change_every))}."
+    )
+
+
+def span(seconds: float) -> str:
+    """Write a time as people do.
+
+    >>> span(0.25), span(59), span(5400)
+    ('0.25 s', '59 s', '1.5 h')
+    """
+    for least, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= least:
+            return f"{seconds / least:,.3g} {unit}"
+    return f"{seconds:,.2g} s"
+
+
+def _row(name: str, load: Load) -> str:
+    cells = (
+        f"{load.events:,.4g}",
+        f"{load.cores:,.3g}",
+        f"{8 * load.traffic / 1e6:,.3g}",
+        f"{load.memory / 2**20:,.4g}",
+    )
+    return f"<tr><th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+class CostCurves:
+    """The panel: three sliders, the curves, and what they say; made by `cost_curves`."""
+
+    def __init__(self, costs: UnitCosts, title: str) -> None:
+        self._costs = costs
+        self._error = ipywidgets.HTML()
+        self._dispatcher = Dispatcher(self._show_error)
+        self.tabs = _slider("open tabs", 500, 0, 6)
+        self.interval = _slider("look every", 2, -1, 5)
+        self.change_every = _slider("change every", 200, -1, 5)
+        self._picture, self._words = ipywidgets.HTML(), ipywidgets.HTML()
+        self._picture.add_class("wslessons-curves")
+        self._due = False
+        rows = []
+        for slider, unit in ((self.tabs, ""), (self.interval, "s"), (self.change_every, "s")):
+            slider.observe(self._on_change, names="value")
+            rows.append(ipywidgets.HBox([slider, ipywidgets.HTML(unit)]))
+        children = [ipywidgets.HTML(f"<b>{title}</b>"), *rows, self._picture, self._words]
+        self._panel = Panel(title, [*children, self._error])
+        self._draw()
+
+    def _on_change(self, change: dict[str, Any]) -> None:
+        if not self._due:
+            self._due = True
+            self._dispatcher.run(self._redraw())
+
+    async def _redraw(self) -> None:
+        await asyncio.sleep(REDRAW)
+        self._due = False
+        self._draw()
+
+    def _draw(self) -> None:
+        chosen = (self.tabs.value, self.interval.value, self.change_every.value)
+        buffer = io.StringIO()
+        with rc_context({"svg.hashsalt": "wslessons"}):
+            draw(self._costs, *chosen).savefig(buffer, format="svg", metadata={"Date": None})
+        svg = buffer.getvalue()
+        self._picture.value = f'<div style="background:white">{svg[svg.index("<svg") :]}</div>'
+        tabs, interval, change_every = chosen
+        head = "<tr><th></th><th>events/s</th><th>cores</th><th>Mbit/s</th><th>MiB</th></tr>"
+        rows = _row("polling", self._costs.polling(tabs, interval))
+        rows += _row("pushing", self._costs.pushing(tabs, change_every))
+        style = '<table style="border-spacing:12px 0;text-align:right;line-height:1.4">'
+        self._words.value = f"{style}{head}{rows}</table>{sentence(self._costs, *chosen)}"
+
+    def _show_error(self, text: str) -> None:
+        self._error.value = text
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return self._panel.bundle()
+
+
+def _slider(name: str, value: float, least: float, most: float) -> ipywidgets.FloatLogSlider:
+    return ipywidgets.FloatLogSlider(
+        value=value,
+        min=least,
+        max=most,
+        step=0.05,
+        description=name,
+        readout_format=",.0f" if least == 0 else ",.3~r",
+        style={"description_width": "100px"},
+    )
+
+
+def cost_curves(costs: UnitCosts, title: str = "cost curves") -> CostCurves:
+    """Make a panel with sliders for tabs, polling interval and change rate, drawn from `costs`."""
+    return CostCurves(costs, title)
