@@ -776,6 +776,11 @@ async def test_rooms_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) 
             pass
         await asyncio.sleep(0)
     assert len(running.chat.rooms) <= 4
+    async with running.join("a", "/rooms/9"):
+        for n in range(10, 20):
+            async with running.join("a", f"/rooms/{n}"):
+                pass
+        assert running.chat.people("/rooms/9") == ["a"]
     async with contextlib.AsyncExitStack() as stack:
         for n in range(5):
             await stack.enter_async_context(running.join("a", f"/rooms/full{n}"))

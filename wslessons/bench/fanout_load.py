@@ -99,8 +99,8 @@ class Receiver:
     def feed(self, data: bytearray, size: int) -> None:
         """Count the lines in the first `size` bytes of `data`."""
         if not self.slow:
-            first = -self.bytes % FRAME
-            opcodes, sizes = data[first:size:FRAME], data[first + 1 : size : FRAME]
+            opcodes = data[-self.bytes % FRAME : size : FRAME]
+            sizes = data[(1 - self.bytes) % FRAME : size : FRAME]
             if opcodes.count(HEAD[0]) == len(opcodes) and sizes.count(HEAD[1]) == len(sizes):
                 self.bytes += size
                 self.count = self.bytes // FRAME

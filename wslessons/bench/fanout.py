@@ -1,0 +1,260 @@
+"""``wslessons bench fanout``: one message to many, and what it costs.
+
+Three questions, each put to all contenders in turns, several times, with a server process and a
+load process that counts what really arrives:
+
+- **rate**: with so many messages in flight, how many deliveries a second, and how much of the
+  server's CPU time for each? (A message is in flight until every receiver has it.)
+- **latency**: at a given pace, how long does a delivery take?
+- **stalled**: what does one member that does not read cost the other 200?
+
+See `wslessons.bench.fanout_server` for the contenders. Ratios are taken within a round, where both
+sides saw the same machine, and then the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from wslessons.bench.fanout_load import Load
+from wslessons.bench.fanout_server import CONTENDERS, TEXT_SIZE
+from wslessons.bench.tools import (
+    Child,
+    machine,
+    median,
+    quantile,
+    raise_descriptor_limit,
+    save_json,
+    table,
+)
+from wslessons.errors import UserError
+
+__all__ = ["add_arguments", "main", "run"]
+
+SERVER = "wslessons.bench.fanout_server"
+RATES = [
+    (receivers, senders, window)
+    for receivers in (100, 500, 2000)
+    for senders in (1, 20)
+    for window in (128, 24)
+]
+QUICK_RATES = [(500, 1, 128), (500, 20, 128)]
+DEFAULT = [name for name in CONTENDERS if name != "tasks"]
+PACES = (50, 2000)
+"""Messages a second."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this bench's options to `parser`."""
+    parser.add_argument(
+        "--quick", action="store_true", help="two minutes instead of a quarter hour"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (default 3)")
+    parser.add_argument("--seconds", type=float, help="length of one measurement")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=CONTENDERS,
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"some of {', '.join(CONTENDERS)} (default all but tasks)",
+    )
+    parser.add_argument(
+        "--only", choices=("rate", "latency", "stalled"), help="ask one question only"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the tables, write the JSON file; return the exit code."""
+    if args.rounds < 1 or (args.seconds is not None and args.seconds <= 0):
+        raise UserError("--rounds and --seconds must be positive.", exit_code=2)
+    raise_descriptor_limit(4096)
+    seconds = args.seconds or (0.7 if args.quick else 1.5)
+    results: dict[str, Any] = {"bench": "fanout", "text_size": TEXT_SIZE, "machine": machine()}
+    print(
+        f"fan-out of {TEXT_SIZE}-byte texts; "
+        + ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    )
+    if args.only in (None, "rate"):
+        results["rate"] = [
+            _rate_case(*case, args.contenders, args.rounds, seconds)
+            for case in (QUICK_RATES if args.quick else RATES)
+        ]
+    if args.only in (None, "latency"):
+        results["latency"] = [
+            _latency_case(pace, args.contenders, args.rounds, seconds, args.quick) for pace in PACES
+        ]
+    if args.only in (None, "stalled"):
+        results["stalled"] = _stalled_case(args.rounds + 2, seconds)
+    save_json(args, results)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the bench by itself: ``python -m wslessons.bench.fanout --quick``."""
+    parser = argparse.ArgumentParser(prog="wslessons bench fanout", description=__doc__)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except UserError as exc:
+        print(f"wslessons: {exc}", file=sys.stderr)
+        return exc.exit_code
+
+
+def _rate_case(
+    receivers: int,
+    senders: int,
+    window: int,
+    contenders: list[str],
+    rounds: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure the rate of all contenders in turns."""
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name in contenders:
+            turns[name].append(_rate(name, receivers, senders, window, seconds))
+    rows = []
+    for name in contenders:
+        mine = turns[name]
+        rows.append(
+            [
+                name,
+                _large(median(turn["rate"] for turn in mine)),
+                _ratio(turns, name, "broadcast"),
+                _ratio(turns, name, "floor"),
+                f"{median(turn['cpu'] for turn in mine) * 1e6:.3g} us",
+                _missing(mine),
+            ]
+        )
+    print(f"\n{_many(receivers, 'receiver')}, {_many(senders, 'sender')}, window {window}")
+    head = ["", "deliveries/s", "over broadcast", "of the floor", "CPU/delivery", "lost"]
+    print(table(head, rows), flush=True)
+    return {"receivers": receivers, "senders": senders, "window": window, "turns": turns}
+
+
+def _rate(
+    contender: str, receivers: int, senders: int, window: int, seconds: float
+) -> dict[str, Any]:
+    with Child(SERVER, contender) as server, Load(server.port, receivers, senders) as load:
+        load.saturate(seconds / 4, window)
+        cpu, arrived = server.usage()["cpu"], load.arrived
+        took = load.saturate(seconds, window)
+        cpu, arrived = server.usage()["cpu"] - cpu, load.arrived - arrived
+        missing, late = load.drain()
+        if not arrived:
+            raise UserError(f"nothing arrived from {contender} in {took:.1f} seconds.")
+        return {
+            "rate": arrived / took,
+            "cpu": cpu / arrived,
+            "missing": missing,
+            "late": late,
+            "in_order": load.in_order,
+        }
+
+
+def _latency_case(
+    pace: int, contenders: list[str], rounds: int, seconds: float, quick: bool
+) -> dict[str, Any]:
+    """Measure the latency of all contenders at one pace, in turns."""
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name in contenders:
+            with Child(SERVER, name) as server, Load(server.port, 500, 1) as load:
+                latencies = load.pace(min(seconds, 1.0) if pace > 100 else seconds, pace)
+                missing, late = load.drain(1 if quick else 30, patience=0.5)
+                turns[name].append(
+                    {
+                        "p50": quantile(latencies, 0.5),
+                        "p99": quantile(latencies, 0.99),
+                        "missing": missing,
+                        "late": late,
+                    }
+                )
+    rows = [
+        [
+            name,
+            *(f"{median(turn[q] for turn in turns[name]) * 1e3:.1f} ms" for q in ("p50", "p99")),
+            _missing(turns[name]),
+        ]
+        for name in contenders
+    ]
+    print(f"\n500 receivers, 1 sender, {pace} messages a second")
+    print(table(["", "p50", "p99", "lost"], rows), flush=True)
+    return {"receivers": 500, "pace": pace, "turns": turns}
+
+
+def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
+    """Measure the rate at 200 members with and without one more that never reads."""
+    turns: list[dict[str, Any]] = []
+    for _ in range(rounds):
+        rates: dict[bool, float] = {}
+        turn: dict[str, Any] = {}
+        for stalled in (False, True):
+            with (
+                Child(SERVER, "chat") as server,
+                Load(server.port, 200, 1, stalled=stalled) as load,
+            ):
+                # Long enough for the stalled one to fill the kernel's buffers, some megabytes.
+                load.saturate(2.5, 128)
+                rss, arrived = server.usage()["rss"], load.arrived
+                took = load.saturate(seconds, 128)
+                rates[stalled] = (load.arrived - arrived) / took
+                if stalled:
+                    rss_after = server.usage()["rss"]
+                    missing, _ = load.drain()
+                    woken = load.wake_stalled()
+                    turn |= {
+                        "grown": None if rss is None else rss_after - rss,
+                        "missing": missing,
+                        "sent": load.sent,
+                        "heard": woken.count,
+                        "told_missed": woken.missed,
+                    }
+        turns.append(turn | {"without": rates[False], "with": rates[True]})
+    ratio = median(turn["with"] / turn["without"] for turn in turns)
+    exact = all(t["heard"] + t["told_missed"] == t["sent"] for t in turns)
+    last = turns[-1]
+    print("\n200 receivers, 1 sender, window 128, and one member that does not read")
+    print(f"rate of the others, with it to without it: {ratio:.3f} (median of {rounds})")
+    print(f"lost by the others: {sum(turn['missing'] for turn in turns)}")
+    if last["grown"] is not None:
+        grown = max(turn["grown"] for turn in turns)
+        print(f"growth of the server's memory meanwhile: {grown / 1024:.0f} KiB at most")
+    print(
+        f"when it woke it heard {last['heard']:,} and was told of {last['told_missed']:,} missed,"
+        f" of {last['sent']:,} sent: {'exact' if exact else 'NOT exact'}",
+        flush=True,
+    )
+    return {"ratio": ratio, "exact": exact, "turns": turns}
+
+
+def _ratio(turns: dict[str, list[dict[str, Any]]], name: str, other: str) -> str:
+    if other not in turns:
+        return ""
+    ratios = [a["rate"] / b["rate"] for a, b in zip(turns[name], turns[other], strict=True)]
+    return f"{median(ratios):.3g}"
+
+
+def _missing(turns: Iterable[dict[str, Any]]) -> str:
+    """Sum up what did not arrive; "late" is what was still arriving when we stopped waiting."""
+    lost = sum(turn["missing"] for turn in turns if not turn["late"])
+    late = sum(turn["missing"] for turn in turns if turn["late"])
+    disorder = "" if all(turn.get("in_order", True) for turn in turns) else ", out of order"
+    return f"{lost:,}" + (f", {late:,} late" if late else "") + disorder
+
+
+def _large(value: float) -> str:
+    return f"{value / 1e6:.2f}M" if value >= 1e6 else f"{value / 1e3:.0f}k"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
