@@ -37,7 +37,7 @@ class ChatPanel:
         self._reader: asyncio.Task[None] | None = None
         self._asking: asyncio.TimerHandle | None = None
         self._fault: Fault | None = None
-        self.transcript = Transcript(height="220px")
+        self.transcript = Transcript(keep=400, height="220px")
         self._dispatcher = Dispatcher(lambda text: self.transcript.add("error", text))
         self._state, self._people = ipywidgets.HTML(), ipywidgets.HTML()
         self._entry = ipywidgets.Text(
@@ -156,7 +156,9 @@ class ChatPanel:
         """
         if self._client is None or self._reader is None or self._reader.done():
             raise UserError("not in the room: press Reconnect first.")
-        if text.strip():
+        if text.strip() == "/who":
+            await self._client.who()
+        elif text.strip():
             self.transcript.add("out", text)
             await self._client.send(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,7 @@ def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
     parts = []
     for item in objects:
         try:
-            parts.append(inspect.getsource(item).rstrip())
+            parts.append(textwrap.dedent(inspect.getsource(item)).rstrip())
         except (OSError, TypeError):
             raise UserError(
                 f"{item!r} has no Python source to show: give show() a function, a class or a"

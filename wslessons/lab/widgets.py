@@ -31,6 +31,7 @@ class Transcript:
         self.lines: deque[tuple[str, str]] = deque(maxlen=keep)
         self._loop = running_loop()
         self._refresh: asyncio.TimerHandle | None = None
+        self._more = asyncio.Event()
         self._html = ipywidgets.HTML()
         # In a reversed column the browser keeps the end in view by itself.
         self.widget = ipywidgets.Box(
@@ -52,8 +53,18 @@ class Transcript:
         A line is cut at 500 characters. Call it on the loop on which the panel was made.
         """
         self.lines.append((kind, text if len(text) <= 500 else text[:499] + "…"))
+        self._more.set()
         if self._refresh is None:
             self._refresh = self._loop.call_later(0.05, self._show)
+
+    async def wait_for(self, text: str) -> str:
+        """Return the newest line that holds `text`, as soon as there is one."""
+        while True:
+            self._more.clear()
+            for _, line in reversed(self.lines):
+                if text in line:
+                    return line
+            await self._more.wait()
 
     def _show(self) -> None:
         self._refresh = None
