@@ -143,6 +143,8 @@ class ChatClient:
         if self._task is None:
             return
         if self._connection is not None:
+            if self._session is not self._json:
+                await self._ping(self._connection)
             await shut(self._connection, code, reason, self._close_timeout)
             # What came before the reply is still to be received.
             await asyncio.wait([self._task], timeout=self._close_timeout)
@@ -151,6 +153,16 @@ class ChatClient:
         if not self._task.cancelled():
             # Whoever iterates gets the error; here it counts as seen.
             self._task.exception()
+
+    async def _ping(self, connection: ClientConnection) -> None:
+        """Wait until the other side has what was written, where nothing acknowledges it.
+
+        A server that reads the close frame together with the last lines answers it first, and what
+        it would have said to those lines is lost.
+        """
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(self._close_timeout):
+                await (await connection.ping())
 
     async def _run(self) -> None:
         """Use one connection after another."""
