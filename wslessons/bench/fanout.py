@@ -193,34 +193,44 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
     turns: list[dict[str, Any]] = []
     for _ in range(rounds):
         rates: dict[bool, float] = {}
+        cpus: dict[bool, float] = {}
         turn: dict[str, Any] = {}
         for stalled in (False, True):
             with (
                 Child(SERVER, "chat") as server,
                 Load(server.port, 200, 1, stalled=stalled) as load,
             ):
-                # Long enough for the stalled one to fill the kernel's buffers, some megabytes.
-                load.saturate(2.5, 128)
-                rss, arrived = server.usage()["rss"], load.arrived
+                # The stalled one has to fill the kernel's buffers first, some megabytes.
+                for _ in range(20):
+                    if load.sent < 60_000:
+                        load.saturate(0.5, 128)
+                before, arrived = server.usage(), load.arrived
                 took = load.saturate(seconds, 128)
-                rates[stalled] = (load.arrived - arrived) / took
+                after, arrived = server.usage(), load.arrived - arrived
+                rates[stalled] = arrived / took
+                cpus[stalled] = (after["cpu"] - before["cpu"]) / arrived
                 if stalled:
-                    rss_after = server.usage()["rss"]
                     missing, _ = load.drain()
                     woken = load.wake_stalled()
                     turn |= {
-                        "grown": None if rss is None else rss_after - rss,
+                        "grown": None if before["rss"] is None else after["rss"] - before["rss"],
                         "missing": missing,
                         "sent": load.sent,
                         "heard": woken.count,
                         "told_missed": woken.missed,
                     }
-        turns.append(turn | {"without": rates[False], "with": rates[True]})
+        turns.append(
+            turn
+            | {"without": rates[False], "with": rates[True]}
+            | {"cpu_without": cpus[False], "cpu_with": cpus[True]}
+        )
     ratio = median(turn["with"] / turn["without"] for turn in turns)
+    cpu_ratio = median(turn["cpu_with"] / turn["cpu_without"] for turn in turns)
     exact = all(t["heard"] + t["told_missed"] == t["sent"] for t in turns)
     last = turns[-1]
     print("\n200 receivers, 1 sender, window 128, and one member that does not read")
     print(f"rate of the others, with it to without it: {ratio:.3f} (median of {rounds})")
+    print(f"the server's CPU time for each delivery, likewise: {cpu_ratio:.3f}")
     print(f"lost by the others: {sum(turn['missing'] for turn in turns)}")
     if last["grown"] is not None:
         grown = max(turn["grown"] for turn in turns)
@@ -230,7 +240,7 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
         f" of {last['sent']:,} sent: {'exact' if exact else 'NOT exact'}",
         flush=True,
     )
-    return {"ratio": ratio, "exact": exact, "turns": turns}
+    return {"ratio": ratio, "cpu_ratio": cpu_ratio, "exact": exact, "turns": turns}
 
 
 def _ratio(turns: dict[str, list[dict[str, Any]]], name: str, other: str) -> str:
