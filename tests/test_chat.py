@@ -19,6 +19,7 @@ from websockets import ConnectionClosed, InvalidStatus, Server, connect
 from websockets.asyncio.client import ClientConnection
 
 from wslessons import chat as chat_module
+from wslessons import room as room_module
 from wslessons.chat import ChatServer, Gone, TokenBucket, clean_name, clean_text
 from wslessons.events import SUBPROTOCOL
 from wslessons.fanout import CHUNK, Writer
@@ -253,7 +254,7 @@ async def test_who_answers_the_one_who_asks(start: Start) -> None:
 
 async def test_roster_is_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long roster names the first and counts the rest."""
-    monkeypatch.setattr(chat_module, "ROSTER", 2)
+    monkeypatch.setattr(room_module, "ROSTER", 2)
     running = await start()
     async with running.join("a"), running.join("b"), running.join("c") as c:
         await c.send("/who")
@@ -630,7 +631,7 @@ async def test_repeated_id_is_published_once(start: Start) -> None:
 
 async def test_ids_remembered_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A room forgets the oldest ids."""
-    monkeypatch.setattr(chat_module, "IDS", 10)
+    monkeypatch.setattr(room_module, "IDS", 10)
     running = await start()
     async with running.json("bob") as (bob, _):
         for n in range(50):

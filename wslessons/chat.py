@@ -24,8 +24,8 @@ The core, `ChatServer.handle`, knows no WebSocket library: it drives any `Connec
 take ready-made frames (`Connection.writer`) is served by the room's fan-out; any other by a task
 of its own, `forward`. What they send is the same.
 
-Not handled here: who may connect at all (Origin, tokens, TLS), names that only look alike (a
-Cyrillic letter for a Latin one), several servers sharing a room, history on disk.
+Not handled here: who may connect at all (Origin, tokens, TLS), several servers sharing a room,
+history on disk.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
-import unicodedata
 from collections import OrderedDict
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -46,21 +44,17 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from wslessons import serving
-from wslessons.channel import Channel, Closed, Lagged, Receiver
+from wslessons.channel import Closed, Lagged, Receiver
 from wslessons.events import (
     JSON,
     SUBPROTOCOL,
     TEXT,
     Ack,
     Hello,
-    Joined,
     JsonForm,
-    Left,
-    Message,
     Ping,
     Pong,
     Record,
-    RoomEvent,
     Say,
     TextForm,
     Welcome,
@@ -68,7 +62,9 @@ from wslessons.events import (
     decode_client,
     encode,
 )
-from wslessons.fanout import Fanout, FrameWriter, Writer
+from wslessons.fanout import FrameWriter, Writer
+from wslessons.room import Bus, MemoryBus, Room
+from wslessons.rules import TokenBucket, clean_name, clean_text
 
 __all__ = [
     "Bus",
@@ -87,15 +83,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 PATH = re.compile(r"/|/rooms/[A-Za-z0-9._~-]{1,64}")
-# White space that would begin a new line or column, and what would steer a terminal or turn the
-# direction of the text around it (Unicode's explicit embeddings, overrides and isolates).
-_SPACES = re.compile("[\t-\r\x85\u2028\u2029]+")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-ROSTER = 100
-"""Names in one roster; beyond them it only counts, or 2,000 joining would be sent 2 million."""
-IDS = 4096
-"""Ids of published messages that a room remembers."""
 IDLE_ROOMS = 64
 """Empty rooms that keep their log, so that people who lost their connections can resume."""
 GRACE = 5.0
@@ -189,144 +176,6 @@ class LibraryConnection:
     async def close(self, code: int, reason: str) -> None:
         """Complete the closing handshake."""
         await self._connection.close(code, reason)
-
-
-def clean_name(text: str) -> str:
-    """Return the name in `text`, trimmed. Raises `ValueError` with a sentence for a bad one.
-
-    Brackets are out because a plain-text line is ``[NAME] text``: somebody called
-    ``system] >>> bob left`` would write a notice.
-
-    >>> clean_name("  Zoë ")
-    'Zoë'
-    """
-    name = text.strip()
-    if not name:
-        raise ValueError("the name is blank")
-    if len(name) > 32:
-        raise ValueError("the name is longer than 32 characters")
-    if not name.isprintable() or "[" in name or "]" in name:
-        raise ValueError("a name has printable characters only, and no brackets")
-    if unicodedata.normalize("NFKC", name).casefold() == "system":
-        raise ValueError("the name system is reserved")
-    return name
-
-
-def clean_text(text: str) -> str:
-    r"""Return `text` trimmed and on one line, with control characters made visible as U+FFFD.
-
-    >>> clean_text(" hi\n[system] bye \x1b[2J")
-    'hi [system] bye �[2J'
-    """
-    text = text.strip()
-    if text.isprintable():
-        return text
-    return _CONTROLS.sub("\ufffd", _SPACES.sub(" ", text)).strip()
-
-
-class TokenBucket:
-    """Allow `rate` messages a second, and `burst` at once after a rest (at least 1)."""
-
-    def __init__(self, rate: float, burst: float | None = None) -> None:
-        self.rate = rate
-        self.burst = max(1.0, rate if burst is None else burst)
-        self._tokens = self.burst
-        self._filled = time.monotonic()
-
-    def take(self) -> float:
-        """Take a token, on credit if need be; return the seconds to wait until it is earned."""
-        now = time.monotonic()
-        self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate) - 1
-        self._filled = now
-        return max(0.0, -self._tokens / self.rate)
-
-
-class Bus(Protocol):
-    """What stands between saying and hearing: it puts records in order.
-
-    For each record published it calls `room.deliver(record)`, in the same order for everybody.
-    """
-
-    def publish(self, room: Room, record: Record) -> None:
-        """Take a record on its way to the room's log. Never waits."""
-        ...
-
-
-class MemoryBus:
-    """The bus of a single server: what is published is in the log at once."""
-
-    def publish(self, room: Room, record: Record) -> None:
-        """Deliver the record."""
-        room.deliver(record)
-
-
-class Room:
-    """People who hear each other, and the log of what happened among them."""
-
-    def __init__(self, path: str, capacity: int = 256, bus: Bus | None = None) -> None:
-        self.path = path
-        self.epoch = secrets.token_hex(8)
-        """Name of this life of the room: offsets mean nothing in another."""
-        self.log: Channel[Record] = Channel(capacity)
-        self.fanout: Fanout[Record] = Fanout(self.log)
-        self.people: dict[str, str] = {}
-        """Names by connection id, in the order in which people came."""
-        self.visitors = 0
-        """Connections that are here, those on their way in too."""
-        self._bus = bus or MemoryBus()
-        self._published: OrderedDict[str, int] = OrderedDict()
-
-    def resume(self, since: int | None, epoch: str) -> tuple[Receiver[Record], bool]:
-        """Return a cursor for someone who saw `since` in `epoch`, and whether the epoch is over.
-
-        With the epoch over nobody knows what was missed, and the cursor is at the oldest kept.
-        """
-        if since is None:
-            return self.log.subscribe(), False
-        if epoch and epoch != self.epoch:
-            return self.log.subscribe(since=self.log.oldest - 1), True
-        return self.log.subscribe(since=min(since, self.log.offset)), False
-
-    def enter(self, id: str, name: str) -> None:
-        """Add somebody and tell everyone, the newcomer too."""
-        self.people[id] = name
-        self._publish(Joined(name))
-
-    def leave(self, id: str) -> None:
-        """Remove somebody and tell everyone who is left."""
-        self.fanout.leave(id)
-        self._publish(Left(self.people.pop(id)))
-
-    def say(self, id: str, text: str, message_id: str = "", key: str = "") -> int | None:
-        """Publish what `id` says, unless `key` says that it has been published before.
-
-        Returns None, or else the offset that it has had since (0 while it is on its way).
-        """
-        if key:
-            if key in self._published:
-                return self._published[key]
-            self._published[key] = 0
-            if len(self._published) > IDS:
-                self._published.popitem(last=False)
-        self._publish(Message(self.people[id], text, message_id), id, key)
-        return None
-
-    def deliver(self, record: Record) -> None:
-        """Give the record its number and put it into the log, for everyone to get."""
-        record.event.offset = self.log.offset + 1
-        if record.key:
-            self._published[record.key] = record.event.offset
-        self.fanout.send(record)
-
-    def roster(self) -> tuple[list[str], int]:
-        """Return the first names, and how many there are."""
-        return [name for name, _ in zip(self.people.values(), range(ROSTER), strict=False)], len(
-            self.people
-        )
-
-    def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
-        event.time = time.time()
-        self._bus.publish(self, Record(event, origin, key))
 
 
 async def forward(

@@ -38,8 +38,9 @@ how many), then gets all that the new life has kept.
 **Sending once.** A client that does not know whether a `say` arrived repeats it with the same `id`.
 Ids are remembered for each `session` (a text the client makes up and keeps while it reconnects;
 random, since whoever knows it can use up its ids), and a repeated id is acknowledged again and not
-published again. What a broken connection had sent comes back on the next one as `message`, with its
-`id`: for the client that is the acknowledgement.
+published again. That second `ack` names an offset of the past, and may overtake events that are
+still on their way: it is not the event at that offset. What a broken connection had sent comes back
+on the next one as `message`, with its `id`: for the client that is the acknowledgement.
 
 Times are seconds since 1970, UTC. Unknown members are ignored; unknown types are an `error`.
 """

@@ -1,0 +1,112 @@
+"""A room: people who hear each other, and the log of what happened among them.
+
+Whatever happens, somebody comes, talks or goes, is one record. The room hands it to its bus, which
+puts the records of all servers in order; the bus hands it back by `Room.deliver`; and from there it
+goes into the room's log (a `Channel`) for everyone to get. On a single server the bus is nothing
+but a function call (`MemoryBus`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from itertools import islice
+from typing import Protocol
+
+from wslessons.channel import Channel, Receiver
+from wslessons.events import Joined, Left, Message, Record, RoomEvent
+from wslessons.fanout import Fanout
+
+__all__ = ["Bus", "MemoryBus", "Room"]
+
+ROSTER = 100
+"""Names in one roster; beyond them it only counts, or 2,000 joining would be sent 2 million."""
+IDS = 4096
+"""Ids of published messages that a room remembers."""
+
+
+class Bus(Protocol):
+    """What stands between saying and hearing: it puts records in order.
+
+    For each record published it calls `room.deliver(record)`, in the same order for everybody.
+    """
+
+    def publish(self, room: Room, record: Record) -> None:
+        """Take a record on its way to the room's log. Never waits."""
+        ...
+
+
+class MemoryBus:
+    """The bus of a single server: what is published is in the log at once."""
+
+    def publish(self, room: Room, record: Record) -> None:
+        """Deliver the record."""
+        room.deliver(record)
+
+
+class Room:
+    """People who hear each other, and the log of what happened among them."""
+
+    def __init__(self, path: str, capacity: int = 256, bus: Bus | None = None) -> None:
+        self.path = path
+        self.epoch = secrets.token_hex(8)
+        """Name of this life of the room: offsets mean nothing in another."""
+        self.log: Channel[Record] = Channel(capacity)
+        self.fanout: Fanout[Record] = Fanout(self.log)
+        self.people: dict[str, str] = {}
+        """Names by connection id, in the order in which people came."""
+        self.visitors = 0
+        """Connections that are here, those on their way in too."""
+        self._bus = bus or MemoryBus()
+        self._published: OrderedDict[str, int] = OrderedDict()
+
+    def resume(self, since: int | None, epoch: str) -> tuple[Receiver[Record], bool]:
+        """Return a cursor for someone who saw `since` in `epoch`, and whether the epoch is over.
+
+        With the epoch over nobody knows what was missed, and the cursor is at the oldest kept.
+        """
+        if since is None:
+            return self.log.subscribe(), False
+        if epoch and epoch != self.epoch:
+            return self.log.subscribe(since=self.log.oldest - 1), True
+        return self.log.subscribe(since=min(since, self.log.offset)), False
+
+    def enter(self, id: str, name: str) -> None:
+        """Add somebody and tell everyone, the newcomer too."""
+        self.people[id] = name
+        self._publish(Joined(name))
+
+    def leave(self, id: str) -> None:
+        """Remove somebody and tell everyone who is left."""
+        self.fanout.leave(id)
+        self._publish(Left(self.people.pop(id)))
+
+    def say(self, id: str, text: str, message_id: str = "", key: str = "") -> int | None:
+        """Publish what `id` says, unless `key` says that it has been published before.
+
+        Returns None, or else the offset that it has had since (0 while it is on its way).
+        """
+        if key:
+            if key in self._published:
+                return self._published[key]
+            self._published[key] = 0
+            if len(self._published) > IDS:
+                self._published.popitem(last=False)
+        self._publish(Message(self.people[id], text, message_id), id, key)
+        return None
+
+    def deliver(self, record: Record) -> None:
+        """Give the record its number and put it into the log, for everyone to get."""
+        record.event.offset = self.log.offset + 1
+        if record.key:
+            self._published[record.key] = record.event.offset
+        self.fanout.send(record)
+
+    def roster(self) -> tuple[list[str], int]:
+        """Return the first names, and how many there are."""
+        return list(islice(self.people.values(), ROSTER)), len(self.people)
+
+    def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
+        event.time = time.time()
+        self._bus.publish(self, Record(event, origin, key))
