@@ -12,7 +12,7 @@ import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from wslessons.bench.tools import machine, raise_descriptor_limit, save_json, table
+from wslessons.bench.tools import machine, save_json, table
 from wslessons.errors import UserError
 
 if TYPE_CHECKING:  # else every command would need the extra `web`
@@ -51,8 +51,6 @@ def run(args: argparse.Namespace) -> int:
     for name, least, most in (("tabs", 1, 2000), ("speed", 1, 200), ("changes", 1, 1000)):
         if not least <= getattr(args, name) <= most:
             raise UserError(f"--{name} goes from {least} to {most}.", exit_code=2)
-    # A tab and both sides of the link.
-    raise_descriptor_limit(4 * max(args.tabs, 250) + 100)
     results = asyncio.run(_measure(args))
     save_json(args, results)
     return 0

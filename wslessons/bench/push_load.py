@@ -21,7 +21,7 @@ from typing import Self
 import aiohttp
 
 from wslessons import push
-from wslessons.bench.tools import Child, quantile
+from wslessons.bench.tools import Child, quantile, raise_descriptor_limit
 from wslessons.link import Link
 from wslessons.push.fleet import drift, moments
 
@@ -136,6 +136,7 @@ class PushBench:
         Polling tabs ask every `interval` seconds. The run ends when time is up and every tab shows
         the last change; `TimeoutError` when that takes 30 seconds longer.
         """
+        raise_descriptor_limit(4 * tabs + 200)  # a tab, and both sides of the link
         rng, make = random.Random(seed), push.KINDS[kind]
         before = await asyncio.to_thread(self.child.usage)
         bytes_before = sum(self._bytes())

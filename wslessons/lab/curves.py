@@ -132,7 +132,7 @@ def _slider(name: str, value: float, least: float, most: float) -> ipywidgets.Fl
         max=most,
         step=0.05,
         description=name,
-        readout_format=",.0f" if least == 0 else ",.3~r",
+        readout_format=",.0f" if least == 0 else ",.1f",
         style={"description_width": "100px"},
     )
 

@@ -72,7 +72,7 @@ class Side:
 
 
 class Dashboard:
-    """The panel, made by `dashboard_panel`; its tabs find the server anew when its cell runs again."""
+    """The panel of `dashboard_panel`; its tabs find the server anew when its cell runs again."""
 
     def __init__(self, title: str, name: str, interval: float) -> None:
         self._name, self._url = name, ""

@@ -1,4 +1,4 @@
-"""Polling against pushing: a fleet's deployment statuses, and five ways to watch them on one port.
+"""Polling against pushing: a fleet's deployment statuses, and four ways to watch them on one port.
 
     fleet = push.Fleet()
     async with push.serve(fleet) as server, push.WebSocketTab(server.url) as tab:

@@ -109,7 +109,7 @@ class Endpoints:
                 if len(body) > MOST_BODY:
                     return _refusal(413, f"a report has at most {MOST_BODY} bytes.")
             change = self.fleet.report(service, msgspec.json.decode(body, type=Report).status)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return _refusal(400, 'a report is JSON such as {"status": "failed"}.')
         except UserError as exc:
             return _refusal(400, str(exc))

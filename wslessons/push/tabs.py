@@ -31,9 +31,12 @@ from wslessons.push.fleet import Change, Snapshot, Update
 
 BROKEN = (
     *(aiohttp.ClientError, ConnectionClosed, InvalidHandshake, OSError, TimeoutError),
-    *(msgspec.DecodeError, ValueError),
+    *(msgspec.DecodeError, ValueError),  # the latter for bytes that are no UTF-8, or no line
 )
 """What may come out of a connection that breaks, or of a server that answers nonsense."""
+
+PATIENCE = 10.0
+"""Seconds that a new tab waits for the first state."""
 
 _decode = msgspec.json.Decoder(Snapshot | Change).decode
 
@@ -47,7 +50,7 @@ class Tab(ABC):
         retry: seconds before it comes back after a break, at most; a random part of them.
         rng: draws that part, and a poller's phase.
 
-    Entering waits for the first state. Raises `UserError` when there is none within 10 seconds.
+    Entering waits for the first state. Raises `UserError` when there is none within `PATIENCE`.
     """
 
     def __init__(
@@ -110,16 +113,21 @@ class Tab(ABC):
             self._news.clear()
             await self._news.wait()
 
+    async def heard(self) -> None:
+        """Return when the next answer or message is there, news or not."""
+        self._news.clear()
+        await self._news.wait()
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._stay(), name=f"{type(self).__name__} of {self.url}")
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await self.reached(0)
         except BaseException as exc:
             await self.close()
             if isinstance(exc, TimeoutError):
                 raise UserError(
-                    f"nothing came from {self.url} in 10 seconds: is it a fleet?"
+                    f"no state came from {self.url} in {PATIENCE:g} s: is a fleet served there?"
                 ) from None
             raise
         return self
@@ -153,6 +161,7 @@ class Tab(ABC):
             if response.status == 304:
                 self.unchanged += 1
                 self.broken = False
+                self._news.set()
             else:
                 self.take(_decode(await response.read()))
 
