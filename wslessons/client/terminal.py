@@ -15,11 +15,13 @@ import io
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 
 from websockets.frames import Close
 
 from wslessons.client.chatclient import ChatClient
 from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retrying
+from wslessons.client.retry import full_jitter
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError, need
 from wslessons.events import TEXT, Error, Joined, Left, Message, Missed, Record, Roster, Welcome
@@ -27,7 +29,9 @@ from wslessons.events import TEXT, Error, Joined, Left, Message, Missed, Record,
 __all__ = ["add_arguments", "render", "run", "visible"]
 
 ATTEMPTS = 5
-"""Attempts in a row that may fail before the command gives up, after some 8 seconds."""
+"""Attempts in a row that may fail before the command gives up, after some 6 seconds."""
+SOON = partial(full_jitter, base=0.5, cap=5.0)
+"""Delays for one person who is watching, and who need not be spread over much time."""
 GRACE = 2.0
 """Seconds that what was typed last has to be acknowledged before the connection is closed."""
 
@@ -169,7 +173,14 @@ async def talk(url: str, name: str, *, json: bool) -> None:
             need("prompt_toolkit", "client")
             shell = need("prompt_toolkit.patch_stdout", "client")
         # A server of plain text that welcomes nobody is not waited for long.
-        client = ChatClient(url, name, text=not json, attempts=ATTEMPTS, patience=5 if json else 2)
+        client = ChatClient(
+            url,
+            name,
+            text=not json,
+            reconnect_delays=SOON,
+            attempts=ATTEMPTS,
+            patience=5 if json else 2,
+        )
         async with client:
             if interactive:
                 stack.enter_context(shell.patch_stdout())
