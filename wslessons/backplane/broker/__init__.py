@@ -173,7 +173,7 @@ def find_program(kind: str) -> str:
 def _start(kind: str, nodes: int, password: str) -> Broker:
     if kind == "kafka":
         emulator = kafka.start(nodes)
-        return Broker(kind, kafka.LABEL, lambda: f"kafka://{emulator.address}", [emulator], 1)
+        return Broker(kind, kafka.LABEL, lambda: emulator.url, [emulator], 1)
     program = find_program(kind)
     label = Path(program).stem
     if kind == "nats":

@@ -32,6 +32,11 @@ class KafkaEmulator:
         self.address = ""
         """Where clients connect, ``HOST:PORT,HOST:PORT``; other ports after a restart."""
 
+    @property
+    def url(self) -> str:
+        """The bus's URL. A fetch of the emulator lasts until its time is up, whatever comes in."""
+        return f"kafka://{self.address}?fetch_wait=5"
+
     def start(self) -> None:
         """Start the emulator; after `kill` it comes back empty, and elsewhere."""
         file = self.process.home / "address.txt"

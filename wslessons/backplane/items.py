@@ -1,0 +1,175 @@
+"""What travels between servers, and what a reader of a bus is given.
+
+On the wire a message is a JSON array of `Event`, `Beat` and `Move`, told apart by ``type``, so that
+what became ready in one turn of the loop is one message, and ``nats sub`` shows a person what is
+going on. A reader gets `Event`, and, in its place in the order, whatever else there is to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "Beat",
+    "Down",
+    "Dropped",
+    "Event",
+    "Gap",
+    "Item",
+    "Move",
+    "NewEpoch",
+    "Numbered",
+    "Occupancy",
+    "Status",
+    "Up",
+    "Wire",
+    "decode",
+    "encode",
+    "join",
+]
+
+People = dict[str, str]
+"""Names by connection id."""
+
+
+class Event(msgspec.Struct, tag="event", omit_defaults=True):
+    """Something that happened in a room. The publisher gives `room`, `data` and perhaps two more.
+
+    `data` is anything JSON can hold. What the bus fills in when it delivers is not on the wire.
+    """
+
+    room: str
+    data: Any = None
+    connection: str = ""
+    """Id of the connection it came from."""
+    key: str = ""
+    """An event whose key has been published before is delivered to nobody."""
+    node: str = ""
+    """The server it came from; filled in by `publish`, as are the next two."""
+    seq: int = 0
+    """The how-manieth event of that server it is."""
+    nth: int = 0
+    """The how-manieth of that server in this room; only where events can get lost."""
+    lost: int = 0
+    """For a note in place of events: how many of them their server had no space to keep."""
+    offset: int = 0
+    """Its number in the log, filled in on delivery; 0 while it has none (see `Numbered`)."""
+    prev: int = 0
+    """No event of this room has a number between this one and `offset`; filled in on delivery."""
+    epoch: str = ""
+    """The life of the log in which `offset` means something; filled in on delivery."""
+
+    @property
+    def id(self) -> str:
+        """Different for each event."""
+        return f"{self.node}:{self.seq}"
+
+
+class Numbered(msgspec.Struct):
+    """An event that was delivered with offset 0 has got its number; it is not to be told again."""
+
+    event: Event
+
+
+class Gap(msgspec.Struct):
+    """`count` events are gone for this reader; None where nobody can know how many."""
+
+    count: int | None
+    room: str | None = None
+    """Where they happened; None for anywhere."""
+    node: str = ""
+    """The server they came from, where that is known."""
+    offset: int = 0
+    """The number up to which they are gone; 0 where losses have no number."""
+    prev: int = 0
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How the bus stands with its broker."""
+
+    state: Literal["connected", "reconnecting", "closed"]
+    why: str = ""
+
+
+class NewEpoch(msgspec.Struct):
+    """The log has begun anew: its old numbers mean nothing any more."""
+
+    epoch: str
+
+
+class Dropped(msgspec.Struct):
+    """Events of this server that waited for the broker, and for which there was no space left."""
+
+    events: list[Event]
+
+
+class Down(msgspec.Struct):
+    """A server has not been heard of for so long that its people count as gone."""
+
+    node: str
+    rooms: dict[str, People]
+
+
+class Up(msgspec.Struct):
+    """A server that counted as gone is back, with its people."""
+
+    node: str
+    rooms: dict[str, People]
+
+
+Item = Event | Numbered | Gap | Status | NewEpoch | Dropped | Down | Up
+
+
+class Occupancy(msgspec.Struct, omit_defaults=True):
+    """One server's people in one room: the first by name, and how many there are."""
+
+    people: People
+    count: int
+    nth: int = 0
+    """How many events that server has published in this room."""
+
+
+class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
+    """A server's sign of life, with its people; in several parts when there are many rooms."""
+
+    node: str
+    age: float
+    """Seconds since the server started."""
+    rooms: dict[str, Occupancy]
+    number: int
+    """The how-manieth beat, the same in all its parts."""
+    last: bool = True
+    """Whether this is its last part: a room in none of them is empty."""
+    ask: bool = False
+    """Whether the server is new and wants everybody's beat at once."""
+    gone: bool = False
+    """Whether the server stops, and its people go with it."""
+
+
+class Move(msgspec.Struct, tag="move", omit_defaults=True):
+    """Somebody came, with a name, or went, with none; the next beat says the same again."""
+
+    node: str
+    room: str
+    connection: str
+    name: str = ""
+
+
+Wire = Event | Beat | Move
+
+encode = msgspec.json.Encoder().encode
+"""Return one part of a message as JSON."""
+_decoder: msgspec.json.Decoder[list[Wire]] = msgspec.json.Decoder(list[Wire])
+
+
+def join(parts: Sequence[bytes]) -> bytes:
+    """Make one message of encoded parts."""
+    return b"[" + b",".join(parts) + b"]"
+
+
+def decode(data: bytes) -> list[Wire]:
+    """Read a message. Raises `msgspec.DecodeError`."""
+    return _decoder.decode(data)

@@ -1,0 +1,251 @@
+"""Kafka: a topic that every server reads in full (https://kafka.apache.org/documentation/).
+
+No consumer group: a group shares a topic out among its members, and here each has to hear all. The
+record's key is the room, which decides its partition, so numbers are in order within a room: a
+number is the record's offset plus one, times 1,000, plus the event's place in the record; times
+the number of partitions, plus the partition. Signs of life go to the topic ``NAME.presence``; the
+oldest record in it has the epoch.
+
+The producer is idempotent (it repeats what was lost without doubling it) and waits for all
+replicas that are in sync.
+
+Not handled here: TLS, SASL other than PLAIN over plain text, and partitions added to a topic in
+use, which would move its rooms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import zlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from wslessons.backplane.addresses import Address
+from wslessons.backplane.transport import (
+    CHECK,
+    LOST_AFTER,
+    LogHost,
+    LogTransport,
+    Unreachable,
+    first_to_end,
+)
+from wslessons.errors import UserError, need
+
+need("aiokafka", "kafka")
+from aiokafka import (  # noqa: E402 -- only after the sentence above
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
+    TopicPartition,
+    errors,
+)
+
+__all__ = ["PLACES", "Topic"]
+
+PLACES = 1000
+"""Numbers that each record has for its events."""
+# The client reports every failed attempt to connect; our status says it once.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+class Topic(LogTransport):
+    """A topic of Kafka; the broker creates it if it is set up to.
+
+    In: `address`, with the options `topic` (default: wslessons) and `fetch_wait`, the milliseconds
+    for which the broker holds a fetch when it has nothing to give (500, as is Kafka's default).
+    """
+
+    host: LogHost
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(f"Kafka at {address.hosts_text}")
+        self._address = address
+        self._topic = address.option("topic", "wslessons")
+        self._wait = address.number("fetch_wait", 500)
+        self._presence = TopicPartition(f"{self._topic}.presence", 0)
+        self.tail: dict[int, int] = {}
+        self._lanes = 1
+        self._epoch = ""
+        self._next: dict[int, int] = {}
+        """For each partition, the offset of the record to read next."""
+        self._producer: AIOKafkaProducer | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+        self._broken = asyncio.Event()
+
+    def lane(self, room: str) -> int:
+        """Return the partition of `room`."""
+        return zlib.crc32(room.encode()) % self._lanes
+
+    def group(self, room: str) -> str:
+        """Return the room: each has records of its own."""
+        return room
+
+    async def tell(self, data: bytes) -> None:
+        """Send to the topic beside the log."""
+        await self._send(self._presence, data, None)
+
+    async def flush(self) -> None:
+        """Every record is acknowledged, so nothing is under way."""
+
+    async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
+        """Send a record, and wait until the replicas in sync have it."""
+        await self._send(TopicPartition(self._topic, self.lane(group)), data, group.encode())
+
+    async def _send(self, to: TopicPartition, data: bytes, key: bytes | None) -> None:
+        self._check_connected()
+        if self._producer is None:
+            raise Unreachable("the connection is lost")
+        headers = [("epoch", self._epoch.encode())] if to == self._presence else None
+        try:
+            async with asyncio.timeout(2 * LOST_AFTER):
+                await self._producer.send_and_wait(
+                    to.topic, data, key=key, partition=to.partition, headers=headers
+                )
+        except (errors.KafkaError, OSError, TimeoutError) as exc:
+            # A producer that failed once may not be used again (its sequence has a hole).
+            self._broken.set()
+            raise Unreachable(_why(exc)) from exc
+
+    async def _connect(self) -> None:
+        options: dict[str, Any] = {
+            "bootstrap_servers": self._address.hosts,
+            "client_id": "wslessons",
+            "request_timeout_ms": int(LOST_AFTER * 1000),
+            "retry_backoff_ms": 50,
+        }
+        if self._address.user:
+            options |= {
+                "security_protocol": "SASL_PLAINTEXT",
+                "sasl_plain_username": self._address.user,
+                "sasl_plain_password": self._address.password,
+            }
+        self._broken = asyncio.Event()
+        try:
+            self._producer = AIOKafkaProducer(
+                **options, enable_idempotence=True, max_request_size=self.limit
+            )
+            await self._producer.start()
+            self._consumer = AIOKafkaConsumer(
+                **options,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                fetch_max_wait_ms=self._wait,
+            )
+            await self._consumer.start()
+            await self._assign(self._producer, self._consumer)
+        except errors.AuthenticationFailedError as exc:
+            raise UserError(
+                f"{self.label} does not accept the user name and password in the URL: {exc}."
+            ) from None
+        except (errors.KafkaError, OSError) as exc:
+            raise Unreachable(_why(exc)) from exc
+
+    async def _assign(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
+        """Find where to begin, and what has happened to the log meanwhile."""
+        lanes = len(await producer.partitions_for(self._topic))
+        await producer.partitions_for(self._presence.topic)
+        partitions = {lane: TopicPartition(self._topic, lane) for lane in range(lanes)}
+        everything = [*partitions.values(), self._presence]
+        consumer.assign(everything)
+        oldest = await consumer.beginning_offsets(everything)
+        newest = await consumer.end_offsets(everything)
+        epoch = await self._find_epoch(producer, consumer, oldest[self._presence], newest)
+        behind = any(newest[partitions[lane]] < at for lane, at in self._next.items())
+        known = (self._epoch.partition("+")[0], self._lanes)
+        if not self._epoch or known != (epoch, lanes) or behind:
+            # The same epoch with fewer records: some were lost, and their numbers come again.
+            self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
+            self._lanes = lanes
+            most = max(1, self.history // lanes)
+            self._next = {
+                lane: max(oldest[each], newest[each] - most) for lane, each in partitions.items()
+            }
+            before = {lane: self._number(lane, at) - lanes for lane, at in self._next.items()}
+            self.host.opened(self._epoch, before)
+            self.tail = self.tail or {
+                lane: self._number(lane, newest[each] - 1)
+                for lane, each in partitions.items()
+                if newest[each] > self._next[lane]
+            }
+        for lane, each in partitions.items():
+            if oldest[each] > self._next[lane]:
+                self.host.trimmed(lane, self._number(lane, oldest[each]) - lanes, None)
+                self._next[lane] = oldest[each]
+            consumer.seek(each, self._next[lane])
+        consumer.seek(self._presence, max(newest[self._presence], oldest[self._presence]))
+
+    async def _find_epoch(
+        self,
+        producer: AIOKafkaProducer,
+        consumer: AIOKafkaConsumer,
+        oldest: int,
+        newest: dict[TopicPartition, int],
+    ) -> str:
+        """Return the epoch of the log; a log without one is given one by whoever comes first."""
+        if newest[self._presence] == oldest:
+            proposal = [("epoch", secrets.token_hex(8).encode())]
+            topic, partition = self._presence
+            await producer.send_and_wait(topic, b"[]", partition=partition, headers=proposal)
+        consumer.pause(*(each for each in consumer.assignment() if each != self._presence))
+        consumer.seek(self._presence, oldest)
+        record = await consumer.getone(self._presence)
+        consumer.resume(*consumer.assignment())
+        return dict(record.headers).get("epoch", b"").decode()
+
+    async def _serve(self) -> None:
+        try:
+            await first_to_end(self._read(), self._watch(), self._broken.wait())
+        except (errors.KafkaError, OSError) as exc:
+            raise Unreachable(_why(exc)) from exc
+
+    async def _read(self) -> None:
+        assert self._consumer is not None
+        async for record in _records(self._consumer):
+            if record.topic != self._topic:
+                self.host.heard(record.value)
+                continue
+            lane = record.partition
+            self._next[lane] = record.offset + 1
+            self.host.entry(lane, self._number(lane, record.offset), self._lanes, record.value)
+
+    def _number(self, lane: int, offset: int) -> int:
+        return (offset + 1) * PLACES * self._lanes + lane
+
+    async def _watch(self) -> None:
+        """Ask for the cluster's metadata again and again, as a sign of life."""
+        assert self._producer is not None
+        while True:
+            await asyncio.sleep(CHECK)
+            try:
+                async with asyncio.timeout(LOST_AFTER):
+                    await self._producer.client.fetch_all_metadata()
+            except TimeoutError:
+                raise Unreachable("it does not answer in time") from None
+
+    async def _disconnect(self) -> None:
+        clients = (self._consumer, self._producer)
+        self._consumer = self._producer = None
+        for client in clients:
+            if client is not None:
+                # A producer would wait for what it has not sent; we repeat that ourselves.
+                with contextlib.suppress(Exception):
+                    async with asyncio.timeout(0.5):
+                        await client.stop()
+
+
+async def _records(consumer: AIOKafkaConsumer) -> AsyncIterator[Any]:
+    while True:
+        for records in (await consumer.getmany(timeout_ms=int(CHECK * 1000))).values():
+            for record in records:
+                yield record
+
+
+def _why(exc: BaseException) -> str:
+    """Say an error in words."""
+    if isinstance(exc, TimeoutError | errors.KafkaTimeoutError | errors.RequestTimedOutError):
+        return "it does not answer in time"
+    if isinstance(exc, errors.UnknownTopicOrPartitionError):
+        return "it has no such topic and creates none"
+    return str(exc).rstrip(".") or type(exc).__name__
