@@ -35,8 +35,8 @@ def client_frame(text: bytes) -> bytes:
     return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
 
 
-def connect(port: int, name: str, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
-    """Open a WebSocket connection, say `name`, wait for the welcome; return what came after.
+def connect(port: int, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
+    """Open a WebSocket connection; return it and what came after the handshake.
 
     In: `buffer_size`, bytes of the kernel's receive buffer, 0 for what the system gives.
     """
@@ -54,10 +54,13 @@ def connect(port: int, name: str, buffer_size: int = 0) -> tuple[socket.socket, 
     _read_until(sock, buffer, b"\r\n\r\n")
     if not buffer.startswith(b"HTTP/1.1 101 "):
         raise UserError(f"the server refused: {bytes(buffer[:40])!r}")
-    sock.sendall(client_frame(name.encode()))
+    return sock, buffer
+
+
+def welcomed(sock: socket.socket, buffer: bytearray, name: str) -> None:
+    """Wait for the welcome of `name`, and leave in `buffer` what comes after it."""
     _read_until(sock, buffer, f"Welcome, {name}!".encode())
     sock.setblocking(False)
-    return sock, buffer
 
 
 def _read_until(sock: socket.socket, buffer: bytearray, end: bytes) -> None:
@@ -185,18 +188,27 @@ class Load:
             raise
 
     def _connect(self, port: int, receivers: int, senders: int, stalled: bool) -> None:
-        for i in range(receivers):
-            sock, rest = connect(port, f"r{i:05d}")
-            self._socks.append(sock)
-            self.receivers.append(Receiver(sock, rest, slow=i == 0))
+        names = [f"r{i:05d}" for i in range(receivers)] + [f"s{i:02d}" for i in range(senders)]
         if stalled:
-            sock, rest = connect(port, "stalled", 8192)
-            self._socks.append(sock)
-            self.stalled = Receiver(sock, rest, slow=True)
-        for i in range(senders):
-            sock, _ = connect(port, f"s{i:02d}")
-            self._socks.append(sock)
-            self.senders.append(Sender(sock))
+            names.insert(0, "stalled")
+        # A crowd at a time: each joining by itself, told to all the others by a write to each,
+        # would take as long as the measurement.
+        for first in range(0, len(names), 100):
+            crowd = []
+            for name in names[first : first + 100]:
+                sock, buffer = connect(port, 8192 if name == "stalled" else 0)
+                self._socks.append(sock)
+                crowd.append((sock, buffer, name))
+            for sock, _, name in crowd:
+                sock.sendall(client_frame(name.encode()))
+            for sock, buffer, name in crowd:
+                welcomed(sock, buffer, name)
+                if name == "stalled":
+                    self.stalled = Receiver(sock, buffer, slow=True)
+                elif name[0] == "s":
+                    self.senders.append(Sender(sock))
+                else:
+                    self.receivers.append(Receiver(sock, buffer, slow=not self.receivers))
         self._on: dict[int, Callable[[], None]] = {}
         for receiver in self.receivers:
             self._watch(receiver.sock, lambda r=receiver: self._settle(r))

@@ -177,12 +177,19 @@ async def main(contender: str) -> None:
         server = await loop.create_server(Floor, "127.0.0.1", 0, backlog=1024)
     elif contender == "naive":
         server = await websockets.serve(
-            Naive().handler, "127.0.0.1", 0, compression=None, max_size=8192, backlog=1024
+            Naive().handler,
+            "127.0.0.1",
+            0,
+            compression=None,
+            max_size=8192,
+            backlog=1024,
+            ping_interval=None,
         )
     else:
         chat = BroadcastChat() if contender == "broadcast" else ChatServer()
         chat.fanout = contender != "tasks"
-        server = await chat.serve(backlog=1024)
+        # The load answers no pings: it would be one more thing that it does besides counting.
+        server = await chat.serve(backlog=1024, ping_interval=None)
 
     def end() -> None:
         loop.call_soon_threadsafe(stop.set)
