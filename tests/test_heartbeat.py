@@ -341,6 +341,30 @@ def test_library_fails_a_connection_with_a_close_frame_first():
     assert protocol.state is State.CLOSING
 
 
+@pytest.mark.parametrize(
+    ("trouble", "end"), [("full socket", State.OPEN), ("unread messages", State.CLOSED)]
+)
+def test_library_keepalive_has_the_gaps_that_the_lesson_names(trouble: str, end: State):
+    """Before a full socket it waits without limit; behind unread messages it misses the pong."""
+
+    async def main() -> None:
+        server, client = connections()
+        server.ping_interval = server.ping_timeout = 1
+        server.start_keepalive()
+        if trouble == "full socket":
+            server.pause_writing()
+            wire(client).stalled = wire(server).stalled = True
+        else:
+            for _ in range(50):
+                await client.send("hello")
+        await asyncio.sleep(1000)
+        assert server.state is end
+        server.transport.abort()
+        await server.wait_closed()
+
+    run(main())
+
+
 # Over real sockets.
 
 

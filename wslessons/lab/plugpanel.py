@@ -167,8 +167,9 @@ class PlugPanel:
     async def _disconnect(self) -> None:
         if (connection := self._connection) is not None:
             await connection.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _listen(self, connection: ClientConnection) -> None:
         heartbeat = Heartbeat(connection, self.interval, self.timeout, on_beat=self._on_beat)
