@@ -4,7 +4,7 @@
 `sys.exit`. Here the loop and the signals stay their owner's, port 0 takes a free one, and `stop`
 takes bounded time.
 
-Not handled here: TLS, several workers and reloading.
+Not handled here: several workers and reloading.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class AppServer:
     """An application that is being served; made by `start`.
 
     Attributes:
-        url: where it listens, such as ``http://127.0.0.1:54321``.
-        ws_url: the same for WebSockets, ``ws://127.0.0.1:54321``.
+        url: where it listens, such as ``http://127.0.0.1:54321``; ``https://`` with a certificate.
+        ws_url: the same for WebSockets, ``ws://127.0.0.1:54321`` or ``wss://``.
     """
 
     def __init__(self, server: _Uvicorn, sock: socket.socket) -> None:
-        address = host_port(sock.getsockname())
-        self.url, self.ws_url = f"http://{address}", f"ws://{address}"
+        address, s = host_port(sock.getsockname()), "s" if server.config.is_ssl else ""
+        self.url, self.ws_url = f"http{s}://{address}", f"ws{s}://{address}"
         self._server = server
         self._task = asyncio.create_task(server.run_as_guest(sock), name=f"app at {address}")
 
@@ -89,6 +89,11 @@ class AppServer:
         ready.cancel()
         if self._task.done():
             await self._task
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket and leave all connections alone: the first step of an end."""
+        for server in self._server.servers:
+            server.close()
 
     async def stop(self) -> None:
         """Stop in about `GRACE` seconds at most: WebSockets close with 1012. Idempotent."""

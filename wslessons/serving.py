@@ -156,7 +156,7 @@ async def shut(server: Server, code: int = 1001, reason: str = "", patience: flo
 
 
 @contextlib.contextmanager
-def _stop_event() -> Generator[asyncio.Event]:
+def stop_event() -> Generator[asyncio.Event]:
     """Give an event that SIGINT and SIGTERM set, in place of their usual effect."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -212,7 +212,7 @@ async def serve_until_stopped(handler: Handler, host: str, port: int, **options:
     Raises:
         UserError: the address can't be bound.
     """
-    with _stop_event() as stop:
+    with stop_event() as stop:
         with explained_bind_errors(host, port):
             server = await serve(handler, host, port, **options)
         for url in urls(server):
