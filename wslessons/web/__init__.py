@@ -1,0 +1,53 @@
+"""The chat on the web: a page, HTTP routes and WebSockets on one port, in one middleware stack.
+
+    chat = ChatServer()
+    async with web.serve(chat) as server:
+        print(server.url)  # open it in a browser
+
+It is the room of lesson 2: what `application` serves and what `ChatServer.serve` serves at the same
+time are the same people. From a shell: ``wslessons web``. Needs the extra `web`.
+
+`app` has the routes, `middleware` what stands before them, `tickets` the signed leave to enter,
+`connection` makes of an ASGI WebSocket a connection for the chat, `frames` lets uvicorn take
+ready-made frames, `metrics` counts, `shell` is the command, `page/` what a browser gets, and
+`hostile` a page to attack it with.
+
+Not handled here: who people are (a ticket says only that our page asked for it), how many tickets
+or connections one address may have, and a TCP connection that never says a thing, for which
+uvicorn has no timeout; see lesson 8.
+"""
+
+from wslessons.errors import need
+
+for _module in ("itsdangerous", "prometheus_client", "starlette", "uvicorn"):
+    need(_module, "web")
+
+# Only now, so that whoever lacks the extra reads that sentence and no traceback.
+from wslessons.web.app import OPTIONS, WebChat, application, serve  # noqa: E402
+from wslessons.web.connection import AsgiWriter, WebConnection  # noqa: E402
+from wslessons.web.frames import FrameProtocol  # noqa: E402
+from wslessons.web.metrics import Metrics  # noqa: E402
+from wslessons.web.middleware import (  # noqa: E402
+    OriginCheck,
+    RequestLog,
+    SecurityHeaders,
+    TicketCheck,
+)
+from wslessons.web.tickets import BadTicket, Tickets  # noqa: E402
+
+__all__ = [
+    "OPTIONS",
+    "AsgiWriter",
+    "BadTicket",
+    "FrameProtocol",
+    "Metrics",
+    "OriginCheck",
+    "RequestLog",
+    "SecurityHeaders",
+    "TicketCheck",
+    "Tickets",
+    "WebChat",
+    "WebConnection",
+    "application",
+    "serve",
+]

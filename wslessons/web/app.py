@@ -1,0 +1,219 @@
+"""The application: its routes, and the middleware around them.
+
+| | |
+|---|---|
+| ``GET /`` | the chat page; what it needs is under ``/static`` |
+| ``POST /ticket`` | a ticket for the WebSocket, as JSON |
+| ``/ws``, ``/ws/rooms/NAME`` | WebSocket: the rooms ``/`` and ``/rooms/NAME`` of the chat |
+| ``GET /rooms`` | who is where, in numbers, as JSON |
+| ``GET /metrics`` | for Prometheus |
+| ``GET /healthz`` | 200, or 503 once it is about to stop |
+
+A page finds all of these relative to its own address, so a proxy may put them under a prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Iterable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from wslessons import asgi
+from wslessons.chat import ChatServer
+from wslessons.events import SUBPROTOCOL
+from wslessons.web.connection import WebConnection, connected
+from wslessons.web.frames import FrameProtocol
+from wslessons.web.metrics import Metrics
+from wslessons.web.middleware import (
+    OriginCheck,
+    RequestLog,
+    SecurityHeaders,
+    TicketCheck,
+    refuse,
+)
+from wslessons.web.page import page_routes
+from wslessons.web.tickets import Redacted, Tickets
+
+__all__ = ["OPTIONS", "WebChat", "application", "serve"]
+
+OPTIONS: dict[str, Any] = {"ws": FrameProtocol, "ws_per_message_deflate": False}
+"""How the application wants uvicorn: fan-out in whole frames, no compression of short lines.
+
+It works without, and on any other ASGI server, slower."""
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class WebChat:
+    """The endpoints of one application; it is found as ``app.state.web``."""
+
+    def __init__(self, chat: ChatServer, tickets: Tickets) -> None:
+        self.chat = chat
+        self.tickets = tickets
+        self.metrics = Metrics(chat)
+        self.connections: set[WebConnection] = set()
+        self.draining = False
+        self._empty = asyncio.Event()
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes, for an application of your own."""
+        return [
+            *page_routes(),
+            Route("/ticket", self.ticket, methods=["POST"]),
+            Route("/rooms", self.rooms),
+            Route("/metrics", self.expose),
+            Route("/healthz", self.health),
+            WebSocketRoute("/ws", self.socket),
+            WebSocketRoute("/ws/rooms/{name}", self.socket),
+            WebSocketRoute("/{path:path}", self.nowhere),
+        ]
+
+    async def ticket(self, request: Request) -> Response:
+        """Issue a ticket. An application with a login would ask for it here."""
+        ticket = {"ticket": self.tickets.issue(), "expires_in": self.tickets.lifetime}
+        return _json(ticket, NO_STORE)
+
+    async def rooms(self, request: Request) -> Response:
+        """List the rooms in which somebody is."""
+        rooms = self.chat.rooms.values()
+        listed = [{"room": r.path, "people": len(r.people)} for r in rooms if r.people]
+        return _json(listed, NO_STORE)
+
+    async def expose(self, request: Request) -> Response:
+        """Tell Prometheus."""
+        body, media_type = self.metrics.expose(request.headers.get("accept", ""))
+        return Response(body, headers=NO_STORE | {"Content-Type": media_type})
+
+    async def health(self, request: Request) -> Response:
+        """Tell a load balancer whether to send anybody here."""
+        status = HTTPStatus.SERVICE_UNAVAILABLE if self.draining else HTTPStatus.OK
+        return PlainTextResponse("draining\n" if self.draining else "ok\n", status, NO_STORE)
+
+    async def nowhere(self, websocket: WebSocket) -> None:
+        """Say 404 where there is no WebSocket; the framework by itself would say 403."""
+        sentence = "There is no room here: connect to /ws or /ws/rooms/NAME."
+        await refuse(websocket.scope, websocket.receive, websocket.send, 404, sentence)
+
+    async def socket(self, websocket: WebSocket) -> None:
+        """Let somebody into a room, and serve them until they go."""
+        name = websocket.path_params.get("name")
+        path = "/" if name is None else f"/rooms/{name}"
+        refusal = self.chat.refusal(path)
+        if self.draining:
+            refusal = HTTPStatus.SERVICE_UNAVAILABLE, "This server is about to stop."
+        if refusal is not None:
+            status, sentence = refusal
+            scope, receive, send = websocket.scope, websocket.receive, websocket.send
+            await refuse(scope, receive, send, status, sentence.strip())
+            return
+        chosen = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
+        async with connected(
+            websocket, path, self.metrics.meter, chosen, batched=self.chat.fanout
+        ) as connection:
+            self.connections.add(connection)
+            try:
+                await self.chat.handle(connection)
+            finally:
+                self.connections.discard(connection)
+                if not self.connections:
+                    self._empty.set()
+
+    async def drain(self, seconds: float = 3.0, patience: float = 2.0) -> None:
+        """Send everybody away with 1001 (going away), spread over `seconds`, and let nobody in.
+
+        All of them at once would come back to the next server at once. Returns when all are gone,
+        at the latest `patience` seconds after the last was told.
+        """
+        self.draining = True
+        await asyncio.gather(
+            *(self._send_away(each, seconds * random.random()) for each in self.connections)
+        )
+        self._empty.clear()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._empty.wait()
+
+    @staticmethod
+    async def _send_away(connection: WebConnection, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await connection.close(1001, "the server is going away")
+
+
+def _json(data: object, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(data), media_type="application/json", headers=headers)
+
+
+def application(
+    chat: ChatServer | None = None,
+    *,
+    origins: Iterable[str] = (),
+    tickets: Tickets | None = None,
+    tickets_for_all: bool = False,
+    frames: Iterable[str] = (),
+) -> Starlette:
+    """Return the ASGI application that offers `chat`; `wslessons.asgi` serves it.
+
+    Args:
+        chat: the chat; it may be served elsewhere at the same time.
+        origins: the origins beside our own whose pages may talk to us, over HTTP and WebSocket.
+        tickets: who issues tickets; by default with a secret of this process.
+        tickets_for_all: whether scripts, which send no Origin, need a ticket too.
+        frames: the origins whose pages may hold ours in a frame.
+    """
+    origins, tickets = list(origins), tickets or Tickets()
+    web = WebChat(chat or ChatServer(), tickets)
+    Redacted.install()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        watching = asyncio.create_task(web.metrics.watch_loop())
+        yield
+        watching.cancel()
+        await asyncio.wait([watching])
+
+    app = Starlette(
+        routes=web.routes(),
+        lifespan=lifespan,
+        middleware=[  # the first is the outermost
+            Middleware(RequestLog),
+            Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"]),
+            Middleware(OriginCheck, origins=origins),
+            Middleware(TicketCheck, tickets=tickets, everyone=tickets_for_all),
+            Middleware(SecurityHeaders, frames=list(frames)),
+        ],
+    )
+    app.state.web = web
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    chat: ChatServer | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    uvicorn: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncGenerator[asgi.AppServer]:
+    """Serve a chat on the web while the block runs; the server has `url` and `ws_url`.
+
+    `options` are those of `application`, `uvicorn` those of uvicorn. Raises `UserError` where the
+    address can't be bound.
+    """
+    chat = chat or ChatServer()
+    settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
+    async with asgi.serve(application(chat, **options), host, port, **settings) as server:
+        yield server

@@ -1,0 +1,85 @@
+"""``wslessons web``: the chat on the web, served from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+from wslessons import asgi
+from wslessons.chat import ChatServer
+from wslessons.errors import UserError
+from wslessons.serving import stop_event
+from wslessons.web.app import OPTIONS, application
+
+__all__ = ["check_certificate", "run", "serve_until_stopped"]
+
+
+def check_certificate(certfile: str | None, keyfile: str | None) -> dict[str, Any]:
+    """Return uvicorn's options for TLS, or none without a certificate. Raises `UserError`."""
+    if certfile is None:
+        if keyfile is not None:
+            raise UserError("--keyfile needs the certificate too: add --certfile.", exit_code=2)
+        return {}
+    for path in filter(None, (certfile, keyfile)):
+        try:
+            Path(path).read_bytes()
+        except OSError as exc:
+            raise UserError(f"can't read {path}: {(exc.strerror or str(exc)).lower()}.") from None
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            # An encrypted key would make OpenSSL ask the terminal.
+            certfile,
+            keyfile,
+            password=_no_password,
+        )
+    except (ssl.SSLError, ValueError):
+        raise UserError(
+            f"{certfile} and {keyfile or 'the key in it'} are no certificate with its key: give"
+            " PEM files that belong together, the key without a password."
+        ) from None
+    return {"ssl_certfile": certfile, "ssl_keyfile": keyfile}
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
+
+
+async def serve_until_stopped(
+    chat: ChatServer,
+    host: str,
+    port: int,
+    *,
+    origins: list[str],
+    drain: float = 3.0,
+    **uvicorn: Any,
+) -> None:
+    """Serve until SIGINT or SIGTERM; print the URL, with the real port, once it accepts.
+
+    On the signal it stops accepting, sends people away with 1001 over `drain` seconds, and ends in
+    bounded time. Raises `UserError` when the address can't be bound.
+    """
+    app = application(chat, origins=origins)
+    settings = OPTIONS | {"ws_max_size": chat.max_size} | uvicorn
+    with stop_event() as stop:
+        server = await asgi.start(app, host, port, **settings)
+        try:
+            print(server.url, flush=True)
+            await stop.wait()
+            server.stop_accepting()
+            await app.state.web.drain(drain)
+        finally:
+            await server.stop()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the chat as the command line says; return the exit code."""
+    tls = check_certificate(args.certfile, args.keyfile)
+    asyncio.run(
+        serve_until_stopped(
+            ChatServer(), args.host, args.port, origins=args.origins, drain=args.drain, **tls
+        )
+    )
+    return 0
