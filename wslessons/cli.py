@@ -111,6 +111,35 @@ def _client(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     return terminal.run
 
 
+def _web(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    add_address(parser, 8000)
+    parser.add_argument(
+        "--origins",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="pages that may talk to the chat beside its own, such as https://example.com",
+    )
+    parser.add_argument("--certfile", metavar="FILE", help="serve TLS with this certificate chain")
+    parser.add_argument("--keyfile", metavar="FILE", help="its key, where that is a file apart")
+    parser.add_argument(
+        "--drain",
+        type=_at_least(0, float),
+        default=3,
+        metavar="SECONDS",
+        help="when stopped, send people away over so long (default: %(default)s)",
+    )
+
+    def run(args: argparse.Namespace) -> int:
+        # Only here: the command's help needs none of what the extra brings.
+        from wslessons.web import shell
+
+        log_to_stderr()
+        return shell.run(args)
+
+    return run
+
+
 def _lab(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from wslessons.lab import launch
 
@@ -153,6 +182,7 @@ COMMANDS = {
     "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
     "chat": (_chat, "serve the chat of lesson 2"),
     "client": (_client, "talk in a chat, from a terminal or a pipe"),
+    "web": (_web, "serve the chat of lesson 4, with a page for browsers"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 
