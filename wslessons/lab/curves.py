@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import io
 from typing import Any
 
@@ -18,24 +19,29 @@ REDRAW = 0.15
 
 RED, GREEN = "#c62828", "#2e7d32"
 
+TABS = [digit * 10**power for power in range(6) for digit in (1, 2, 5)] + [1_000_000]
+TIMES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 200, 600, 1800, 3600, 14_400, 43_200, 86_400]
+
 
 def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) -> Figure:
     """Draw CPU and traffic over the polling interval (seconds, logarithmic), and the chosen one."""
     intervals = [10 ** (step / 10) for step in range(-10, 51)]
     polling = [costs.polling(tabs, each) for each in intervals]
     pushing, chosen = costs.pushing(tabs, change_every), costs.polling(tabs, interval)
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    # A slider must not wait: laying out by constraints and minor ticks would take most of the time.
+    figure = Figure(figsize=(7, 3))
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.17, top=0.9)
     parts: list[tuple[str, list[float], float, float]] = [
         ("busy cores", [load.cores for load in polling], pushing.cores, chosen.cores),
         ("bytes/s", [load.traffic for load in polling], pushing.traffic, chosen.traffic),
     ]
     for number, (label, curve, level, here) in enumerate(parts, 1):
         axes = figure.add_subplot(1, 2, number)
-        axes.loglog(intervals, curve, color=RED, label="polling")
+        axes.loglog(intervals, curve, color=RED, label="polling", subs=[])
         axes.axhline(level, color=GREEN, label="pushing")
         axes.plot([interval], [here], "o", color=RED)
         axes.set(xlabel="seconds between two looks", title=label)
-        axes.legend()
+        axes.legend(loc="upper right")
     figure.axes[0].axvline(costs.break_even(change_every), color="#9e9e9e", linestyle=":")
     return figure
 
@@ -57,10 +63,10 @@ def span(seconds: float) -> str:
     >>> span(0.25), span(59), span(5400)
     ('0.25 s', '59 s', '1.5 h')
     """
-    for least, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+    for least, size, unit in ((86_400, 86_400, "d"), (3600, 3600, "h"), (600, 60, "min")):
         if seconds >= least:
-            return f"{seconds / least:,.3g} {unit}"
-    return f"{seconds:,.2g} s"
+            return f"{seconds / size:,.3g} {unit}"
+    return f"{seconds:,.3g} s"
 
 
 def _row(name: str, load: Load) -> str:
@@ -80,18 +86,18 @@ class CostCurves:
         self._costs = costs
         self._error = ipywidgets.HTML()
         self._dispatcher = Dispatcher(self._show_error)
-        self.tabs = _slider("open tabs", 500, 0, 6)
-        self.interval = _slider("look every", 2, -1, 5)
-        self.change_every = _slider("change every", 200, -1, 5)
+        self.tabs = _slider("open tabs", 500, [(f"{tabs:,}", tabs) for tabs in TABS])
+        times = [(span(seconds), seconds) for seconds in TIMES]
+        self.interval = _slider("look every", 2, times)
+        self.change_every = _slider("change every", 200, times)
         self._picture, self._words = ipywidgets.HTML(), ipywidgets.HTML()
         self._picture.add_class("wslessons-curves")
         self._due = False
-        rows = []
-        for slider, unit in ((self.tabs, ""), (self.interval, "s"), (self.change_every, "s")):
+        sliders = [self.tabs, self.interval, self.change_every]
+        for slider in sliders:
             slider.observe(self._on_change, names="value")
-            rows.append(ipywidgets.HBox([slider, ipywidgets.HTML(unit)]))
-        children = [ipywidgets.HTML(f"<b>{title}</b>"), *rows, self._picture, self._words]
-        self._panel = Panel(title, [*children, self._error])
+        heading = ipywidgets.HTML(f"<b>{html.escape(title)}</b>")
+        self._panel = Panel(title, [heading, *sliders, self._picture, self._words, self._error])
         self._draw()
 
     def _on_change(self, change: dict[str, Any]) -> None:
@@ -107,10 +113,11 @@ class CostCurves:
     def _draw(self) -> None:
         chosen = (self.tabs.value, self.interval.value, self.change_every.value)
         buffer = io.StringIO()
-        with rc_context({"svg.hashsalt": "wslessons"}):
+        with rc_context({"svg.hashsalt": "wslessons", "svg.fonttype": "none"}):
             draw(self._costs, *chosen).savefig(buffer, format="svg", metadata={"Date": None})
-        svg = buffer.getvalue()
-        self._picture.value = f'<div style="background:white">{svg[svg.index("<svg") :]}</div>'
+        _, _, svg = buffer.getvalue().partition("<svg ")
+        fit = 'style="max-width:100%;height:auto;background:white"'
+        self._picture.value = f"<svg {fit} {svg}"
         tabs, interval, change_every = chosen
         head = "<tr><th></th><th>events/s</th><th>cores</th><th>Mbit/s</th><th>MiB</th></tr>"
         rows = _row("polling", self._costs.polling(tabs, interval))
@@ -125,15 +132,13 @@ class CostCurves:
         return self._panel.bundle()
 
 
-def _slider(name: str, value: float, least: float, most: float) -> ipywidgets.FloatLogSlider:
-    return ipywidgets.FloatLogSlider(
+def _slider(name: str, value: float, options: list[tuple[str, float]]) -> Any:
+    return ipywidgets.SelectionSlider(
+        options=options,
         value=value,
-        min=least,
-        max=most,
-        step=0.05,
         description=name,
-        readout_format=",.0f" if least == 0 else ",.1f",
         style={"description_width": "100px"},
+        layout=ipywidgets.Layout(width="400px"),
     )
 
 

@@ -43,6 +43,7 @@ class Side:
             [ipywidgets.HTML(f"<b>{title}</b>"), self._table, self._numbers],
             layout=ipywidgets.Layout(width="50%"),
         )
+        self.widget.add_class("wslessons-side")
         self.tab: push.Tab | None = None
         self.link: Link | None = None
 
@@ -59,13 +60,15 @@ class Side:
         self._table.value = f'<table style="line-height:1.3">{rows}</table>'
         tab, each = self.tab, self.link.connections
         passed = sum(one.up.forwarded + one.down.forwarded for one in each)
+        noun = "request" if tab.requests == 1 else "requests"
         late = f"{tab.delays[-1]:.2f} s after it happened" if tab.delays else "not yet"
         self._numbers.value = "<br>".join(
             [
-                f"{tab.requests:,} requests, {tab.unchanged:,} &times; nothing changed",
+                f"{tab.requests:,} {noun}, {tab.unchanged:,} &times; nothing changed",
                 f"{passed:,} bytes",
                 f"last change learnt: {late}",
                 f"changes seen {tab.updates:,}, missed {tab.missed:,}",
+                "noticed: " + html.escape(", ".join(map(" ".join, list(tab.history)[-3:]))),
                 *(["<b>connection lost, coming back</b>"] if tab.broken else []),
             ]
         )

@@ -1,0 +1,57 @@
+"""Lesson 0 in JupyterLab in Chromium: the curves redraw, and the dashboard is alive."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from jupyterlab_page import Lab
+from playwright.async_api import Locator, expect
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.lesson("why")]
+
+NAMES = ("open tabs", "look every", "change every")
+
+
+async def move(panel: Locator, slider: str, presses: int) -> None:
+    """Move the slider of that name by keys, to the right."""
+    handle = panel.get_by_role("slider").nth(NAMES.index(slider))
+    await handle.focus()
+    for _ in range(presses):
+        await handle.press("ArrowRight")
+
+
+async def test_sliders_redraw_and_the_dashboard_lives(lab: Lab):
+    """Run all of lesson 0, move a slider, and let something fail for half a second."""
+    async with asyncio.timeout(210):
+        await lab.run_all()
+        assert await lab.errors() == []
+
+        curves = lab.panel("cost curves")
+        picture = curves.locator(".wslessons-curves svg")
+        await expect(picture).to_be_visible()
+        before = await picture.evaluate("svg => svg.outerHTML")
+        await expect(curves).to_contain_text("Pushing takes 1/")
+        # Rarer and rarer readers, until polling is the cheaper way.
+        await move(curves, "look every", 11)
+        await expect(curves).to_contain_text("Polling takes 1/", timeout=30_000)
+        assert await picture.evaluate("svg => svg.outerHTML") != before
+
+        board = lab.panel("dashboard")
+        asks, told = (
+            board.locator(".wslessons-side").nth(0),
+            board.locator(".wslessons-side").nth(1),
+        )
+        # The fleet changes by itself, and both sides hear of it.
+        for side in (asks, told):
+            await expect(side).to_contain_text("s after it happened", timeout=30_000)
+            await expect(side).to_contain_text("accounts")
+        await expect(told).to_contain_text("1 request, 0 ")
+        await expect(asks).not_to_contain_text("1 request, ")
+
+        # A failure shorter than the interval: who is told shows it.
+        await board.get_by_role("button", name="Fail for half a second").click()
+        await expect(told).to_contain_text("api failed")
+        await board.get_by_role("button", name="Deploy").click()
+        await expect(told.get_by_role("row", name="web")).to_contain_text("deploying")
+        await expect(asks).not_to_contain_text("missed 0", timeout=30_000)
