@@ -13,7 +13,7 @@ from wslessons.bench import fanout, tools
 from wslessons.bench.fanout_load import FRAME, TEXT_SIZE, Load, Receiver
 from wslessons.bench.fanout_server import CONTENDERS
 from wslessons.errors import UserError
-from wslessons.fanout import text_frame
+from wslessons.frames import text_frame
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from wslessons import chat as chat_module
 from wslessons import room as room_module
 from wslessons.chat import ChatServer, Gone, TokenBucket, clean_name, clean_text
 from wslessons.events import SUBPROTOCOL
-from wslessons.fanout import CHUNK, Writer
+from wslessons.fanout import CHUNK
+from wslessons.frames import Writer
 
 Start = Callable[..., Awaitable["Running"]]
 

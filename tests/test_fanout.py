@@ -21,7 +21,8 @@ from websockets.protocol import State
 
 from wslessons import fanout
 from wslessons.channel import Channel, Closed, Lagged, Receiver
-from wslessons.fanout import Fanout, FrameWriter, text_frame
+from wslessons.fanout import Fanout
+from wslessons.frames import FrameWriter, text_frame
 
 
 class Line:

@@ -62,7 +62,7 @@ from wslessons.events import (
     decode_client,
     encode,
 )
-from wslessons.fanout import FrameWriter, Writer
+from wslessons.frames import FrameWriter, Writer
 from wslessons.room import Bus, MemoryBus, Room
 from wslessons.rules import TokenBucket, clean_name, clean_text
 

@@ -27,7 +27,8 @@ from wslessons.bench.tools import answer_parent, raise_descriptor_limit
 from wslessons.channel import Receiver
 from wslessons.chat import ChatServer, Room
 from wslessons.events import JsonForm, Message, Record, TextForm
-from wslessons.fanout import Fanout, Form, FrameWriter, Writer
+from wslessons.fanout import Fanout, Form
+from wslessons.frames import FrameWriter, Writer
 
 CONTENDERS = ("chat", "tasks", "broadcast", "naive", "floor")
 TEXT_SIZE = 64

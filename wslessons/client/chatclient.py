@@ -36,7 +36,7 @@ class ChatClient:
     the oldest go; `patience`, seconds to wait for the welcome; `stable`, seconds a connection
     must last for the delays to begin anew; `options` of `websockets.connect`.
 
-    Not handled here: a server that has forgotten a message's id (see `wslessons.chat.IDS`) by the
+    Not handled here: a server that has forgotten a message's id (see `wslessons.room.IDS`) by the
     time it is repeated says it twice; more than one task that iterates (they share the events).
     """
 

@@ -23,7 +23,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from wslessons.chat import Gone
-from wslessons.fanout import Writer
+from wslessons.frames import Writer
 from wslessons.serving import host_port
 from wslessons.web.metrics import Meter
 
