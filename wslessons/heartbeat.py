@@ -59,7 +59,10 @@ HOOK = "events_received"
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A ping that was answered: the how manieth, and its round-trip time in seconds."""
+    """A ping that was answered: the how manieth, and its round-trip time in seconds.
+
+    It is as exact as the event loop's clock; uvloop's counts whole milliseconds.
+    """
 
     number: int
     rtt: float
