@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 import pytest
 from websockets import ConnectionClosed, ServerConnection, broadcast
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidProxyStatus, NegotiationError, SecurityError
+from websockets.exceptions import (
+    InvalidMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    NegotiationError,
+    SecurityError,
+)
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
@@ -37,7 +43,7 @@ from wslessons.client import (
 )
 from wslessons.client.inbox import Event, Inbox
 from wslessons.client.outbox import Outbox
-from wslessons.client.retry import explain, is_loopback
+from wslessons.client.retry import explain, is_loopback, transient
 from wslessons.client.sessions import JsonSession, TextSession
 from wslessons.errors import UserError
 from wslessons.events import (
@@ -308,6 +314,30 @@ async def test_message_that_arrived_is_not_said_twice():
         assert ack is not None
         await alice.send("then")
         assert await texts(bob, 1) == ["then"]
+        await alice.close()
+        assert not [event for event in await rest(alice) if isinstance(event, Message)]
+
+
+async def test_repeat_is_published_once_also_when_the_log_has_moved_on():
+    """A message that left the room's log before its sender came back is known by its id."""
+    async with (
+        asyncio.timeout(20),
+        chat_server(capacity=4) as (_, url),
+        Link(url) as link,
+        ChatClient(url, "bob") as bob,
+        ChatClient(link.url, "alice", reconnect_delays=SOON) as alice,
+    ):
+        await first(alice, Joined)
+        with link.stall("down"):
+            sending = asyncio.create_task(alice.send("once"))
+            assert await texts(bob, 1) == ["once"]
+            with link.cut():
+                await first(bob, Left)
+                for number in range(10):
+                    await bob.send(str(number))
+        assert await sending is not None
+        await alice.send("then")
+        assert await texts(bob, 1) == ["then"]
 
 
 async def test_restarted_server_is_told_as_a_gap_nobody_can_count():
@@ -396,7 +426,9 @@ async def test_cancelled_send_is_taken_back_if_it_was_not_written():
             written = asyncio.create_task(alice.send("written"))
             await link.connections[0].wait_until(lambda seen: seen.up.held > 0)
             written.cancel()
+            link.cut().undo()
         assert await texts(bob, 1) == ["written"]
+        await first(alice, Welcome)
         with link.cut():
             await first(alice, Retrying)
             waiting = asyncio.create_task(alice.send("called back"))
@@ -457,6 +489,22 @@ async def test_every_reconnection_waits_for_its_delay():
             link.cut().undo()
             assert (await first(a, Retrying)).delay == expected
             await first(a, Welcome)
+
+
+async def test_no_attempt_is_made_before_its_time():
+    """While the delay lasts nobody knocks: neither at once nor after a while."""
+    async with (
+        asyncio.timeout(20),
+        chat_server() as (_, url),
+        Link(url) as link,
+        ChatClient(url, "bob") as bob,
+        ChatClient(link.url, "alice", reconnect_delays=lambda: (3600.0 for _ in range(9))) as alice,
+    ):
+        link.cut().undo()
+        assert (await first(alice, Retrying)).delay == 3600
+        for number in range(50):
+            await bob.send(str(number))
+        assert link.accepted == 1
 
 
 async def test_delays_begin_anew_after_a_stable_connection():
@@ -805,6 +853,16 @@ def test_errors_that_need_a_network():
         (ConnectionResetError(), "broke off during the TLS handshake"),
     ]:
         assert says in str(explain(exc, uri))
+
+
+def test_which_failures_are_worth_another_attempt():
+    """A network that is away may return; a certificate is not trusted the next time either."""
+    for exc in (ConnectionRefusedError(), TimeoutError(), socket.gaierror(), ssl.SSLEOFError()):
+        assert transient(exc)
+    for status, expected in [(503, True), (404, False), (401, False)]:
+        assert transient(InvalidStatus(Response(status, "", Headers()))) is expected
+    for exc in (ssl.SSLCertVerificationError(), NegotiationError("x"), InvalidMessage("x")):
+        assert not transient(exc)
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def check_url(url: str) -> WebSocketURI:
 
 def transient(exc: Exception) -> bool:
     """Whether another attempt may succeed where this one failed with `exc`."""
-    # The library takes TLS errors for network errors, as `ssl.SSLError` is an `OSError`; but a
+    # `ssl.SSLError` is an `OSError` and passes for a network error, which it often is; but a
     # certificate that is not trusted will not be trusted in a second either.
-    return not isinstance(exc, ssl.SSLError | socket.gaierror) and process_exception(exc) is None
+    return not isinstance(exc, ssl.SSLCertVerificationError) and process_exception(exc) is None
 
 
 def explain(exc: Exception, uri: WebSocketURI) -> UserError:
