@@ -17,8 +17,8 @@ A server that ignores the subprotocol on offer is taken for one of these.
 From a shell: ``wslessons client ws://127.0.0.1:8765 --name alice``.
 
 The parts: `chatclient` is the client, `connections` gives it one connection after another, `retry`
-says when and whether, `sessions` speaks the two protocols without any I/O, `inbox` and `outbox` hold
-what is not yet taken and not yet acknowledged; `terminal` and `stdin` are the shell's client.
+says when and whether, `sessions` speaks the two protocols without any I/O, `inbox` and `outbox`
+hold what is not yet taken and not yet acknowledged; `terminal` and `stdin` are the shell's client.
 """
 
 from wslessons.client.chatclient import ChatClient
