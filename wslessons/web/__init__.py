@@ -26,6 +26,7 @@ for _module in ("itsdangerous", "prometheus_client", "starlette", "uvicorn"):
 from wslessons.web.app import OPTIONS, WebChat, application, serve  # noqa: E402
 from wslessons.web.connection import AsgiWriter, WebConnection  # noqa: E402
 from wslessons.web.frames import FrameProtocol  # noqa: E402
+from wslessons.web.hostile import hostile_application  # noqa: E402
 from wslessons.web.metrics import Metrics  # noqa: E402
 from wslessons.web.middleware import (  # noqa: E402
     OriginCheck,
@@ -49,5 +50,6 @@ __all__ = [
     "WebChat",
     "WebConnection",
     "application",
+    "hostile_application",
     "serve",
 ]

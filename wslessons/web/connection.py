@@ -20,6 +20,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from wslessons.chat import Gone
@@ -27,11 +28,20 @@ from wslessons.frames import Writer
 from wslessons.serving import host_port
 from wslessons.web.metrics import Meter
 
-__all__ = ["EXTENSION", "AsgiWriter", "WebConnection", "connected"]
+__all__ = ["EXTENSION", "AsgiWriter", "WebConnection", "close_code", "connected"]
 
 EXTENSION = "wslessons.frames"
 CLOSE_PATIENCE = 1.0
 """Seconds that a close frame may wait behind what a peer does not read."""
+
+
+def close_code(message: Message) -> int:
+    """Return the code in a "websocket.disconnect": 1006 for a connection that broke off.
+
+    uvicorn says 1005 for these, and then has no reason to give, not even an empty one.
+    """
+    code: int = message.get("code", 1005)
+    return 1006 if code == 1005 and "reason" not in message else code
 
 
 class AsgiWriter:
@@ -141,10 +151,7 @@ class WebConnection:
             raise Gone(self.code)
         message = await self.websocket.receive()
         if message["type"] == "websocket.disconnect":
-            self.code = message.get("code", 1005)
-            # uvicorn says 1005 for a connection that broke, and then has no reason to give.
-            if self.code == 1005 and "reason" not in message:
-                self.code = 1006
+            self.code = close_code(message)
             raise Gone(self.code)
         self._meter.received += 1
         text: str | None = message.get("text")

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wslessons.events import SUBPROTOCOL
 from wslessons.serving import host_port
+from wslessons.web.connection import close_code
 from wslessons.web.tickets import PREFIX, BadTicket, Tickets
 
 __all__ = ["OriginCheck", "RequestLog", "SecurityHeaders", "TicketCheck", "refuse"]
@@ -76,7 +77,7 @@ class RequestLog:
             nonlocal code
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                code = message.get("code", 1005)
+                code = close_code(message)
             return message
 
         try:
