@@ -192,6 +192,27 @@ async def test_client_that_never_finishes_its_handshake_is_dropped(server: Serve
         assert await still_serves(server)
 
 
+async def test_handler_may_return_while_its_client_reads_nothing(log: Lines):
+    """The close frame finds no room in the socket, and the connection still ends by itself."""
+    called = asyncio.Event()
+
+    async def shout(connection: websockets.ServerConnection) -> None:
+        called.set()
+        # More than the socket buffers of two kernels hold; `send` would wait for ever.
+        sending = asyncio.create_task(connection.send(bytes(64 << 20)))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+
+    serve = serving.serve(shout, close_timeout=0.1, ping_interval=None)
+    async with asyncio.timeout(20), serve as server:
+        writer = await raw_client(server, UPGRADE)
+        await called.wait()
+        await asyncio.wait(set(server.handler_tasks))
+        assert server.connections == set()
+        writer.close()
+
+
 async def test_handler_that_crashes_keeps_its_traceback(log: Lines):
     """The server's own fault is logged in full, and the client is told 1011."""
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import websockets
 from websockets import ConnectionClosed, Server, ServerConnection
+from websockets.frames import CloseCode
 
 from wslessons.errors import UserError
 
@@ -91,6 +92,20 @@ class LoggedConnection(ServerConnection):
         super().data_received(data)
         if self.close_deadline is not None and self._deadline is None:
             self._deadline = self.loop.call_at(self.close_deadline, self.transport.abort)
+
+    async def close(self, code: CloseCode | int = 1000, reason: str = "") -> None:
+        """Complete the closing handshake, or abort after `close_timeout` seconds.
+
+        The library has a deadline for the peer's answer and none for getting its own close frame
+        into a socket that is full, so that a peer that reads nothing would hold its handler.
+        """
+        patience = None if self.close_timeout is None else self.close_timeout + 0.1
+        try:
+            async with asyncio.timeout(patience):
+                await super().close(code, reason)
+        except TimeoutError:
+            self.transport.abort()
+            await self.wait_closed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Log a connection that ends before its handler could start (asyncio's callback)."""
