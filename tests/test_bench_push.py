@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +165,17 @@ async def test_command_prints_a_table_and_writes_json(tmp_path: Path):
     assert all(f"\n{kind} " in out for kind in kinds)
     assert results["scale"] == {"tabs": 10, "speed": 200.0, "changes": 2}
     assert results["unit_costs"]["push_cpu"] > 0
+
+
+def test_missing_extra_is_one_sentence():
+    """Without the extra, the command and the module name it, and there is no traceback."""
+    block = "import sys\nsys.modules['aiohttp'] = None\n"
+    command = "from wslessons.cli import main; sys.exit(main(['bench', 'push', '--quick']))"
+    done = subprocess.run(
+        [sys.executable, "-c", block + command], capture_output=True, text=True, timeout=50
+    )
+    says = "wslessons: aiohttp is not installed: get it with pip install 'wslessons[web]'.\n"
+    assert (done.returncode, done.stderr) == (1, says)
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,19 @@ async def test_report(
         assert says in await answer.text()
 
 
+async def test_builds_report_or_say_why_not(fleet: WatchedFleet):
+    """A report changes the fleet; one that is not taken is a UserError with the server's words."""
+    async with asyncio.timeout(20):
+        async with push.serve(fleet) as server, push.Builds(server.url) as builds:
+            await builds.report("api", "failed")
+            assert fleet.services["api"] == "failed"
+            with pytest.raises(UserError, match="not reported: There is no service 'db' here"):
+                await builds.report("db", "failed")
+        async with push.Builds(server.url) as builds:
+            with pytest.raises(UserError, match=r"not reported: .* Is the server running\?"):
+                await builds.report("api", "failed")
+
+
 async def test_other_words_are_refused(session: aiohttp.ClientSession):
     """A method that does not fit is 405, an unknown path 404, and the root says what there is."""
     async with asyncio.timeout(10):

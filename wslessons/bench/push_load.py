@@ -18,8 +18,6 @@ from itertools import islice
 from time import monotonic
 from typing import Self
 
-import aiohttp
-
 from wslessons import push
 from wslessons.bench.tools import Child, quantile, raise_descriptor_limit
 from wslessons.link import Link
@@ -96,9 +94,7 @@ class PushBench:
             link = Link(target, keep=1, keep_bytes=0, keep_connections=10_000)
             self.link = await stack.enter_async_context(link)
             # Reports go past the link: they are no tab's traffic.
-            self._builds = await stack.enter_async_context(
-                aiohttp.ClientSession(f"http://{target}")
-            )
+            self._builds = await stack.enter_async_context(push.Builds(f"http://{target}"))
             self._drift = drift()
             self._stack = stack.pop_all()
         return self
@@ -110,11 +106,6 @@ class PushBench:
     def url(self) -> str:
         """Where tabs connect: the link."""
         return f"http://127.0.0.1:{self.link.port}"
-
-    async def report(self, service: str, status: str) -> None:
-        """Report one status, as a build system would."""
-        async with self._builds.put(f"/fleet/{service}", json={"status": status}) as response:
-            response.raise_for_status()
 
     async def story(
         self, kind: str, *, tabs: int = 20, speed: float = 100, changes: int = 2
@@ -182,7 +173,7 @@ class PushBench:
     async def _make_changes(self, when: Sequence[float], began: float) -> None:
         for moment, (service, status) in zip(when, islice(self._drift, len(when)), strict=True):
             await asyncio.sleep(began + moment - monotonic())
-            await self.report(service, status)
+            await self._builds.report(service, status)
 
     def _bytes(self) -> tuple[int, int]:
         connections = self.link.connections

@@ -7,7 +7,6 @@ import contextlib
 import html
 from typing import Any
 
-import aiohttp
 import ipywidgets
 
 from wslessons import push
@@ -157,11 +156,8 @@ class Dashboard:
 
     async def _report(self, service: str, status: str) -> None:
         self._error.value = ""
-        try:
-            async with aiohttp.ClientSession(self._url, raise_for_status=True) as session:
-                await session.put(f"/fleet/{service}", json={"status": status})
-        except aiohttp.ClientError as exc:
-            raise UserError(f"not reported: {exc}. Is the server running?") from None
+        async with push.Builds(self._url) as builds:
+            await builds.report(service, status)
 
     def _on_interval(self, change: dict[str, Any]) -> None:
         if self.asking.tab is not None:

@@ -7,7 +7,8 @@
         print(tab.services["api"])
 
 `fleet` holds the statuses, `app` offers them over HTTP and WebSocket, `sse` frames server-sent
-events, `tabs` are the dashboards that watch, and `costs` turns what was measured into forecasts.
+events, `tabs` are the dashboards that watch, `builds` reports statuses, and `costs` turns what was
+measured into forecasts.
 The measuring is `wslessons.bench.push_load`. Needs the extra `web`.
 
 Not handled here: who may see or report a status, more than one server, and TLS; see lesson 8.
@@ -20,6 +21,7 @@ for _module in ("aiohttp", "starlette", "uvicorn"):
 
 # Only now, so that whoever lacks the extra reads that sentence and no traceback.
 from wslessons.push.app import application, serve  # noqa: E402
+from wslessons.push.builds import Builds  # noqa: E402
 from wslessons.push.costs import Load, UnitCosts  # noqa: E402
 from wslessons.push.fleet import STATUSES, Change, Fleet, Snapshot  # noqa: E402
 from wslessons.push.tabs import (  # noqa: E402
@@ -34,6 +36,7 @@ from wslessons.push.tabs import (  # noqa: E402
 __all__ = [
     "KINDS",
     "STATUSES",
+    "Builds",
     "Change",
     "EventSourceTab",
     "Fleet",
