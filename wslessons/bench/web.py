@@ -1,0 +1,86 @@
+"""``wslessons bench web``: what ASGI costs a fan-out, and what our extension of it gives back.
+
+The load is that of ``wslessons bench fanout``: so many messages in flight, and how many deliveries
+a second come of it, with how much of the server's CPU time for each. See
+`wslessons.bench.web_server` for the contenders. They take turns; ratios are taken within a round
+and then the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from wslessons.bench.fanout_load import Load
+from wslessons.bench.tools import (
+    Child,
+    machine,
+    median,
+    raise_descriptor_limit,
+    save_json,
+    table,
+)
+from wslessons.bench.web_server import CONTENDERS
+from wslessons.errors import UserError
+
+__all__ = ["add_arguments", "run"]
+
+SERVER = "wslessons.bench.web_server"
+WINDOW = 128
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this bench's options to `parser`."""
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement")
+    parser.add_argument("--receivers", type=int, default=500, help="how many hear (default 500)")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON file; return the exit code."""
+    if args.rounds < 1 or args.seconds <= 0 or args.receivers < 1:
+        raise UserError("--rounds, --seconds and --receivers must be positive.", exit_code=2)
+    raise_descriptor_limit(args.receivers + 1024)
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in args.contenders}
+    for _ in range(args.rounds):
+        for name in args.contenders:
+            turns[name].append(_turn(name, args.receivers, args.seconds))
+    about = {"receivers": args.receivers, "window": WINDOW, "machine": machine()}
+    print(f"{args.receivers} receivers, 1 sender, window {WINDOW}; " + _words(about["machine"]))
+    head = ["", "deliveries/s", "of the library", "CPU/delivery", "lost"]
+    print(table(head, [_row(turns, name) for name in args.contenders]), flush=True)
+    save_json(args, {"bench": "web", **about, "turns": turns})
+    return 0
+
+
+def _turn(contender: str, receivers: int, seconds: float) -> dict[str, Any]:
+    with Child(SERVER, contender) as server, Load(server.port, receivers, 1) as load:
+        load.saturate(seconds / 4, WINDOW)
+        cpu, arrived = server.usage()["cpu"], load.arrived
+        took = load.saturate(seconds, WINDOW)
+        cpu, arrived = server.usage()["cpu"] - cpu, load.arrived - arrived
+        missing, _ = load.drain()
+        if not arrived:
+            raise UserError(f"nothing arrived from {contender} in {took:.1f} seconds.")
+        return {"rate": arrived / took, "cpu": cpu / arrived, "missing": missing}
+
+
+def _row(turns: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
+    mine, library = turns[name], turns.get("library")
+    of = ""
+    if library is not None:
+        ratio = median(a["rate"] / b["rate"] for a, b in zip(mine, library, strict=True))
+        of = f"{ratio:.3g}"
+    return [
+        name,
+        f"{median(turn['rate'] for turn in mine) / 1e3:,.0f}k",
+        of,
+        f"{median(turn['cpu'] for turn in mine) * 1e6:.3g} us",
+        f"{sum(turn['missing'] for turn in mine):,}",
+    ]
+
+
+def _words(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
