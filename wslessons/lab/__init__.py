@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wslessons.lab.dashboard import dashboard_panel
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
+    from wslessons.lab.pagepanel import FRAMES, page_panel, page_url
     from wslessons.lab.plugpanel import plug_panel
     from wslessons.lab.source import show
     from wslessons.lab.wireview import handshake, sequence, wire_table
@@ -37,6 +38,9 @@ _HOME = {
     "echo_panel": "echopanel",
     "handshake": "wireview",
     "logbook": "kernel",
+    "FRAMES": "pagepanel",
+    "page_panel": "pagepanel",
+    "page_url": "pagepanel",
     "plug_panel": "plugpanel",
     "sequence": "wireview",
     "serve": "background",
@@ -48,6 +52,7 @@ _HOME = {
 }
 
 __all__ = [
+    "FRAMES",
     "BackgroundApp",
     "BackgroundServer",
     "chat_panels",
@@ -58,6 +63,8 @@ __all__ = [
     "handshake",
     "logbook",
     "memory",
+    "page_panel",
+    "page_url",
     "plug_panel",
     "sequence",
     "serve",

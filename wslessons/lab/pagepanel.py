@@ -1,0 +1,69 @@
+"""A web page of a server in the kernel, shown in the notebook, wherever the kernel runs."""
+
+from __future__ import annotations
+
+import html
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+import ipywidgets
+
+from wslessons.lab import background
+from wslessons.lab.widgets import Panel
+
+FRAMES = ("http://127.0.0.1:*", "http://localhost:*")
+"""The origins of a JupyterLab on this machine, for `wslessons.web.application(frames=...)`."""
+
+
+def page_url(server: background.BackgroundServer, path: str = "/") -> str:
+    """Return the address at which your browser reaches a page of `server`.
+
+    On a JupyterHub, and so on Binder, the kernel runs on another machine, and the way leads through
+    jupyter-server-proxy there: ``/user/NAME/proxy/PORT/``. The hub names the prefix in the
+    environment of everything that it starts.
+
+    Source: https://jupyter-server-proxy.readthedocs.io/en/latest/arbitrary-ports-hosts.html
+    """
+    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    if prefix is None:
+        return server.url + path
+    return f"{prefix.rstrip('/')}/proxy/{urlsplit(server.url).port}{path}"
+
+
+class PagePanel:
+    """A page in a frame, with a link to open it in a tab of its own; made by `page_panel`."""
+
+    def __init__(self, server: background.BackgroundServer, path: str, title: str, height: int):
+        self.url = page_url(server, path)
+        address, name = html.escape(self.url), html.escape(title)
+        link = f'<b>{name}</b> &middot; <a href="{address}" target="_blank">open in a tab</a>'
+        frame = (
+            f'<iframe src="{address}" title="{name}" style="width:100%;height:{height}px;'
+            'border:1px solid var(--jp-border-color2, #e0e0e0)"></iframe>'
+        )
+        wide = ipywidgets.Layout(width="100%")
+        children = [ipywidgets.HTML(link), ipywidgets.HTML(frame, layout=wide)]
+        self._panel = Panel(title, children, width="900px")
+        self.widget = self._panel.widget
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return self._panel.bundle()
+
+
+def page_panel(
+    server: background.BackgroundServer,
+    path: str = "/",
+    title: str = "page",
+    *,
+    height: int = 460,
+) -> PagePanel:
+    """Show a page of `server` in the notebook.
+
+    Args:
+        server: a server of this kernel that answers HTTP.
+        path: the page's address on it, with a query if need be.
+        title: what the panel is called.
+        height: of the frame, in pixels.
+    """
+    return PagePanel(server, path, title, height)
