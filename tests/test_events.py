@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wslessons import events
-from wslessons.events import JSON, TEXT, Message, Record, Say
+from wslessons.events import Message, Say
+from wslessons.forms import JSON, TEXT, Record
 
 SERVER = [
     (events.Welcome("a", "/", "e", 3, ["b"], 1), "welcome"),

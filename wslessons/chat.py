@@ -46,22 +46,18 @@ from websockets.typing import Subprotocol
 from wslessons import serving
 from wslessons.channel import Closed, Lagged, Receiver
 from wslessons.events import (
-    JSON,
     SUBPROTOCOL,
-    TEXT,
     Ack,
     Hello,
-    JsonForm,
     Ping,
     Pong,
-    Record,
     Say,
-    TextForm,
     Welcome,
     Who,
     decode_client,
     encode,
 )
+from wslessons.forms import JSON, TEXT, JsonForm, Record, TextForm
 from wslessons.frames import FrameWriter, Writer
 from wslessons.room import Bus, MemoryBus, Room
 from wslessons.rules import TokenBucket, clean_name, clean_text

@@ -15,8 +15,9 @@ from itertools import islice
 from typing import Protocol
 
 from wslessons.channel import Channel, Receiver
-from wslessons.events import Joined, Left, Message, Record, RoomEvent
+from wslessons.events import Joined, Left, Message, RoomEvent
 from wslessons.fanout import Fanout
+from wslessons.forms import Record
 
 __all__ = ["Bus", "MemoryBus", "Room"]
 

@@ -26,8 +26,9 @@ from websockets import ConnectionClosed, ServerConnection, broadcast
 from wslessons.bench.tools import answer_parent, raise_descriptor_limit
 from wslessons.channel import Receiver
 from wslessons.chat import ChatServer, Room
-from wslessons.events import JsonForm, Message, Record, TextForm
+from wslessons.events import Message
 from wslessons.fanout import Fanout, Form
+from wslessons.forms import JsonForm, Record, TextForm
 from wslessons.frames import FrameWriter, Writer
 
 CONTENDERS = ("chat", "tasks", "broadcast", "naive", "floor")

@@ -24,7 +24,8 @@ from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retry
 from wslessons.client.retry import full_jitter
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError, need
-from wslessons.events import TEXT, Error, Joined, Left, Message, Missed, Record, Roster, Welcome
+from wslessons.events import Error, Joined, Left, Message, Missed, Roster, Welcome
+from wslessons.forms import TEXT, Record
 
 __all__ = ["add_arguments", "render", "run", "visible"]
 
