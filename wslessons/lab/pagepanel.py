@@ -43,7 +43,10 @@ class PagePanel:
             'border:1px solid var(--jp-border-color2, #e0e0e0)"></iframe>'
         )
         wide = ipywidgets.Layout(width="100%")
-        children = [ipywidgets.HTML(link), ipywidgets.HTML(frame, layout=wide)]
+        children: list[ipywidgets.Widget] = [
+            ipywidgets.HTML(link),
+            ipywidgets.HTML(frame, layout=wide),
+        ]
         self._panel = Panel(title, children, width="900px")
         self.widget = self._panel.widget
 
