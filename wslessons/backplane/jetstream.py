@@ -15,13 +15,8 @@ from typing import Any
 
 from wslessons.backplane.addresses import Address
 from wslessons.backplane.nats import Core, say
-from wslessons.backplane.transport import (
-    LOST_AFTER,
-    LogHost,
-    LogTransport,
-    Unreachable,
-    first_to_end,
-)
+from wslessons.backplane.tasks import Unreachable, first_to_end
+from wslessons.backplane.transport import LOST_AFTER, LogHost, LogTransport
 from wslessons.errors import UserError, need
 
 need("nats", "nats")
@@ -103,7 +98,7 @@ class JetStream(Core, LogTransport):
             max_age=self._max_age,
             max_bytes=self._max_bytes,
         )
-        deadline = asyncio.get_running_loop().time() + 8
+        begun = asyncio.get_running_loop().time()
         while True:
             try:
                 return await jetstream.stream_info(self._stream)
@@ -118,7 +113,11 @@ class JetStream(Core, LogTransport):
                     why = exc
             except (nats.errors.Error, nats.js.errors.Error) as exc:
                 why = exc
-            if asyncio.get_running_loop().time() > deadline:
+            # A server without JetStream has nobody who responds; one of a new cluster may be mute.
+            mute = isinstance(
+                why, nats.errors.NoRespondersError | nats.js.errors.ServiceUnavailableError
+            )
+            if asyncio.get_running_loop().time() - begun > (2 if mute else 8):
                 raise UserError(
                     f"{self.label} has no JetStream that answers ({say(why)}): start the server "
                     "with --jetstream, or leave ?stream= out of the URL."

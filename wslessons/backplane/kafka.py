@@ -16,22 +16,16 @@ use, which would move its rooms.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Coroutine
+from itertools import chain
 from typing import Any
 
 from wslessons.backplane.addresses import Address
-from wslessons.backplane.transport import (
-    CHECK,
-    LOST_AFTER,
-    LogHost,
-    LogTransport,
-    Unreachable,
-    first_to_end,
-)
+from wslessons.backplane.tasks import Unreachable, first_to_end, let_go
+from wslessons.backplane.transport import CHECK, LOST_AFTER, LogHost, LogTransport
 from wslessons.errors import UserError, need
 
 need("aiokafka", "kafka")
@@ -73,6 +67,7 @@ class Topic(LogTransport):
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._broken = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def lane(self, room: str) -> int:
         """Return the partition of `room`."""
@@ -81,6 +76,11 @@ class Topic(LogTransport):
     def group(self, room: str) -> str:
         """Return the room: each has records of its own."""
         return room
+
+    async def close(self) -> None:
+        """Disconnect, and wait for all former connections to have ended. Idempotent."""
+        await super().close()
+        await asyncio.gather(*self._closing)
 
     async def tell(self, data: bytes) -> None:
         """Send to the topic beside the log."""
@@ -202,13 +202,15 @@ class Topic(LogTransport):
 
     async def _read(self) -> None:
         assert self._consumer is not None
-        async for record in _records(self._consumer):
-            if record.topic != self._topic:
-                self.host.heard(record.value)
-                continue
-            lane = record.partition
-            self._next[lane] = record.offset + 1
-            self.host.entry(lane, self._number(lane, record.offset), self._lanes, record.value)
+        while True:
+            ready = await self._consumer.getmany(timeout_ms=int(CHECK * 1000))
+            for record in chain.from_iterable(ready.values()):
+                lane, value = record.partition, record.value or b""
+                if record.topic != self._topic:
+                    self.host.heard(value)
+                else:
+                    self._next[lane] = record.offset + 1
+                    self.host.entry(lane, self._number(lane, record.offset), self._lanes, value)
 
     def _number(self, lane: int, offset: int) -> int:
         return (offset + 1) * PLACES * self._lanes + lane
@@ -225,27 +227,24 @@ class Topic(LogTransport):
                 raise Unreachable("it does not answer in time") from None
 
     async def _disconnect(self) -> None:
-        clients = (self._consumer, self._producer)
-        self._consumer = self._producer = None
-        for client in clients:
-            if client is not None:
-                # A producer would wait for what it has not sent; we repeat that ourselves.
-                with contextlib.suppress(Exception):
-                    async with asyncio.timeout(0.5):
-                        await client.stop()
+        producer, consumer = self._producer, self._consumer
+        self._producer = self._consumer = None
+        # In their own time: a producer first waits, until the request times out, for what it has
+        # not sent (which we repeat ourselves); ended before that it would go on in secret.
+        if producer is not None:
+            self._close_later(producer.stop)
+        if consumer is not None:
+            # Its `stop` ends early, with the cancellation of its own fetch, if one is under way.
+            self._close_later(consumer.stop, consumer._client.close)
 
-
-async def _records(consumer: AIOKafkaConsumer) -> AsyncIterator[Any]:
-    while True:
-        for records in (await consumer.getmany(timeout_ms=int(CHECK * 1000))).values():
-            for record in records:
-                yield record
+    def _close_later(self, *closing: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        task = asyncio.create_task(let_go(*closing, seconds=3 * LOST_AFTER))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def _why(exc: BaseException) -> str:
     """Say an error in words."""
     if isinstance(exc, TimeoutError | errors.KafkaTimeoutError | errors.RequestTimedOutError):
         return "it does not answer in time"
-    if isinstance(exc, errors.UnknownTopicOrPartitionError):
-        return "it has no such topic and creates none"
     return str(exc).rstrip(".") or type(exc).__name__

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from wslessons.backplane.early import Unnumbered
@@ -34,7 +34,8 @@ from wslessons.backplane.items import (
     join,
 )
 from wslessons.backplane.remote import Outbox, Remote, logger
-from wslessons.backplane.transport import LogTransport, Unreachable
+from wslessons.backplane.tasks import Unreachable
+from wslessons.backplane.transport import LogTransport
 from wslessons.errors import UserError
 
 __all__ = ["Log"]
@@ -168,29 +169,30 @@ class Log(Remote):
         self._unnumbered.remove(event.seq)
         note = self._notes.setdefault(event.room, Event(event.room, node=self.node))
         note.lost += 1
+        self.unsent += 1
         note.seq = event.seq
         self._put(Dropped([event]))
 
     # To the broker.
 
+    def _work(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what is to run while the bus does."""
+        return [*super()._work(), self._tell_all()]
+
     async def _send_all(self) -> None:
-        telling = asyncio.create_task(self._tell_all())
-        try:
-            while True:
-                await self._waiting.changed.wait()
-                await self._unnumbered.few.wait()
-                batch = self._take_notes() or self._waiting.take(
-                    BATCH, min(BATCH_BYTES, self._log.limit - 2)
-                )
-                self._in_flight = [event for event, _ in batch]
-                groups: dict[str, list[tuple[Event, bytes]]] = {}
-                for event, data in batch:
-                    groups.setdefault(self._log.group(event.room), []).append((event, data))
-                await asyncio.gather(*(self._append(group, groups[group]) for group in groups))
-                self._in_flight = []
-                self._sent.set()
-        finally:
-            telling.cancel()
+        while True:
+            await self._waiting.changed.wait()
+            await self._unnumbered.few.wait()
+            batch = self._take_notes() or self._waiting.take(
+                BATCH, min(BATCH_BYTES, self._log.limit - 2)
+            )
+            self._in_flight = [event for event, _ in batch]
+            groups: dict[str, list[tuple[Event, bytes]]] = {}
+            for event, data in batch:
+                groups.setdefault(self._log.group(event.room), []).append((event, data))
+            await asyncio.gather(*(self._append(group, groups[group]) for group in groups))
+            self._in_flight = []
+            self._sent.set()
 
     def _take_notes(self) -> list[tuple[Event, bytes]]:
         notes = sorted(self._notes.values(), key=lambda note: note.seq)

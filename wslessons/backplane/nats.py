@@ -6,17 +6,11 @@ With a stream it is a log: see `wslessons.backplane.jetstream`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 
 from wslessons.backplane.addresses import Address
-from wslessons.backplane.transport import (
-    CHECK,
-    LOST_AFTER,
-    Transport,
-    Unreachable,
-    first_to_end,
-)
+from wslessons.backplane.tasks import Unreachable, first_to_end, let_go
+from wslessons.backplane.transport import CHECK, LOST_AFTER, Transport
 from wslessons.errors import UserError, need
 
 need("nats", "nats")
@@ -103,12 +97,10 @@ class Core(Transport):
             await self.flush()
 
     async def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
+        if self._client is not None:
             # It would wait for a stalled socket to take what was not sent.
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(0.5):
-                    await client.close()
+            await let_go(self._client.close)
+        self._client = None
 
     async def _publish(self, subject: str, data: bytes) -> None:
         self._check_connected()

@@ -16,7 +16,8 @@ from wslessons.backplane.items import Beat, Event, Gap, Move, encode, join
 from wslessons.backplane.presence import BEATS
 from wslessons.backplane.remote import Remote
 from wslessons.backplane.seam import ROOMS
-from wslessons.backplane.transport import Transport, Unreachable
+from wslessons.backplane.tasks import Unreachable
+from wslessons.backplane.transport import Transport
 
 __all__ = ["PubSub"]
 
@@ -30,8 +31,6 @@ class PubSub(Remote):
 
     def __init__(self, transport: Transport, **options: Any) -> None:
         super().__init__(transport, **options)
-        self.unsent = 0
-        """Events that other servers never got, since the broker could not be reached."""
         self._mine: OrderedDict[str, int] = OrderedDict()
         """How many events this server has published in each room of late."""
         self._rests: dict[str, int] = {}

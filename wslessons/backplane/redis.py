@@ -7,17 +7,11 @@ https://redis.io/docs/latest/develop/pubsub/
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 from wslessons.backplane.addresses import Address
-from wslessons.backplane.transport import (
-    CHECK,
-    LOST_AFTER,
-    Transport,
-    Unreachable,
-    first_to_end,
-)
+from wslessons.backplane.tasks import Unreachable, first_to_end, let_go
+from wslessons.backplane.transport import CHECK, LOST_AFTER, Transport
 from wslessons.errors import UserError, need
 
 need("redis", "redis")
@@ -148,14 +142,10 @@ class Channels(Transport):
                 raise Unreachable("another server is the primary now")
 
     async def _disconnect(self) -> None:
-        clients, self._clients, self._client = self._clients, [], None
-        pubsub, self._pubsub = self._pubsub, None
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(0.5):
-                if pubsub is not None:
-                    await pubsub.aclose()
-                for client in clients:
-                    await client.aclose()
+        self._client = None
+        pubsub = [self._pubsub] if self._pubsub is not None else []
+        await let_go(*(each.aclose for each in [*pubsub, *self._clients]))
+        self._pubsub, self._clients = None, []
 
     async def _do(self, command: Any) -> Any:
         self._check_connected()

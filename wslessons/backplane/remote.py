@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from wslessons.backplane.items import Beat, Event, Move, People, Status, decode,
 from wslessons.backplane.outbox import Outbox
 from wslessons.backplane.presence import Presence
 from wslessons.backplane.seam import Backplane
+from wslessons.backplane.tasks import end
 from wslessons.backplane.transport import Transport
 from wslessons.errors import UserError
 
@@ -71,10 +73,7 @@ class Remote(Backplane):
         """Connect. Raises `UserError` when that can't be done."""
         await self._transport.open(self)
         self._presence = Presence(self.node, self._presence.beat)
-        self._tasks = [
-            asyncio.create_task(work, name=f"bus {self.node}")
-            for work in (self._send_all(), self._beat())
-        ]
+        self._tasks = [asyncio.create_task(work, name=f"bus {self.node}") for work in self._work()]
         self._tell_beats(ask=True)
 
     async def stop(self) -> None:
@@ -85,10 +84,7 @@ class Remote(Backplane):
                     self._tell(self._presence.farewell())
                     await self.flush()
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(*tasks)
         await self._transport.close()
         await super().stop()
 
@@ -124,6 +120,10 @@ class Remote(Backplane):
             self._tell_beats(ask=True)
 
     # For the implementations.
+
+    def _work(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what is to run while the bus does."""
+        return [self._send_all(), self._beat()]
 
     async def _send_all(self) -> None:
         raise NotImplementedError

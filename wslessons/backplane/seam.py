@@ -45,6 +45,8 @@ class Backplane:
         self.status = Status("reconnecting", "not started yet")
         self.missed = 0
         """Events that are known to be gone for this server."""
+        self.unsent = 0
+        """Events of this server that are known to be gone for the others."""
         self._channel: Channel[Item] = Channel(keep)
         self._newest: OrderedDict[str, int] = OrderedDict()
         """The newest number in each room."""
@@ -60,6 +62,11 @@ class Backplane:
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
 
     # What a server uses.
+
+    @property
+    def backlog(self) -> int:
+        """How many events wait for the broker."""
+        return 0
 
     def publish(self, event: Event) -> None:
         """Take an event on its way to all readers of all servers. Never waits.

@@ -17,14 +17,8 @@ from typing import Any
 
 from wslessons.backplane.addresses import Address
 from wslessons.backplane.redis import Channels, say
-from wslessons.backplane.transport import (
-    CHECK,
-    LOST_AFTER,
-    LogHost,
-    LogTransport,
-    Unreachable,
-    first_to_end,
-)
+from wslessons.backplane.tasks import Unreachable, first_to_end
+from wslessons.backplane.transport import CHECK, LOST_AFTER, LogHost, LogTransport
 from wslessons.errors import UserError, need
 
 need("redis", "redis")

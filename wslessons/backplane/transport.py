@@ -1,23 +1,23 @@
 """A connection to a broker that is kept: it breaks, it is noticed, it comes back.
 
-The clients' own reconnecting is switched off everywhere, since each notices less than we need: one
-hangs in silence when its subscriber's connection drops, another waits for ever for a stalled
-socket to close. So there is one loop for all, and a sign of life is asked for every second.
+The clients' own reconnecting is switched off everywhere: one hangs in silence when its subscriber's
+connection drops, another waits for ever for a stalled socket to close. So there is one loop for
+all, and a sign of life is asked for every second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Protocol
 
+from wslessons.backplane.tasks import Unreachable, apart, end
 from wslessons.errors import UserError
 
-__all__ = ["CHECK", "LOST_AFTER", "Host", "LogHost", "LogTransport", "Transport", "Unreachable"]
+__all__ = ["CHECK", "LOST_AFTER", "Host", "LogHost", "LogTransport", "Transport"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,10 @@ CHECK = 1.0
 """Seconds between two questions whether the broker is still there."""
 LOST_AFTER = 2.0
 """Seconds for an answer before the connection counts as lost."""
+CONNECT_TIME = 10.0
+"""Seconds for one attempt to connect, with whatever has to be created there."""
 LONGEST_DELAY = 2.0
 """Most seconds between two attempts to come back; the first come within a tenth."""
-
-
-class Unreachable(Exception):
-    """The broker can't be reached now; the text says why. It may be later."""
 
 
 class Host(Protocol):
@@ -83,16 +81,12 @@ class Transport(ABC):
         """Connect, and keep the connection from now on. Raises `UserError`."""
         self.host = host
         try:
-            async with asyncio.timeout(10):
-                await self._connect()
-        except (Unreachable, TimeoutError) as exc:
+            await apart(self._connect(), CONNECT_TIME)
+        except BaseException as exc:
             await self._disconnect()
-            why = str(exc) or "it does not answer"
-            raise UserError(
-                f"can't reach {self.label}: {why}. Is it running, and is the URL right?"
-            ) from None
-        except BaseException:
-            await self._disconnect()
+            if isinstance(exc, Unreachable):
+                sentence = f"can't reach {self.label}: {exc}. Is it running, and is the URL right?"
+                raise UserError(sentence) from None
             raise
         self._connected = True
         host.back()
@@ -101,8 +95,7 @@ class Transport(ABC):
     async def close(self) -> None:
         """Disconnect. Idempotent."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+            await end(self._keeper)
             self._keeper = None
         self._connected = False
         await self._disconnect()
@@ -129,9 +122,9 @@ class Transport(ABC):
 
     async def _keep(self) -> None:
         while True:
+            why = "the connection ended"
             try:
-                await self._serve()
-                why = "the connection ended"
+                await apart(self._serve())
             except Unreachable as exc:
                 why = str(exc)
             self._connected = False
@@ -141,11 +134,10 @@ class Transport(ABC):
                 await self._disconnect()
                 await asyncio.sleep(delay)
                 try:
-                    async with asyncio.timeout(10):
-                        await self._connect()
+                    await apart(self._connect(), CONNECT_TIME)
                     break
-                except (Unreachable, UserError, TimeoutError) as exc:
-                    self.host.lost(str(exc) or "it does not answer")
+                except (Unreachable, UserError) as exc:
+                    self.host.lost(str(exc))
             self._connected = True
             logger.info("connected to %s again", self.label)
             self.host.back()
@@ -186,17 +178,3 @@ def _delays() -> Iterator[float]:
     while True:
         yield random.uniform(0, most)
         most = min(LONGEST_DELAY, most * 2)
-
-
-async def first_to_end(*coroutines: object) -> None:
-    """Run coroutines until one of them ends or raises, and end the others."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]  # ty: ignore[no-matching-overload]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(BaseException):
-            await asyncio.gather(*tasks, return_exceptions=True)
