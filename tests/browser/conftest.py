@@ -12,6 +12,8 @@ import shell
 from jupyterlab_page import Lab
 from playwright.async_api import Page, async_playwright
 
+from wslessons.lab.lessons import find
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -61,7 +63,6 @@ async def lab(
     words = ["lab", lesson, "--no-browser", "--port", "0", "--dir", str(work)]
     async with shell.serving(*words) as process:
         await page.goto(process.url)
-        (notebook,) = work.glob(f"??_*{lesson}*.ipynb")
-        lab = Lab(page, notebook)
+        lab = Lab(page, work / find(lesson).name)
         await lab.ready()
         yield lab
