@@ -32,22 +32,23 @@ def page_url(server: background.BackgroundServer, path: str = "/") -> str:
 
 
 class PagePanel:
-    """A page in a frame, with a link to open it in a tab of its own; made by `page_panel`."""
+    """A link that opens a page in a tab, and the page in a frame; made by `page_panel`."""
 
     def __init__(self, server: background.BackgroundServer, path: str, title: str, height: int):
         self.url = page_url(server, path)
         address, name = html.escape(self.url), html.escape(title)
-        link = f'<b>{name}</b> &middot; <a href="{address}" target="_blank">open in a tab</a>'
+        link = (
+            f'<b>{name}</b> &middot; <a href="{address}" target="_blank" rel="noopener"'
+            ' style="text-decoration:underline">open in a tab</a>'
+        )
         frame = (
             f'<iframe src="{address}" title="{name}" style="width:100%;height:{height}px;'
             'border:1px solid var(--jp-border-color2, #e0e0e0)"></iframe>'
         )
-        wide = ipywidgets.Layout(width="100%")
-        children: list[ipywidgets.Widget] = [
-            ipywidgets.HTML(link),
-            ipywidgets.HTML(frame, layout=wide),
-        ]
-        self._panel = Panel(title, children, width="900px")
+        children: list[ipywidgets.Widget] = [ipywidgets.HTML(link)]
+        if height:
+            children.append(ipywidgets.HTML(frame, layout=ipywidgets.Layout(width="100%")))
+        self._panel = Panel(title, children, width="900px" if height else "640px")
         self.widget = self._panel.widget
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -59,14 +60,15 @@ def page_panel(
     path: str = "/",
     title: str = "page",
     *,
-    height: int = 460,
+    height: int = 0,
 ) -> PagePanel:
-    """Show a page of `server` in the notebook.
+    """Show a page of `server` in the notebook: a link to it, and a frame with it inside.
 
     Args:
         server: a server of this kernel that answers HTTP.
         path: the page's address on it, with a query if need be.
         title: what the panel is called.
-        height: of the frame, in pixels.
+        height: of the frame, in pixels; 0 for the link alone, since browsers keep the cookies of
+            a page in a frame apart.
     """
     return PagePanel(server, path, title, height)

@@ -82,6 +82,16 @@ function askSoon() {
   }, 150);
 }
 
+/** Keep the name for a reload, or return it; in a frame on a foreign page browsers forbid both. */
+function remember(name) {
+  try {
+    if (name !== undefined) sessionStorage.setItem("name", name);
+    return sessionStorage.getItem("name");
+  } catch {
+    return null;
+  }
+}
+
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 function onChat({ event }) {
@@ -164,7 +174,7 @@ join.addEventListener("submit", (event) => {
   at("title").textContent = room || "lobby";
   at("me").textContent = `as ${name}`;
   document.title = `${room || "lobby"} · wslessons chat`;
-  sessionStorage.setItem("name", name);
+  remember(name);
   const own = (client = new ChatClient(document.baseURI, name, room));
   own.addEventListener("chat", (event) => own === client && onChat(event));
   own.addEventListener("state", (event) => own === client && onState(event));
@@ -206,7 +216,7 @@ addEventListener("pagehide", () => client?.stop());
 addEventListener("pageshow", ({ persisted }) => persisted && back());
 
 const wanted = new URLSearchParams(location.search);
-at("name").value = wanted.get("name") ?? sessionStorage.getItem("name") ?? "";
+at("name").value = wanted.get("name") ?? remember() ?? "";
 at("room").value = wanted.get("room") ?? "";
 // On a narrow screen the list of people would take the place of what they say.
 if (matchMedia("(max-width: 720px)").matches) at("people-box").open = false;
