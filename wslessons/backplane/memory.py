@@ -24,6 +24,4 @@ class Memory(Backplane):
             return
         self._seq += 1
         event.node, event.seq = self.node, self._seq
-        self._number_here(event)
-        self._put(event)
-        self._progress(0, event.offset)
+        self._deliver_here(event)

@@ -55,7 +55,7 @@ class PubSub(Remote):
             self._waiting.put(event, data)
         else:
             self.unsent += 1
-        self._deliver(event)
+        self._deliver_here(event)
 
     async def flush(self) -> None:
         """Wait until the broker has all that was published, or until it is known to be lost."""
@@ -64,11 +64,6 @@ class PubSub(Remote):
             await self._transport.flush()
         except Unreachable:
             return
-
-    def _deliver(self, event: Event) -> None:
-        self._number_here(event)
-        self._put(event)
-        self._progress(0, event.offset)
 
     async def _send_all(self) -> None:
         while True:
@@ -112,7 +107,7 @@ class PubSub(Remote):
         if lost:
             self._report(event.node, event.room, lost)
         if not self._is_repeat(event.key):
-            self._deliver(event)
+            self._deliver_here(event)
 
     def _take_beat(self, beat: Beat) -> None:
         rooms = self._theirs.setdefault(beat.node, {})

@@ -75,6 +75,7 @@ class Remote(Backplane):
         self._presence = Presence(self.node, self._presence.beat)
         self._tasks = [asyncio.create_task(work, name=f"bus {self.node}") for work in self._work()]
         self._tell_beats(ask=True)
+        self.started = True
 
     async def stop(self) -> None:
         """Say goodbye, send in a second what can be sent, and disconnect. Idempotent."""
@@ -168,8 +169,13 @@ class Remote(Backplane):
             self._tell(beat)
 
     async def _beat(self) -> None:
+        loop, beat = asyncio.get_running_loop(), self._presence.beat
         while True:
-            await asyncio.sleep(self._presence.beat)
+            due = loop.time() + beat
+            await asyncio.sleep(beat)
+            if loop.time() > due + beat:
+                # Our own loop was held up: what the others sent has not been looked at yet.
+                self._presence.postpone()
             if self.status.state == "connected":
                 self._tell_beats()
                 for down in self._presence.expired():

@@ -43,6 +43,7 @@ class Backplane:
         self.epoch = secrets.token_hex(8)
         """The life of the log: its numbers mean nothing in another."""
         self.status = Status("reconnecting", "not started yet")
+        self.started = False
         self.missed = 0
         """Events that are known to be gone for this server."""
         self.unsent = 0
@@ -75,6 +76,15 @@ class Backplane:
         """
         raise NotImplementedError
 
+    def tell_here(self, event: Event) -> None:
+        """Let this server's readers have an event that is for nobody else.
+
+        Not on a bus with a log, where it could have no number.
+        """
+        self._check_open()
+        event.node = self.node
+        self._deliver_here(event)
+
     def subscribe(self, since: int | None = None) -> Subscription:
         """Return a reader that begins after number `since`, None for now and 0 for all kept.
 
@@ -102,6 +112,10 @@ class Backplane:
             future = asyncio.get_running_loop().create_future()
             self._awaited.append((lane, offset, future))
             await future
+
+    def has_read(self, room: str, offset: int) -> bool:
+        """Whether this server has read up to number `offset`."""
+        return self._at.get(self.lane(room), 0) >= offset
 
     def items(self) -> Iterator[tuple[int, Item]]:
         """Iterate over the local copy, the oldest first, each item with its place in it."""
@@ -132,6 +146,7 @@ class Backplane:
 
     async def start_up(self) -> None:
         """Connect. Raises `UserError` when that can't be done."""
+        self.started = True
         self._set_status(Status("connected"))
 
     async def stop(self) -> None:
@@ -188,10 +203,12 @@ class Backplane:
             lane = self.lane(forgotten)
             self._before[lane] = max(self._before.get(lane, 0), number)
 
-    def _number_here(self, event: Event) -> None:
-        """Give an event the next number of this server, where the broker has none."""
+    def _deliver_here(self, event: Event) -> None:
+        """Deliver an event with the next number of this server, where the broker has none."""
         event.epoch = self.epoch
         self._number(event, event.room, self._channel.offset + 1)
+        self._put(event)
+        self._progress(0, event.offset)
 
     def _progress(self, lane: int, offset: int) -> None:
         self._at[lane] = offset
