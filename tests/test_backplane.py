@@ -480,8 +480,8 @@ async def test_what_pubsub_loses_is_counted_exactly(kind: str, brokers: dict[str
     async with (
         asyncio.timeout(40),
         linked(kind, brokers[kind]) as (through, link),
-        from_url(url_for(kind, base, name), beat=0.2) as one,
-        from_url(url_for(kind, {kind: through}, name), beat=0.2) as two,
+        from_url(url_for(kind, base, name), beat=0.5) as one,
+        from_url(url_for(kind, {kind: through}, name), beat=0.5) as two,
     ):
         reader = two.subscribe()
         one.publish(Event("/", "before"))

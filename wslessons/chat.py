@@ -3,9 +3,9 @@
     async with ChatServer().serve("localhost", 8765) as server:
         await server.wait_closed()
 
-How a line travels: the sender's connection -> `ChatServer.handle` -> `Room.say` -> the bus ->
-`Room.deliver`, which numbers it and puts it into the room's log (a `Channel`) -> everyone's cursor
-in that log -> one write a connection (`Fanout`) -> everybody else's socket.
+How a line travels: the sender's connection -> `ChatServer.handle` -> `Room.say` -> (the bus, where
+servers share rooms) -> the room's log (a `Channel`), with a number -> everyone's cursor in that log
+-> one write a connection (`Fanout`) -> everybody else's socket.
 
 Plain text is for a client that asks for no subprotocol. Its first message is its name, trimmed:
 
@@ -24,8 +24,7 @@ The core, `ChatServer.handle`, knows no WebSocket library: it drives any `Connec
 take ready-made frames (`Connection.writer`) is served by the room's fan-out; any other by a task
 of its own, `forward`. What they send is the same.
 
-Not handled here: who may connect at all (Origin, tokens, TLS), several servers sharing a room,
-history on disk.
+Not handled here: who may connect at all (Origin, tokens, TLS), history on disk.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +44,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from wslessons import serving
+from wslessons.backplane import Backplane
 from wslessons.channel import Closed, Lagged, Receiver
 from wslessons.events import (
     SUBPROTOCOL,
@@ -59,16 +60,15 @@ from wslessons.events import (
 )
 from wslessons.forms import JSON, TEXT, JsonForm, Record, TextForm
 from wslessons.frames import FrameWriter, Writer
-from wslessons.room import Bus, MemoryBus, Room
+from wslessons.room import Room
 from wslessons.rules import TokenBucket, clean_name, clean_text
+from wslessons.shared import SharedRooms
 
 __all__ = [
-    "Bus",
     "ChatServer",
     "Connection",
     "Gone",
     "LibraryConnection",
-    "MemoryBus",
     "Room",
     "TokenBucket",
     "clean_name",
@@ -190,7 +190,7 @@ async def forward(
         except Closed:
             return
         payload = form.own(item) if item.origin == connection.id else form.encode(item)
-        if payload is not None:
+        if payload:
             await connection.send(payload)
 
 
@@ -207,7 +207,8 @@ class ChatServer:
     In: `capacity`, events kept in each room's log; `rate`, messages a second from one connection
     (0 for no limit; over it the sender is slowed down, not cut off), with bursts of `burst`;
     `name_timeout`, seconds to wait for the name; `max_size`, bytes in one message; `max_rooms`,
-    rooms at a time; `fanout`, False to serve each member by a task of its own instead.
+    rooms at a time; `fanout`, False to serve each member by a task of its own instead; `bus`, what
+    `wslessons.backplane.from_url` returns, entered, to share the rooms with other servers.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class ChatServer:
         max_size: int = 8192,
         max_rooms: int = 1000,
         fanout: bool = True,
-        bus: Bus | None = None,
+        bus: Backplane | None = None,
     ) -> None:
         self.capacity = capacity
         self.rate = rate
@@ -229,10 +230,13 @@ class ChatServer:
         self.max_size = max_size
         self.max_rooms = max_rooms
         self.fanout = fanout
-        self.bus = bus or MemoryBus()
         self.rooms: dict[str, Room] = {}
         """The rooms there are, by path; an empty one is kept for a while."""
         self._idle: OrderedDict[str, None] = OrderedDict()
+        self._new_room: Callable[[str, int], Room] = Room
+        # A bus that reaches nobody else would only be a longer way to the log.
+        if bus is not None and not bus.local:
+            self._new_room = SharedRooms(bus, self.rooms).open
 
     def people(self, path: str = "/") -> list[str]:
         """Return the names of all who are in a room, in the order in which they came."""
@@ -328,17 +332,20 @@ class ChatServer:
     ) -> None:
         """Let somebody into the room and stay until the connection ends."""
         room = self._open(connection.path)
+        form = room.form(form)
         room.visitors += 1
-        cursor, epoch_over = room.resume(hello.since, hello.epoch)
-        entered = False
+        cursor, entered = room.log.subscribe(), False
         try:
+            if hello.since is not None:
+                await room.catch_up(hello.since, hello.epoch)
+            cursor, epoch_over = room.resume(hello.since, hello.epoch)
+            begin = room.begins_after(cursor, None if epoch_over else hello.since)
             await connection.send(
-                form.welcome(
-                    Welcome(hello.name, room.path, room.epoch, cursor.offset, *room.roster())
-                )
+                form.welcome(Welcome(hello.name, room.path, room.epoch, begin, *room.roster()))
             )
             if epoch_over:
                 await connection.send(form.missed(None, cursor.offset))
+            room.connections[connection.id] = connection
             room.enter(connection.id, hello.name)
             entered = True
             logger.info("%s joined %s from %s", hello.name, room.path, connection.peer)
@@ -354,6 +361,7 @@ class ChatServer:
                 raise refusal
         finally:
             cursor.close()
+            room.connections.pop(connection.id, None)
             if entered:
                 room.leave(connection.id)
                 logger.info("%s left %s", hello.name, room.path)
@@ -376,7 +384,7 @@ class ChatServer:
 
     async def _listen(self, member: _Member) -> _Refused | None:
         """Take what the client sends until it goes (None) or must go (the refusal)."""
-        connection, is_json = member.connection, member.form is JSON
+        connection, is_json = member.connection, isinstance(member.form, JsonForm)
         bucket = TokenBucket(self.rate, self.burst) if self.rate else None
         grace = GRACE
         try:
@@ -433,7 +441,7 @@ class ChatServer:
         if room is None:
             if len(self.rooms) >= self.max_rooms:
                 self._forget_idle()
-            room = self.rooms[path] = Room(path, self.capacity, self.bus)
+            room = self.rooms[path] = self._new_room(path, self.capacity)
         self._idle.pop(path, None)
         return room
 

@@ -18,9 +18,9 @@ From the server:
 | type | members | meaning |
 |---|---|---|
 | `welcome` | `name`, `room`, `epoch`, `offset`, `people`, `count` | the answer to `hello` |
-| `joined`, `left` | `name`, `offset`, `time` | somebody came or went |
-| `message` | `sender`, `text`, `id`, `offset`, `time` | somebody else said something |
-| `ack` | `id`, `offset`, `time` | your `say` is in the log, at this offset |
+| `joined`, `left` | `name`, `offset`, `time`, `prev` | somebody came or went |
+| `message` | `sender`, `text`, `id`, `offset`, `time`, `prev` | somebody else said something |
+| `ack` | `id`, `offset`, `time`, `prev` | your `say` is in the log, at this offset |
 | `missed` | `count`, `offset` | `count` events are gone for you, the last at `offset` |
 | `roster` | `people`, `count` | who is here |
 | `pong` | `id` | the answer to `ping` |
@@ -29,6 +29,14 @@ From the server:
 **Offsets.** A room numbers its events 1, 2, 3, ... After `welcome`, whose `offset` says where it
 starts, a client gets every number once and in order: as `joined`, `left`, `message`, or (for what
 it said itself) `ack`, or inside a `missed`. So the newest offset seen is all it has to remember.
+
+**Several servers.** Where rooms are shared over a broker's log, numbers grow but are not all of one
+room. Then `joined`, `left`, `message` and the `ack` of what is in the log have `prev`, which is
+absent elsewhere: no event of the room has a number between that and its own. What has `offset` 0
+could not be numbered, as the broker was away. When it gets its number, those who had it are sent
+the `ack`, or a `missed` of 0 events up to that number; one who has meanwhile come to another server
+may be sent it again, with its number and the same `sender` and `id` (or `time`, if there is no
+`id`). What has a number that is not above the newest seen has been seen.
 
 **Resuming.** `epoch` names one life of a room. A client that comes back says the `epoch` it knew
 and, as `since`, the newest offset it saw, and is sent what it missed. If the epoch is another one
@@ -50,6 +58,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from websockets.typing import Subprotocol
 
 __all__ = [
@@ -134,6 +143,7 @@ class Ack(Event):
     id: str
     offset: int
     time: float
+    prev: int | UnsetType = UNSET
 
 
 class Missed(Event):
@@ -173,6 +183,7 @@ class Joined(Event):
     name: str
     offset: int = 0
     time: float = 0.0
+    prev: int | UnsetType = UNSET
 
 
 class Left(Event):
@@ -181,6 +192,7 @@ class Left(Event):
     name: str
     offset: int = 0
     time: float = 0.0
+    prev: int | UnsetType = UNSET
 
 
 class Message(Event):
@@ -191,6 +203,7 @@ class Message(Event):
     id: str = ""
     offset: int = 0
     time: float = 0.0
+    prev: int | UnsetType = UNSET
 
 
 ClientEvent = Hello | Say | Who | Ping

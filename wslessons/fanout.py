@@ -50,7 +50,7 @@ class Form(Protocol[I_contra]):
     """How items look on the wire to one kind of client; payloads are UTF-8."""
 
     def encode(self, item: I_contra) -> bytes:
-        """Return what everybody gets."""
+        """Return what everybody gets; no bytes are nothing at all."""
         ...
 
     def own(self, item: I_contra) -> bytes | None:
@@ -235,7 +235,8 @@ class Fanout(Generic[I]):
 def _frame(form: Form[I], item: I) -> bytes:
     frame = item.frames.get(form)
     if frame is None:
-        frame = item.frames[form] = text_frame(form.encode(item))
+        payload = form.encode(item)
+        frame = item.frames[form] = payload and text_frame(payload)
     return frame
 
 

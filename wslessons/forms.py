@@ -44,8 +44,9 @@ class TextForm:
         verb = "joined" if isinstance(event, Joined) else "left"
         return self.system(f">>> {event.name} {verb} the chat")
 
-    def own(self, item: Record) -> None:
+    def own(self, item: Record) -> bytes | None:
         """Whoever said it knows it."""
+        return None
 
     def missed(self, count: int | None, offset: int) -> bytes:
         """Return the notice of a gap."""

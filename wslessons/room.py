@@ -1,9 +1,8 @@
 """A room: people who hear each other, and the log of what happened among them.
 
-Whatever happens, somebody comes, talks or goes, is one record. The room hands it to its bus, which
-puts the records of all servers in order; the bus hands it back by `Room.deliver`; and from there it
-goes into the room's log (a `Channel`) for everyone to get. On a single server the bus is nothing
-but a function call (`MemoryBus`).
+Whatever happens, somebody comes, talks or goes, is one record, and goes into the room's log (a
+`Channel`) for everyone to get, at once. Where several servers share the room, a bus stands between,
+which puts the records of all of them in order: see `wslessons.shared`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Protocol
 from wslessons.channel import Channel, Receiver
 from wslessons.events import Joined, Left, Message, RoomEvent
 from wslessons.fanout import Fanout
-from wslessons.forms import Record
+from wslessons.forms import JsonForm, Record, TextForm
 
-__all__ = ["Bus", "MemoryBus", "Room"]
+__all__ = ["Room"]
 
 ROSTER = 100
 """Names in one roster; beyond them it only counts, or 2,000 joining would be sent 2 million."""
@@ -27,29 +26,18 @@ IDS = 4096
 """Ids of published messages that a room remembers."""
 
 
-class Bus(Protocol):
-    """What stands between saying and hearing: it puts records in order.
+class Closing(Protocol):
+    """A connection, as far as a room needs it."""
 
-    For each record published it calls `room.deliver(record)`, in the same order for everybody.
-    """
-
-    def publish(self, room: Room, record: Record) -> None:
-        """Take a record on its way to the room's log. Never waits."""
+    async def close(self, code: int, reason: str) -> None:
+        """Complete the closing handshake, in bounded time."""
         ...
-
-
-class MemoryBus:
-    """The bus of a single server: what is published is in the log at once."""
-
-    def publish(self, room: Room, record: Record) -> None:
-        """Deliver the record."""
-        room.deliver(record)
 
 
 class Room:
     """People who hear each other, and the log of what happened among them."""
 
-    def __init__(self, path: str, capacity: int = 256, bus: Bus | None = None) -> None:
+    def __init__(self, path: str, capacity: int = 256) -> None:
         self.path = path
         self.epoch = secrets.token_hex(8)
         """Name of this life of the room: offsets mean nothing in another."""
@@ -59,7 +47,8 @@ class Room:
         """Names by connection id, in the order in which people came."""
         self.visitors = 0
         """Connections that are here, those on their way in too."""
-        self._bus = bus or MemoryBus()
+        self.connections: dict[str, Closing] = {}
+        """The connections of `people`, to close them by."""
         self._published: OrderedDict[str, int] = OrderedDict()
 
     def resume(self, since: int | None, epoch: str) -> tuple[Receiver[Record], bool]:
@@ -72,6 +61,17 @@ class Room:
         if epoch and epoch != self.epoch:
             return self.log.subscribe(since=self.log.oldest - 1), True
         return self.log.subscribe(since=min(since, self.log.offset)), False
+
+    async def catch_up(self, since: int | None, epoch: str) -> None:
+        """Wait, in bounded time, until all that somebody who saw `since` has seen is here."""
+
+    def begins_after(self, cursor: Receiver[Record], since: int | None) -> int:
+        """Return the offset after which somebody with this cursor begins, who saw `since`."""
+        return cursor.offset
+
+    def form(self, form: TextForm | JsonForm) -> TextForm | JsonForm:
+        """Return how this room's events look in one of the two protocols."""
+        return form
 
     def enter(self, id: str, name: str) -> None:
         """Add somebody and tell everyone, the newcomer too."""
@@ -110,4 +110,4 @@ class Room:
 
     def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
         event.time = time.time()
-        self._bus.publish(self, Record(event, origin, key))
+        self.deliver(Record(event, origin, key))

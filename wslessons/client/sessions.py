@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 
 import msgspec
+from msgspec import UnsetType
 
 from wslessons.client.inbox import Event, Notice
 from wslessons.client.outbox import Outbox, Outgoing, Refused
@@ -32,6 +33,9 @@ _MOVE = re.compile(r"\[system\] >>> (.+) (joined|left) the chat")
 _MISSED = re.compile(r"\[system\] you missed (?:(\d+) )?messages?")
 _LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
 
+TOLD = 1024
+"""Events without a number that are remembered."""
+
 
 class JsonSession:
     """`chat.v1+json`: knows its place in the room's log, so it can resume there.
@@ -47,6 +51,8 @@ class JsonSession:
         self._outbox = outbox
         self._session = secrets.token_hex(16)
         self._acknowledged_early: set[int] = set()
+        self._told: dict[tuple[str, str | float], bool] = {}
+        """What has been told without a number."""
 
     def hello(self) -> bytes:
         """Return the first message of a connection: join, or resume."""
@@ -91,14 +97,16 @@ class JsonSession:
                 self.offset = max(self.offset or 0, event.offset)
                 early = self._acknowledged_early
                 early -= {offset for offset in early if offset <= self.offset}
-                yield event
+                # None missed: what has been told only got its number.
+                if event.count != 0:
+                    yield event
             case _:
                 yield event
 
     def _take_ack(self, ack: Ack) -> None:
         self._outbox.confirm(ack.id, ack)
         offset = self.offset or 0
-        if ack.offset == offset + 1:
+        if _before(ack) <= offset < ack.offset:
             self.offset = ack.offset
         elif ack.offset > offset:
             # The answer to a repeat does not come through the log and may overtake it; then the
@@ -106,12 +114,19 @@ class JsonSession:
             self._acknowledged_early.add(ack.offset)
 
     def _in_order(self, event: RoomEvent) -> Iterator[Event]:
-        expected = (self.offset or 0) + 1
-        if event.offset < expected:
+        offset = self.offset or 0
+        if event.offset == 0:
+            yield from self._without_number(event)
             return
-        if event.offset > expected:
-            yield Missed(event.offset - expected, event.offset - 1)
+        if event.offset <= offset:
+            return
+        before = _before(event)
+        if before > offset:
+            # Where numbers have holes, nobody can tell how many events are between two.
+            yield Missed(before - offset if isinstance(event.prev, UnsetType) else None, before)
         self.offset = event.offset
+        if self._told.pop(_identity(event), False):
+            return
         if event.offset in self._acknowledged_early:
             self._acknowledged_early.discard(event.offset)
         elif isinstance(event, Message) and event.id in self._outbox and event.sender == self._name:
@@ -119,6 +134,29 @@ class JsonSession:
             self._outbox.confirm(event.id, Ack(event.id, event.offset, event.time))
         else:
             yield event
+
+    def _without_number(self, event: RoomEvent) -> Iterator[Event]:
+        """Take what the server could not number yet: it may come again, from another server."""
+        identity = _identity(event)
+        own = isinstance(event, Message) and event.id in self._outbox and event.sender == self._name
+        if identity in self._told or own:
+            return
+        self._told[identity] = True
+        if len(self._told) > TOLD:
+            self._told.pop(next(iter(self._told)))
+        yield event
+
+
+def _before(event: RoomEvent | Ack) -> int:
+    """Return the number after which no event of the room comes before this one."""
+    return event.offset - 1 if isinstance(event.prev, UnsetType) else event.prev
+
+
+def _identity(event: RoomEvent) -> tuple[str, str | float]:
+    """Return what tells an event without a number from others."""
+    if isinstance(event, Message):
+        return event.sender, event.id or event.time
+    return event.name, event.time
 
 
 class TextSession:
@@ -147,7 +185,7 @@ class TextSession:
         """Yield the event that a line stands for, or a `Notice`; never raises.
 
         >>> list(TextSession("bob").receive("[alice] hi"))
-        [Message(sender='alice', text='hi', id='', offset=0, time=0.0)]
+        [Message(sender='alice', text='hi', id='', offset=0, time=0.0, prev=UNSET)]
         """
         if isinstance(data, bytes):
             yield Notice(f"a binary message of {len(data)} bytes")
