@@ -66,3 +66,13 @@ async def test_what_it_logs_stays_out_of_the_cells(cells: Kernel):
     assert await cells.run(JOIN) == "Welcome, alice!\n"
     found = "print([l for l in lab.logbook.lines() if 'WebSocket /ws 101' in l] != [])"
     assert await cells.run(found) == "True\n"
+
+
+async def test_a_page_is_reached_where_the_kernel_is_elsewhere(cells: Kernel):
+    """Here it is the server's own address; on a hub it is the proxy's, under the user's prefix."""
+    await cells.run("url = lab.page_url(server, '/?name=a'); port = server.url.rpartition(':')[2]")
+    assert await cells.run("print(url == server.url + '/?name=a')") == "True\n"
+    await cells.run("import os; os.environ['JUPYTERHUB_SERVICE_PREFIX'] = '/user/ann/'")
+    hub = "print(lab.page_url(server, '/?name=a') == f'/user/ann/proxy/{port}/?name=a')"
+    assert await cells.run(hub) == "True\n"
+    assert await cells.run("lab.page_panel(server, title='page', height=9)") == "[page]"

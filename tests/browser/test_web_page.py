@@ -13,9 +13,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from webs import serving
+from webs import read_until, serving
 
 from wslessons import asgi, web
 from wslessons.chat import ChatServer
@@ -172,6 +172,40 @@ IMPATIENT = """async () => {
     });
     eve.start();
 }"""
+
+
+async def test_it_writes_no_more_than_the_network_takes(page: Page):
+    """While much is buffered nothing more is written; when there is room all of it is, once."""
+    async with asyncio.timeout(100), serving() as served, served.join("bob") as bob:
+        await page.goto(served.url)
+        await page.evaluate(IMPATIENT)
+        await expect(page).to_have_title("connecting open")
+        written = await page.evaluate("""() => {
+            window.buffered = 1_000_000;
+            const fake = { get: () => window.buffered };
+            Object.defineProperty(WebSocket.prototype, "bufferedAmount", fake);
+            ["one", "two", "three"].forEach((text) => eve.say(text));
+            return eve.written;
+        }""")
+        assert written == 0
+        await page.evaluate("window.buffered = 0")
+        assert await read_until(bob, "[eve] three") == [
+            "[system] >>> eve joined the chat",
+            "[eve] one",
+            "[eve] two",
+            "[eve] three",
+        ]
+        await page.evaluate("eve.stop()")
+
+
+async def test_it_works_behind_a_prefix(page: Page):
+    """Under another path, as jupyter-server-proxy has it, the page finds all that is its own."""
+    prefix = "/user/ann/proxy/8000"
+    mounted = Starlette(routes=[Mount(prefix, web.application())])
+    async with asyncio.timeout(100), asgi.serve(mounted, **web.OPTIONS) as server:
+        await enter(page, f"{server.url}{prefix}/", "alice")
+        await say(page, "hello")
+        await expect(page.get_by_text("· sent")).to_have_count(1)
 
 
 async def test_a_name_that_is_refused_leads_back_to_the_door(page: Page):
