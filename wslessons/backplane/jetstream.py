@@ -33,6 +33,9 @@ PLACES = 1000
 ALIVE = 1.0
 """Seconds between two signs of life of a consumer that has nothing to deliver."""
 
+NO_PEERS = 10005
+"""Error code of a cluster whose servers have not all found each other yet."""
+
 
 class JetStream(Core, LogTransport):
     """A stream of NATS JetStream; it is created if there is none.
@@ -81,10 +84,10 @@ class JetStream(Core, LogTransport):
             self._epoch = epoch
             # Entries, not events; an entry has one event or more.
             self._next = max(info.state.first_seq, info.state.last_seq - self.history + 1, 1)
-            self.host.opened(epoch, {0: (self._next - 1) * PLACES + PLACES - 1})
+            self.host.opened(epoch, {0: _before(self._next)})
             self.tail = self.tail or {0: info.state.last_seq * PLACES}
         elif info.state.first_seq > self._next:
-            self.host.trimmed(0, (info.state.first_seq - 1) * PLACES + PLACES - 1, None)
+            self.host.trimmed(0, _before(info.state.first_seq), None)
             self._next = info.state.first_seq
         await self._consume(client)
 
@@ -106,9 +109,11 @@ class JetStream(Core, LogTransport):
                 try:
                     return await jetstream.add_stream(config)
                 except nats.js.errors.BadRequestError as exc:
-                    raise UserError(
-                        f"{self.label} can't keep the stream {self._stream}: {exc.description}."
-                    ) from None
+                    why = exc
+                    if exc.err_code != NO_PEERS:
+                        raise UserError(
+                            f"{self.label} can't keep the stream {self._stream}: {say(exc)}."
+                        ) from None
                 except (nats.errors.Error, nats.js.errors.Error) as exc:
                     why = exc
             except (nats.errors.Error, nats.js.errors.Error) as exc:
@@ -172,3 +177,8 @@ class JetStream(Core, LogTransport):
             await asyncio.sleep(ALIVE)
             if asyncio.get_running_loop().time() - self._alive > 3 * ALIVE:
                 raise Unreachable("the stream's consumer is silent")
+
+
+def _before(sequence: int) -> int:
+    """Return the last number that an event before this entry can have."""
+    return sequence * PLACES - 1 if sequence > 1 else 0

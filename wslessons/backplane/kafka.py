@@ -3,14 +3,10 @@
 No consumer group: a group shares a topic out among its members, and here each has to hear all. The
 record's key is the room, which decides its partition, so numbers are in order within a room: a
 number is the record's offset plus one, times 1,000, plus the event's place in the record; times
-the number of partitions, plus the partition. Signs of life go to the topic ``NAME.presence``; the
-oldest record in it has the epoch.
+the number of partitions, plus the partition. Signs of life go to the topic ``NAME.presence``, whose
+oldest record has the epoch. The producer is idempotent and waits for all replicas in sync.
 
-The producer is idempotent (it repeats what was lost without doubling it) and waits for all
-replicas that are in sync.
-
-Not handled here: TLS, SASL other than PLAIN over plain text, and partitions added to a topic in
-use, which would move its rooms.
+Not handled here: TLS, and partitions added to a topic in use, which would move its rooms.
 """
 
 from __future__ import annotations
@@ -162,8 +158,9 @@ class Topic(LogTransport):
             self._next = {
                 lane: max(oldest[each], newest[each] - most) for lane, each in partitions.items()
             }
-            before = {lane: self._number(lane, at) - lanes for lane, at in self._next.items()}
-            self.host.opened(self._epoch, before)
+            self.host.opened(
+                self._epoch, {lane: self._before(lane, at) for lane, at in self._next.items()}
+            )
             self.tail = self.tail or {
                 lane: self._number(lane, newest[each] - 1)
                 for lane, each in partitions.items()
@@ -171,7 +168,7 @@ class Topic(LogTransport):
             }
         for lane, each in partitions.items():
             if oldest[each] > self._next[lane]:
-                self.host.trimmed(lane, self._number(lane, oldest[each]) - lanes, None)
+                self.host.trimmed(lane, self._before(lane, oldest[each]), None)
                 self._next[lane] = oldest[each]
             consumer.seek(each, self._next[lane])
         consumer.seek(self._presence, max(newest[self._presence], oldest[self._presence]))
@@ -214,6 +211,9 @@ class Topic(LogTransport):
 
     def _number(self, lane: int, offset: int) -> int:
         return (offset + 1) * PLACES * self._lanes + lane
+
+    def _before(self, lane: int, offset: int) -> int:
+        return self._number(lane, offset) - self._lanes if offset else 0
 
     async def _watch(self) -> None:
         """Ask for the cluster's metadata again and again, as a sign of life."""
