@@ -20,10 +20,12 @@ from websockets.asyncio.client import ClientConnection
 
 from wslessons import chat as chat_module
 from wslessons import room as room_module
-from wslessons.chat import ChatServer, Gone, TokenBucket, clean_name, clean_text
+from wslessons import session as session_module
+from wslessons.chat import ChatServer, Gone
 from wslessons.events import SUBPROTOCOL
 from wslessons.fanout import CHUNK
 from wslessons.frames import Writer
+from wslessons.rules import TokenBucket, clean_name, clean_text
 
 Start = Callable[..., Awaitable["Running"]]
 
@@ -813,7 +815,7 @@ async def test_slowed_down_sender_that_leaves_does_not_stay_as_a_ghost(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a sender queued beyond its rate keeps it in the roster for a bounded time only."""
-    monkeypatch.setattr(chat_module, "GRACE", 0.1)
+    monkeypatch.setattr(session_module, "GRACE", 0.1)
     running = await start(rate=1, burst=1)
     async with running.join("other") as other:
         async with running.join("fast") as fast:

@@ -1,7 +1,7 @@
 """One writer for all members of a channel: encode once, join what is ready, write once each.
 
 The plain way to serve a member is a task that takes items from its `Receiver` and sends them (see
-`wslessons.chat.forward`). That is right, and slow: every message wakes every task and costs a
+`wslessons.session.forward`). That is right, and slow: every message wakes every task and costs a
 system call for every member. This module does the same job in one loop:
 
 - all items sent in one turn of the event loop go out together, in **one write a connection**;
