@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 import tempfile
+from asyncio.subprocess import PIPE, Process
 from collections import deque
 from typing import IO, Literal
 
@@ -38,7 +39,7 @@ class ServerProcess:
         self.last_words = ""
         self.state: Literal["running", "stopped", "gone"] = "stopped"
         self._config = config
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[str] | None = None
         self._asked: deque[asyncio.Future[Stats]] = deque()
@@ -57,8 +58,8 @@ class ServerProcess:
             sys.executable,
             "-m",
             "wslessons.cluster.child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdin=PIPE,
+            stdout=PIPE,
             stderr=log,
             start_new_session=True,
         )
@@ -132,7 +133,7 @@ class ServerProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(line + b"\n")
 
-    async def _read(self, process: asyncio.subprocess.Process, ready: asyncio.Future[str]) -> None:
+    async def _read(self, process: Process, ready: asyncio.Future[str], log: IO[bytes]) -> None:
         assert process.stdout is not None
         sentence = ""
         async for line in process.stdout:
