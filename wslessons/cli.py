@@ -74,8 +74,8 @@ def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], fl
     return parse
 
 
-def _chat(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    add_address(parser, 8765)
+def _add_room_limits(parser: argparse.ArgumentParser) -> None:
+    """Give a command its ``--capacity`` and ``--rate``."""
     parser.add_argument(
         "--capacity",
         type=_at_least(1, int),
@@ -91,17 +91,45 @@ def _chat(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
         help="messages a second from one connection; over it, it is slowed down (default: 0, any)",
     )
 
+
+def _chat(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    add_address(parser, 8765)
+    _add_room_limits(parser)
+    parser.add_argument(
+        "--bus",
+        default="memory:",
+        metavar="URL",
+        help="share the rooms with other servers over nats://HOST:PORT, redis://HOST:PORT or"
+        " kafka://HOST:PORT; with ?stream=NAME the first two keep a log (default: share nothing)",
+    )
+
     def run(args: argparse.Namespace) -> int:
         from wslessons import serving
+        from wslessons.backplane import from_url
         from wslessons.chat import ChatServer
 
         log_to_stderr()
-        chat = ChatServer(capacity=args.capacity, rate=args.rate)
-        serve = serving.serve_until_stopped(chat.handler, args.host, args.port, **chat.options)
-        asyncio.run(serve)
+
+        async def serve() -> None:
+            async with from_url(args.bus) as bus:
+                chat = ChatServer(capacity=args.capacity, rate=args.rate, bus=bus)
+                await serving.serve_until_stopped(
+                    chat.handler, args.host, args.port, **chat.options
+                )
+
+        asyncio.run(serve())
         return 0
 
     return run
+
+
+def _cluster(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.cluster import shell
+
+    shell.add_arguments(parser)
+    add_address(parser, 0)
+    _add_room_limits(parser)
+    return shell.run
 
 
 def _client(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -182,6 +210,7 @@ COMMANDS = {
     "echo": (_echo, "serve the echo of lesson 1"),
     "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
     "chat": (_chat, "serve the chat of lesson 2"),
+    "cluster": (_cluster, "serve the chat of lesson 6: several servers over one broker"),
     "client": (_client, "talk in a chat, from a terminal or a pipe"),
     "web": (_web, "serve the chat of lesson 4, with a page for browsers"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),

@@ -34,6 +34,8 @@ from wslessons.errors import UserError
 
 __all__ = ["Cluster", "ServerProcess", "Stats"]
 
+LAST_PORT = 65535
+
 
 class Cluster:
     """Chat servers in processes of their own, and their broker. An async context manager.
@@ -43,6 +45,8 @@ class Cluster:
     start a broker even where the environment names one, since it is going to be killed; `host` and
     `port` to bind, the port that of the first server, whose followers take the next ones, or 0 for
     free ones; `capacity` and `rate` as for `wslessons.chat.ChatServer`.
+
+    Raises `UserError` where `port` is too high for so many.
 
     Attributes:
         servers: each a `ServerProcess`, with `url`, `pid`, `state`, `kill`, `stop`, `restart`.
@@ -63,6 +67,12 @@ class Cluster:
         capacity: int = 256,
         rate: float = 0,
     ) -> None:
+        if port + servers - 1 > LAST_PORT:
+            raise UserError(
+                f"{servers} servers from port {port} on need more ports than there are: choose a"
+                " lower port, or 0 for free ones.",
+                exit_code=2,
+            )
         self.bus = bus
         self.broker: Broker | None = None
         self.bus_url = ""

@@ -20,7 +20,7 @@ from websockets import Server, ServerConnection
 
 from wslessons import serving
 from wslessons.backplane import Backplane, Event, from_url
-from wslessons.backplane.tasks import first_to_end
+from wslessons.backplane.tasks import end, first_to_end
 from wslessons.chat import ChatServer, LibraryConnection
 from wslessons.client.stdin import piped_lines
 from wslessons.cluster.messages import Answer, Config, Failed, Ready, Stats
@@ -28,6 +28,8 @@ from wslessons.errors import UserError
 
 ORPHAN_CHECK = 1.0
 """Seconds between two looks whether the parent is there: a fork of it can keep our pipe open."""
+GOODBYE = 3.0
+"""Seconds to close all clients and leave the bus when the cluster is gone."""
 
 
 class _Counted(LibraryConnection):
@@ -90,27 +92,27 @@ def answer(message: Answer) -> None:
         os.write(sys.stdout.fileno(), msgspec.json.encode(message) + b"\n")
 
 
-async def serve(config: Config, asked: asyncio.Queue[None]) -> None:
-    """Serve until cancelled or told to stop by a signal, and tell numbers when asked."""
+async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, and tell numbers when asked."""
     async with from_url(config.bus) as bus:
         chat = ChatServer(capacity=config.capacity, rate=config.rate, bus=bus)
         meter = Meter(chat, bus)
-        with serving.stop_event() as stop, serving.explained_bind_errors(config.host, config.port):
+        with serving.explained_bind_errors(config.host, config.port):
             server = await serving.serve(meter.handler, config.host, config.port, **chat.options)
-            answer(Ready(serving.urls(server)[0]))
+        answer(Ready(serving.urls(server)[0]))
 
-            async def tell() -> None:
-                while True:
-                    await asked.get()
-                    answer(meter.stats(server))
+        async def tell() -> None:
+            while True:
+                await asked.get()
+                answer(meter.stats(server))
 
-            async def stopped() -> None:
-                await stop.wait()
+        async def stopped() -> None:
+            await stop.wait()
 
-            try:
-                await first_to_end(stopped(), tell(), meter.listen())
-            finally:
-                await serving.shut(server)
+        try:
+            await first_to_end(stopped(), tell(), meter.listen())
+        finally:
+            await serving.shut(server)
 
 
 async def main() -> None:
@@ -128,10 +130,20 @@ async def main() -> None:
         while os.getppid() == parent:  # noqa: ASYNC110
             await asyncio.sleep(ORPHAN_CHECK)
 
-    try:
-        await first_to_end(serve(config, asked), take_questions(), watch_parent())
-    except UserError as exc:
-        answer(Failed(str(exc)))
+    with serving.stop_event() as stop:
+        work = asyncio.create_task(serve(config, asked, stop))
+        owned = asyncio.create_task(first_to_end(take_questions(), watch_parent()))
+        try:
+            await asyncio.wait([work, owned], return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
+            # A server says goodbye; one that is still looking for its broker has nobody to tell.
+            await asyncio.wait([work], timeout=GOODBYE)
+            if work.done():
+                work.result()
+        except UserError as exc:
+            answer(Failed(str(exc)))
+        finally:
+            await end(work, owned)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Start it and wait until it accepts. Raises `UserError` with the reason if it can't."""
+        if self.state == "running":
+            return
         # A file, since a pipe that nobody reads for a while would hold the server up.
         log = tempfile.TemporaryFile()  # noqa: SIM115
         # A session of its own: Ctrl-C goes to a whole group, and it is we who stop the servers.
@@ -117,6 +119,10 @@ class ServerProcess:
                 await self.wait_ended()
         except TimeoutError:
             await self.kill()
+        except BaseException:
+            # Nobody will come back for it.
+            process.kill()
+            raise
 
     async def restart(self) -> None:
         """Start it again, on the same port, after `stop` if it runs. Raises `UserError`."""
