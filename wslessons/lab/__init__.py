@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wslessons.lab.background import BackgroundServer, serve, servers
     from wslessons.lab.channelview import draw_channel
     from wslessons.lab.chatpanel import chat_panels
+    from wslessons.lab.clusters import cluster
     from wslessons.lab.commands import memory, serving
     from wslessons.lab.curves import cost_curves
     from wslessons.lab.dashboard import dashboard_panel
@@ -32,6 +33,7 @@ _HOME = {
     "dashboard_panel": "dashboard",
     "serve_app": "apps",
     "chat_panels": "chatpanel",
+    "cluster": "clusters",
     "memory": "commands",
     "draw_channel": "channelview",
     "BackgroundServer": "background",
@@ -56,6 +58,7 @@ __all__ = [
     "BackgroundApp",
     "BackgroundServer",
     "chat_panels",
+    "cluster",
     "cost_curves",
     "dashboard_panel",
     "draw_channel",

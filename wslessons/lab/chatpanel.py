@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import html
+from collections.abc import Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import ipywidgets
@@ -28,10 +30,10 @@ class ChatPanel:
     breaks a real connection; it comes back, and is told what it missed, when the plug is in again.
     """
 
-    def __init__(self, name: str, server: background.BackgroundServer, room: str) -> None:
+    def __init__(self, name: str, server: background.BackgroundServer | str, room: str) -> None:
         self.name = name
         self._server = server
-        self._link = Link(server.url)
+        self._link = Link(server if isinstance(server, str) else server.url)
         self._room = room
         self._client: ChatClient | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -82,7 +84,7 @@ class ChatPanel:
             UserError: the server can't be reached, or won't have this name.
         """
         await self.close()
-        self._link = Link(background.find(self._server.name).url)
+        self._link = Link(self._find())
         await self._link.__aenter__()
         self._client = ChatClient(
             self._link.url + self._room,
@@ -100,9 +102,15 @@ class ChatPanel:
             raise
         self._reader = asyncio.create_task(self._read(self._client), name=f"panel {self.name}")
 
+    def _find(self) -> str:
+        server = self._server
+        return server if isinstance(server, str) else background.find(server.name).url
+
     def _aim(self) -> None:
         # The server may have been replaced since, and listens elsewhere then.
-        host, port = background.find(self._server.name).url.removeprefix("ws://").rsplit(":", 1)
+        if isinstance(self._server, str) or self._server.name not in _names():
+            return
+        host, port = self._find().removeprefix("ws://").rsplit(":", 1)
         self._link.target = (host, int(port))
 
     async def _read(self, client: ChatClient) -> None:
@@ -135,8 +143,7 @@ class ChatPanel:
                 add("note", f"disconnected, code {code} {reason}".rstrip())
             case Retrying():
                 self._show_state("reconnecting", RED)
-                if self._server.name in {server.name for server in background.servers()}:
-                    self._aim()
+                self._aim()
             case Error(text=text) | Notice(text=text):
                 add("error", text)
         if isinstance(event, Welcome | Joined | Left) and self._asking is None:
@@ -201,13 +208,18 @@ class ChatPanels:
         return self._panel.bundle()
 
 
+def _names() -> set[str]:
+    return {server.name for server in background.servers()}
+
+
 async def chat_panels(
-    server: background.BackgroundServer, *names: str, room: str = "/"
+    server: background.BackgroundServer | str | Sequence[str], *names: str, room: str = "/"
 ) -> ChatPanels:
     """Put people into a room of the chat `server`, each with a panel, in place of their old ones.
 
     Args:
-        server: a chat server of this kernel.
+        server: a chat server of this kernel, or the URL of any; of several, people are dealt out
+            to one after another.
         names: who comes in, in this order.
         room: the path of the room.
 
@@ -215,10 +227,12 @@ async def chat_panels(
         UserError: the server can't be reached, or won't have a name.
     """
     panels = {}
-    for name in names:
+    several = not isinstance(server, background.BackgroundServer | str)
+    servers = list(server) if several else [server]
+    for name, its_server in zip(names, cycle(servers), strict=False):
         if (old := _panels.pop(name, None)) is not None:
             await old.close()
-        panel = ChatPanel(name, server, room)
+        panel = ChatPanel(name, its_server, room)
         await panel.connect()
         _panels[name] = panels[name] = panel
     return ChatPanels(panels)
