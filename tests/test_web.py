@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from webs import Web, closed, join_json, read_until, serving, until
-from websockets import InvalidStatus, connect
+from websockets import ConnectionClosed, InvalidStatus, connect
 
 from wslessons import web
 from wslessons.chat import ChatServer
@@ -262,30 +262,99 @@ async def test_drain_sends_everybody_away_and_lets_nobody_in() -> None:
         assert not served.web.connections
 
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def enter_mute(served: Web) -> Streams:
+    """Connect a client that answers neither pings nor close frames, and say its name."""
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**10)
+    writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    writer.write(
+        b"GET /ws HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\x81\x84\0\0\0\0mute")
+    return reader, writer
+
+
+def stop_reading(writer: asyncio.StreamWriter) -> None:
+    """Read nothing any more from the connection that `writer` writes to."""
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+
+
 async def test_a_peer_that_neither_reads_nor_answers_is_dropped() -> None:
     """Keepalive ends a mute connection also when megabytes wait for it in the buffer."""
     fast = {"ws_ping_interval": 0.2, "ws_ping_timeout": 0.2}
     async with serving(uvicorn=fast) as served, served.join("alice") as alice:
-        host, port = served.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port), limit=2**10)
-        writer.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, 4096
-        )
-        writer.write(
-            b"GET /ws HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"\x81\x84\0\0\0\0mute")
+        _, writer = await enter_mute(served)
         await read_until(alice, "[system] >>> mute joined the chat")
-        reading = writer.transport
-        assert isinstance(reading, asyncio.Transport)
-        reading.pause_reading()
+        stop_reading(writer)
         speaking = asyncio.create_task(_flood(alice))
         await read_until(alice, "[system] >>> mute left the chat")
         speaking.cancel()
         await asyncio.wait([speaking])
         writer.transport.abort()
+
+
+async def test_a_peer_that_is_refused_and_does_not_read_is_dropped() -> None:
+    """A refusal that can't be delivered does not keep the socket: nothing is left of it."""
+    async with serving() as served, served.join("alice") as alice:
+        _, writer = await enter_mute(served)
+        await read_until(alice, "[system] >>> mute joined the chat")
+        stop_reading(writer)
+        (mute,) = [each for each in served.server.connections if each.client[1] == port_of(writer)]
+        while mute.writable.is_set():
+            await alice.send("x" * 8000)
+            await asyncio.sleep(0)
+        writer.write(b"\x82\x80\0\0\0\0")
+        await read_until(alice, "[system] >>> mute left the chat")
+        await until(lambda: mute not in served.server.connections)
+        writer.transport.abort()
+
+
+def port_of(writer: asyncio.StreamWriter) -> int:
+    """Return this end's port."""
+    return writer.get_extra_info("sockname")[1]
+
+
+async def test_a_peer_that_does_not_answer_a_close_frame_is_dropped() -> None:
+    """It is given a second, and not the server's usual ten."""
+    async with serving() as served:
+        reader, writer = await enter_mute(served)
+        writer.write(b"\x82\x80\0\0\0\0")
+        began = asyncio.get_running_loop().time()
+        await reader.read(-1)
+        assert asyncio.get_running_loop().time() - began < 8
+        writer.close()
+
+
+async def test_a_peer_that_is_still_sending_hears_that_the_server_stops() -> None:
+    """1012 reaches it: the socket is not closed in the face of what is on its way."""
+    async with serving() as served, served.connect() as client:
+        await client.send("alice")
+        await client.recv()
+        speaking = asyncio.create_task(_flood(client))
+        reading = asyncio.create_task(closed(client))
+        await until(lambda: served.web.metrics.meter.received > 5)
+        await served.server.stop()
+        assert (await reading)[0] == 1012
+        await asyncio.wait([speaking])
+        assert isinstance(speaking.exception(), ConnectionClosed)
+
+
+async def test_nothing_is_written_to_a_connection_that_is_going() -> None:
+    """After a reset the state is open for a moment; a write then would be lost, and says so."""
+    async with serving() as served, served.join("alice"):
+        (protocol,) = served.server.connections
+        assert protocol.write(text_frame(b"now"))
+        protocol.transport.abort()
+        assert not protocol.write(text_frame(b"too late"))
+        protocol.when_writable(lambda: pytest.fail("it can't be written to"))
+        await until(lambda: not served.server.connections)
 
 
 async def _flood(client: Any) -> None:

@@ -141,6 +141,22 @@ async def test_a_ticket_in_the_subprotocols_or_the_query() -> None:
             assert await client.recv() == "Welcome, alice!"
 
 
+def test_nothing_further_in_sees_the_ticket() -> None:
+    """The scope that goes on has it neither in the query, nor in the list, nor in the header."""
+    scope = {
+        "query_string": b"a=1&ticket=t1&b=",
+        "subprotocols": [SUBPROTOCOL, "ticket.t2"],
+        "headers": [(b"sec-websocket-protocol", b"x, ticket.t2"), (b"host", b"h")],
+    }
+    ticket, rest = web.TicketCheck.take(scope)
+    assert ticket == "t1"
+    assert rest == {
+        "query_string": b"a=1&b=",
+        "subprotocols": [SUBPROTOCOL],
+        "headers": [(b"host", b"h")],
+    }
+
+
 async def test_scripts_need_a_ticket_only_when_told() -> None:
     """Who sends no Origin is let in, unless the application asks everyone; a bad ticket is bad."""
     async with serving() as served:
