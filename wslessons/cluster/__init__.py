@@ -44,7 +44,8 @@ class Cluster:
     here (three of NATS are a cluster, of Redis a primary with replicas under Sentinels); `own`,
     start a broker even where the environment names one, since it is going to be killed; `host` and
     `port` to bind, the port that of the first server, whose followers take the next ones, or 0 for
-    free ones; `capacity` and `rate` as for `wslessons.chat.ChatServer`.
+    free ones; `capacity` and `rate` as for `wslessons.chat.ChatServer`; `beat`, seconds
+    between the servers' signs of life: one that is killed counts as gone after three.
 
     Raises `UserError` where `port` is too high for so many.
 
@@ -66,6 +67,7 @@ class Cluster:
         port: int = 0,
         capacity: int = 256,
         rate: float = 0,
+        beat: float = 2.0,
     ) -> None:
         if port + servers - 1 > LAST_PORT:
             raise UserError(
@@ -78,7 +80,7 @@ class Cluster:
         self.bus_url = ""
         self._nodes, self._own = nodes, own
         self._configs = [
-            Config("", host, port and port + each, capacity, rate) for each in range(servers)
+            Config("", host, port and port + each, capacity, rate, beat) for each in range(servers)
         ]
         self.servers = [
             ServerProcess(number, config) for number, config in enumerate(self._configs, 1)

@@ -94,7 +94,9 @@ def answer(message: Answer) -> None:
 
 async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event) -> None:
     """Serve until `stop` is set, and tell numbers when asked."""
-    async with from_url(config.bus) as bus:
+    # Without a broker there is nobody to give a sign of life to.
+    options = {} if config.bus == "memory:" else {"beat": config.beat}
+    async with from_url(config.bus, **options) as bus:
         chat = ChatServer(capacity=config.capacity, rate=config.rate, bus=bus)
         meter = Meter(chat, bus)
         with serving.explained_bind_errors(config.host, config.port):

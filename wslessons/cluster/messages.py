@@ -19,6 +19,7 @@ class Config(msgspec.Struct):
     port: int
     capacity: int
     rate: float
+    beat: float
 
 
 class Ready(msgspec.Struct, tag="ready"):
