@@ -346,6 +346,21 @@ async def test_a_peer_that_is_still_sending_hears_that_the_server_stops() -> Non
         assert isinstance(speaking.exception(), ConnectionClosed)
 
 
+async def test_a_stopping_server_waits_for_the_answer_to_its_close_frame() -> None:
+    """The socket stays open until the peer has answered 1012; then the server closes it first."""
+    async with serving() as served:
+        reader, writer = await enter_mute(served)
+        await until(served.chat.people)
+        (protocol,) = served.server.connections
+        stopping = asyncio.create_task(served.server.stop())
+        await reader.readuntil(b"\x88\x02\x03\xf4")
+        assert not protocol.transport.is_closing()
+        writer.write(b"\x88\x82\0\0\0\0\x03\xf4")
+        assert await reader.read(-1) == b""
+        await stopping
+        writer.close()
+
+
 async def test_nothing_is_written_to_a_connection_that_is_going() -> None:
     """After a reset the state is open for a moment; a write then would be lost, and says so."""
     async with serving() as served, served.join("alice"):
