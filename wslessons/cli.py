@@ -13,6 +13,7 @@ from wslessons import __version__
 from wslessons.errors import UserError
 
 OLDEST_PYTHON = (3, 11)
+BUSES = ("memory", "nats", "redis", "kafka")
 
 
 def port_number(text: str) -> int:
@@ -123,13 +124,48 @@ def _chat(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     return run
 
 
-def _cluster(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.cluster import shell
+def _bus(text: str) -> str:
+    """Parse a bus for argparse: a word for a broker, or a URL, not looked at any closer."""
+    if text.partition("?")[0] not in BUSES and ":" not in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no bus: give {', '.join(BUSES)}, or a URL such as nats://HOST:PORT"
+        )
+    return text
 
-    shell.add_arguments(parser)
+
+def _cluster(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    parser.add_argument(
+        "--servers",
+        type=_at_least(1, int),
+        default=3,
+        metavar="N",
+        help="how many, each in a process of its own; with --port they take that one and those"
+        " after it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bus",
+        type=_bus,
+        default="nats",
+        help="memory, nats, redis, kafka (what is started for it is an emulator), one of them with"
+        " options, as nats?stream=chat, or the URL of a broker that runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--nodes",
+        type=_at_least(1, int),
+        default=1,
+        metavar="N",
+        help="servers of the broker, where it is started here (default: %(default)s)",
+    )
     add_address(parser, 0)
     _add_room_limits(parser)
-    return shell.run
+
+    def run(args: argparse.Namespace) -> int:
+        # Only here: what it imports would make every command start late.
+        from wslessons.cluster import shell
+
+        return shell.run(args)
+
+    return run
 
 
 def _client(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:

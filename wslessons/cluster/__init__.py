@@ -139,9 +139,9 @@ class Cluster:
         await self.stop()
 
     async def _find_bus(self) -> str:
-        kind, _, options = self.bus.partition("?")
-        if kind in ("memory", "memory:"):
+        if self.bus in ("memory", "memory:", "memory://"):
             return "memory:"
+        kind, _, options = self.bus.partition("?")
         if kind not in broker.KINDS:
             return self.bus
         self.broker = await broker.start(kind, self._nodes, own=self._own)

@@ -7,60 +7,16 @@ import asyncio
 import contextlib
 import sys
 
-from wslessons.backplane.broker import KINDS
 from wslessons.backplane.tasks import end, first_to_end
 from wslessons.cluster import Cluster
 from wslessons.cluster.table import Display
 from wslessons.errors import UserError
 from wslessons.serving import stop_event
 
-__all__ = ["add_arguments", "run", "serve_until_stopped"]
+__all__ = ["run", "serve_until_stopped"]
 
-MOST = 100
-"""Servers, lest a slip of the finger fill the machine with processes."""
 LOOK = 1.0
 """Seconds between two looks at the servers' numbers."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command the words that only a cluster has."""
-    parser.add_argument(
-        "--servers",
-        type=_count,
-        default=3,
-        metavar="N",
-        help="how many, each in a process of its own (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--bus",
-        type=_bus,
-        default="nats",
-        help="memory, nats, redis, kafka (what is started for it is an emulator), one of them with"
-        " options, as nats?stream=chat, or the URL of a broker that runs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--nodes",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="servers of the broker, where it is started here (default: %(default)s)",
-    )
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= MOST):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST}")
-    return int(text)
-
-
-def _bus(text: str) -> str:
-    """Parse a bus: a word that `Cluster` knows, or a URL, which is not looked at any closer."""
-    if text.partition("?")[0] not in ("memory", *KINDS) and ":" not in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no bus: give memory, {', '.join(KINDS)}, or a URL such as"
-            " nats://HOST:PORT"
-        )
-    return text
 
 
 async def serve_until_stopped(cluster: Cluster) -> None:
