@@ -37,6 +37,8 @@ class PubSub(Remote):
         """For rooms in `_mine`, beats since the last event."""
         self._theirs: dict[str, dict[str, int]] = {}
         """The same for each other server: how many events of it have arrived or are missing."""
+        self._unsure: dict[str, dict[str, int]] = {}
+        """For servers that have sent no beat: how many events there were before the first heard."""
         self._sending = False
 
     def publish(self, event: Event) -> None:
@@ -99,6 +101,8 @@ class PubSub(Remote):
     def _take_event(self, event: Event) -> None:
         known = self._presence.heard(event.node).known
         rooms = self._theirs.setdefault(event.node, {})
+        if not known and event.room not in rooms:
+            self._unsure.setdefault(event.node, {})[event.room] = event.nth - 1
         # A server whose beat we had has told us of all its rooms, so this one is new.
         due = rooms.get(event.room, 0 if known else event.nth - 1) + 1
         # Less than is due: it had forgotten the room, and counts from 1 again.
@@ -114,6 +118,11 @@ class PubSub(Remote):
         peer = self._presence.peers.get(beat.node)
         # A server that is younger than we are: we ought to have heard all it ever published.
         news = (peer is not None and peer.known) or beat.age < self._presence.age
+        unsure = self._unsure.pop(beat.node, {})
+        if peer is None or not peer.known:
+            for room, count in unsure.items():
+                if news and count:
+                    self._report(beat.node, room, count)
         for room, there in beat.rooms.items():
             before = rooms.get(room, 0 if news else there.nth)
             if there.nth > before:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 from wslessons.backplane.broker.process import Process, Stopped
@@ -17,6 +20,11 @@ USER = "wslessons"
 # Nobody listens there. A server that is to be in a cluster needs routes to start with, and the real
 # ones are known only when all have chosen their ports.
 NOWHERE = ["nats://127.0.0.1:1", "nats://127.0.0.1:2"]
+MEETING = 5.0
+"""Seconds for a server to meet the others of its cluster."""
+
+# Whatever proxy the system may have has no business on loopback.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class NatsServer:
@@ -25,7 +33,7 @@ class NatsServer:
     def __init__(self, binary: str, name: str, password: str) -> None:
         self._binary, self._name, self._password = binary, name, password
         self.process = Process(f"nats-{name}")
-        self._client_port = self._route_port = -1
+        self._client_port = self._route_port = self._monitor_port = -1
         self.routes: list[str] = []
 
     @property
@@ -52,6 +60,27 @@ class NatsServer:
         self._client_port = _port(ports["nats"])
         if self.routes:
             self._route_port = _port(ports["cluster"])
+            self._monitor_port = _port(ports["monitoring"])
+            if self.routes != NOWHERE:
+                self.wait_for_routes()
+
+    def wait_for_routes(self) -> None:
+        """Wait until it knows the others of its cluster; those that are down hold it up a little.
+
+        Before that, a message published here does not reach those who listen there.
+        """
+        deadline = time.monotonic() + MEETING
+
+        def met() -> bool | None:
+            with contextlib.suppress(OSError, ValueError):
+                url = f"http://127.0.0.1:{self._monitor_port}/routez"
+                with _direct.open(url, timeout=1) as answer:
+                    routes = json.load(answer)["routes"]
+                if len({route["remote_id"] for route in routes}) == len(self.routes):
+                    return True
+            return True if time.monotonic() > deadline else None
+
+        self.process.wait_for(met)
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -84,9 +113,13 @@ class NatsServer:
         if self.routes:
             # The routes of a cluster on this machine alone need no secret.
             lines.append(
-                f'cluster: {{ name: wslessons, listen: "127.0.0.1:{self._route_port}", '
+                # One route to each, not a pool, of which a part may not be there yet.
+                "cluster: { name: wslessons, pool_size: -1, "
+                f'listen: "127.0.0.1:{self._route_port}", '
                 f"routes: {json.dumps(self.routes)} }}"
             )
+            # Chosen anew each time, as a reload may not change it.
+            lines.append('http: "127.0.0.1:-1"')
         config = home / "nats.conf"
         config.write_text("\n".join(lines) + "\n")
         return config
@@ -110,6 +143,8 @@ def start(binary: str, nodes: int, password: str) -> list[NatsServer]:
         if nodes > 1:
             for server in servers:
                 server.reroute([other.route for other in servers if other is not server])
+            for server in servers:
+                server.wait_for_routes()
     except BaseException:
         for server in servers:
             server.process.close()
