@@ -165,6 +165,24 @@ async def test_a_stopped_server_says_goodbye():
         await hears(alice, "[system] >>> bob left the chat")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+async def test_a_server_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch):
+    """It does not answer, the other does, and both are gone at the end."""
+    monkeypatch.setattr("wslessons.cluster.server.STOP_TIME", 0.5)
+    async with asyncio.timeout(40), no_process_left(), Cluster(2, "memory") as cluster:
+        pid = cluster.servers[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        hung = await cluster.stats(timeout=0.1)
+        assert hung[0] is None
+        assert (await cluster.servers[1].stats()).bus == "connected"
+        with pytest.raises(UserError, match=r"^server 1 does not answer\.$"):
+            await cluster.servers[0].stats(timeout=0.1)
+        os.kill(pid, signal.SIGCONT)
+        assert (await cluster.servers[0].stats()).bus == "connected"
+        os.kill(pid, signal.SIGSTOP)
+
+
 async def test_a_start_that_fails_leaves_nothing():
     """When one server's port is taken, the error says so and no process is left."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -91,12 +91,12 @@ class Cluster:
         """Where the servers listen, ``ws://HOST:PORT`` each."""
         return [server.url for server in self.servers]
 
-    async def stats(self) -> list[Stats | None]:
+    async def stats(self, *, timeout: float = 5) -> list[Stats | None]:  # noqa: ASYNC109
         """Ask all servers for their numbers; None for one that is gone or does not answer."""
 
         async def ask(server: ServerProcess) -> Stats | None:
             try:
-                return await server.stats()
+                return await server.stats(timeout=timeout)
             except UserError:
                 return None
 

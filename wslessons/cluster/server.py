@@ -19,6 +19,8 @@ __all__ = ["ServerProcess"]
 
 START_TIME = 30.0
 """Seconds for a server to import, connect to its broker and accept."""
+MOST_ASKED = 100
+"""Questions that one which hangs may have before it."""
 STOP_TIME = 5.0
 """Seconds for a server to close its clients, say goodbye on the bus, and end."""
 
@@ -89,6 +91,8 @@ class ServerProcess:
         """Ask for its numbers. Raises `UserError` when it is not there, or does not answer."""
         if self.state != "running":
             raise UserError(f"server {self.number} is {self.state}.")
+        if len(self._asked) >= MOST_ASKED:
+            raise UserError(f"server {self.number} does not answer.")
         question: asyncio.Future[Stats] = asyncio.get_running_loop().create_future()
         self._asked.append(question)
         self._write(b"")

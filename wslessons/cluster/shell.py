@@ -50,7 +50,7 @@ async def _until(stop: asyncio.Event) -> None:
 async def _watch(cluster: Cluster) -> None:
     display = Display(sys.stderr)
     while True:
-        stats = await cluster.stats()
+        stats = await cluster.stats(timeout=2 * LOOK)
         # Nobody who reads is no reason to stop serving.
         with contextlib.suppress(OSError):
             display.show(cluster, stats)
