@@ -123,6 +123,14 @@ def test_a_server_that_is_fast_enough_wastes_nothing() -> None:
     assert (wave.wasted, sum(wave.attempts.values()), wave.outside) == (0, 1000, 0)
 
 
+def test_refusing_early_wastes_nothing() -> None:
+    """Whoever is let into the queue is served in time, and the rest come again."""
+    wave = storm(200, 10, lambda: repeat(3.0), limit=50)
+    assert (wave.wasted, wave.outside) == (0, 0)
+    assert wave.refused == sum(wave.attempts.values()) - 200
+    assert wave.over < 25 < storm(200, 10, lambda: repeat(3.0)).over
+
+
 def test_a_storm_of_nobody_is_over_at_once() -> None:
     """And a server that takes nobody is refused."""
     assert storm(0, 10, at_once).over == 0

@@ -1,4 +1,4 @@
-"""One cluster of chat servers at a time, in place of the one before."""
+"""Clusters of chat servers, each under a name, as `wslessons.lab.background` has servers."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from typing import Any
 from wslessons.cluster import Cluster
 from wslessons.lab.kernel import running_loop
 
-_running: Cluster | None = None
-_lock = asyncio.Lock()
+_running: dict[str, Cluster] = {}
+_locks: dict[str, asyncio.Lock] = {}
 
 
-async def cluster(servers: int = 2, bus: str = "memory", **options: Any) -> Cluster:
-    """Start chat servers as processes of their own, after stopping those of the last call.
+async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: Any) -> Cluster:
+    """Start chat servers as processes of their own, in place of those that had this name.
 
-    So a cell may run again, or with another `bus`, and a page never has more processes than it
-    shows. They end with the kernel.
+    So a cell may run again, or with another `bus`, and leaves nothing behind. They end with the
+    kernel.
 
     In: what `wslessons.cluster.Cluster` takes.
 
     Raises:
         UserError: the bus can't be used.
     """
-    global _running
     running_loop()
-    async with _lock:
-        old, _running = _running, None
-        if old is not None:
+    async with _locks.setdefault(name, asyncio.Lock()):
+        if (old := _running.pop(name, None)) is not None:
             await old.stop()
         started = Cluster(servers, bus, **options)
         await started.start()
-        _running = started
+        _running[name] = started
     return started

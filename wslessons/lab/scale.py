@@ -32,11 +32,11 @@ class Assumptions:
     Raises `UserError` for numbers with which there is nothing to compute.
     """
 
-    people: int = 1_000_000
-    room_size: int = 100
+    people: float = 1_000_000
+    room_size: float = 100
     says_per_minute: float = 1.0
     """Messages of one person."""
-    shards: int = 1
+    shards: float = 1
     """Groups of servers, each with its share of the rooms and a subject of its own."""
     memory_per_person: float = 16 * 1024
     """Bytes of an open connection and its place in a room."""
@@ -44,7 +44,7 @@ class Assumptions:
     """Core-seconds to write one message to one socket, where there is nothing to batch."""
     cpu_per_bus_event: float = 30e-6
     """Core-seconds to take one event from the bus."""
-    event_bytes: int = 250
+    event_bytes: float = 250
     """Bytes of one event on the bus."""
     joins_per_second: float = 2500.0
     """Connections that one core takes in a second, from handshake to welcome."""
@@ -166,12 +166,14 @@ class Storm:
         joined: how many got in, by tenth of a second.
         wasted: attempts that were served after their client had given up.
         outside: how many were not in at the end.
+        refused: attempts that were turned away, for which the server did next to nothing.
     """
 
     attempts: Counter[int]
     joined: Counter[int]
     wasted: int
     outside: int
+    refused: int
 
     @property
     def peak(self) -> int:
@@ -190,13 +192,15 @@ def storm(
     delays: Callable[[], Iterator[float]],
     *,
     patience: float = 10.0,
+    limit: float = math.inf,
     seconds: int = 300,
 ) -> Storm:
     """Simulate `clients` who lose their server at 0 and come to this one, which serves in order.
 
     A client waits for the first of its `delays`, knocks, gives up after `patience` seconds in the
     queue, waits for the next, and so on. The server can't see that somebody gave up before it has
-    served them: that work is wasted. Ends after `seconds`, whoever is in by then.
+    served them: that work is wasted. While `limit` people wait it turns others away, who wait for
+    their next delay. Ends after `seconds`, whoever is in by then.
     """
     if joins_per_second <= 0:
         raise UserError(f"joins_per_second={joins_per_second} can't be: give a number above 0.")
@@ -208,12 +212,17 @@ def storm(
     """The same attempts, to see who gives up; those who are in stay until their time is up."""
     outside, gave_up = set(range(clients)), set[tuple[float, int]]()
     attempts, joined = Counter[int](), Counter[int]()
-    wasted, budget = 0, 0.0
+    wasted, refused, budget = 0, 0, 0.0
     for tick in range(seconds * 10):
         now = (tick + 1) / 10
         while coming and coming[0][0] < now:
+            moment, n = attempt = heappop(coming)
             attempts[tick] += 1
-            queue.append(attempt := heappop(coming))
+            if len(queue) >= limit:
+                refused += 1
+                heappush(coming, (max(now, moment + next(waits[n])), n))
+                continue
+            queue.append(attempt)
             waiting.append(attempt)
         while waiting and waiting[0][0] + patience < now:
             moment, n = attempt = waiting.popleft()
@@ -231,7 +240,7 @@ def storm(
                 outside.discard(attempt[1])
         if not outside:
             break
-    return Storm(attempts, joined, wasted, len(outside))
+    return Storm(attempts, joined, wasted, len(outside), refused)
 
 
 def at_once() -> Iterator[float]:
