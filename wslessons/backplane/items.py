@@ -35,7 +35,7 @@ People = dict[str, str]
 """Names by connection id."""
 
 
-class Event(msgspec.Struct, tag="event", omit_defaults=True):
+class Event(msgspec.Struct, tag="event", omit_defaults=True, gc=False):
     """Something that happened in a room. The publisher gives `room`, `data` and perhaps two more.
 
     `data` is anything JSON can hold. What the bus fills in when it delivers is not on the wire.

@@ -133,7 +133,7 @@ class Log(Remote):
         self._before[lane] = number
         for room in [room for room in self._newest if self.lane(room) == lane]:
             del self._newest[room]
-        self._put(Gap(count, None, "", number))
+        self._put(Gap(count, None, "", number), number)
         self._progress(lane, number)
 
     def lane(self, room: str) -> int:
@@ -157,10 +157,10 @@ class Log(Remote):
             self.missed += event.lost
             gap = Gap(event.lost, event.room, event.node)
             self._number(gap, event.room, number)
-            self._put(gap)
+            self._put(gap, number)
             return
         self._number(event, event.room, number)
-        self._put(Numbered(event) if told or event.lost else event)
+        self._put(Numbered(event) if told or event.lost else event, number)
 
     def _drop(self) -> None:
         """Give up the oldest event that waits, and leave a note in its place."""
@@ -190,7 +190,9 @@ class Log(Remote):
             groups: dict[str, list[tuple[Event, bytes]]] = {}
             for event, data in batch:
                 groups.setdefault(self._log.group(event.room), []).append((event, data))
-            await asyncio.gather(*(self._append(group, groups[group]) for group in groups))
+            appending = [self._append(group, groups[group]) for group in groups]
+            # A task for each takes time, and mostly there is one.
+            await (appending[0] if len(appending) == 1 else asyncio.gather(*appending))
             self._in_flight = []
             self._sent.set()
 

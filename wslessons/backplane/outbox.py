@@ -32,13 +32,14 @@ class Outbox(Generic[T]):
 
     def has_room(self, data: bytes) -> bool:
         """Whether one more can wait."""
-        return len(self) < self.most and self.size + len(data) <= self._most_bytes
+        return len(self._waiting) < self.most and self.size + len(data) <= self._most_bytes
 
     def put(self, item: T, data: bytes) -> None:
         """Add an item, whose encoding is `data`."""
+        if not self._waiting:
+            self.changed.set()
         self._waiting.append((item, data))
         self.size += len(data)
-        self.changed.set()
 
     def pop(self) -> tuple[T, bytes]:
         """Remove and return the oldest."""

@@ -9,7 +9,7 @@ can't be reached, what is published is heard here only; the others see the count
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import contextlib
 from typing import Any
 
 from wslessons.backplane.items import Beat, Event, Gap, Move, encode, join
@@ -26,15 +26,22 @@ BATCH = 1000
 BATCH_BYTES = 2**18
 
 
+class _Published:
+    """What this server has published in a room: how many events, and how many beats ago."""
+
+    __slots__ = ("count", "rests")
+
+    def __init__(self) -> None:
+        self.count = self.rests = 0
+
+
 class PubSub(Remote):
     """See `wslessons.backplane.pubsub`, and `Remote` for the arguments."""
 
     def __init__(self, transport: Transport, **options: Any) -> None:
         super().__init__(transport, **options)
-        self._mine: OrderedDict[str, int] = OrderedDict()
-        """How many events this server has published in each room of late."""
-        self._rests: dict[str, int] = {}
-        """For rooms in `_mine`, beats since the last event."""
+        self._mine: dict[str, _Published] = {}
+        """What this server has published of late, by room."""
         self._theirs: dict[str, dict[str, int]] = {}
         """The same for each other server: how many events of it have arrived or are missing."""
         self._unsure: dict[str, dict[str, int]] = {}
@@ -45,27 +52,23 @@ class PubSub(Remote):
         """Let this server's readers have the event, and send it to the others."""
         if event.key and event.key in self._keys:
             return
-        event.nth = self._mine.get(event.room, 0) + 1
+        mine = self._mine.get(event.room) or self._new_room(event.room)
+        event.nth = mine.count + 1
         data = self._stamp(event)
+        mine.count, mine.rests = event.nth, 0
         self._is_repeat(event.key)
-        self._mine[event.room] = event.nth
-        self._mine.move_to_end(event.room)
-        self._rests[event.room] = 0
-        if len(self._mine) > ROOMS:
-            del self._rests[self._mine.popitem(last=False)[0]]
         if self.status.state == "connected" and self._waiting.has_room(data):
             self._waiting.put(event, data)
         else:
             self.unsent += 1
         self._deliver_here(event)
 
-    async def flush(self) -> None:
-        """Wait until the broker has all that was published, or until it is known to be lost."""
-        await super().flush()
-        try:
-            await self._transport.flush()
-        except Unreachable:
-            return
+    async def flush(self, most: int = 0) -> None:
+        """Wait as `Remote.flush` does; what is known to be lost does not wait any more."""
+        await super().flush(most)
+        with contextlib.suppress(Unreachable):
+            if most == 0:
+                await self._transport.flush()
 
     async def _send_all(self) -> None:
         while True:
@@ -90,13 +93,18 @@ class PubSub(Remote):
             self._waiting.put(part, data)
 
     def _published(self) -> dict[str, int]:
-        for room, rests in list(self._rests.items()):
-            if room in self._presence.mine or rests < BEATS:
-                self._rests[room] = rests + 1
-            else:
+        for room, mine in list(self._mine.items()):
+            mine.rests += 1
+            if mine.rests > BEATS and room not in self._presence.mine:
                 # The others forget it too, as the beat leaves it out; it begins with 1 again.
-                del self._rests[room], self._mine[room]
-        return dict(self._mine)
+                del self._mine[room]
+        return {room: mine.count for room, mine in self._mine.items()}
+
+    def _new_room(self, room: str) -> _Published:
+        if len(self._mine) >= ROOMS:
+            del self._mine[next(iter(self._mine))]
+        mine = self._mine[room] = _Published()
+        return mine
 
     def _take_event(self, event: Event) -> None:
         known = self._presence.heard(event.node).known
@@ -140,5 +148,5 @@ class PubSub(Remote):
         self.missed += count
         gap = Gap(count, room, node)
         self._number(gap, room, self._channel.offset + 1)
-        self._put(gap)
+        self._put(gap, gap.offset)
         self._progress(0, gap.offset)

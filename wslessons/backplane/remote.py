@@ -181,9 +181,9 @@ class Remote(Backplane):
                 for down in self._presence.expired():
                     self._put(down)
 
-    async def flush(self) -> None:
-        """Wait until all that was published is with the broker."""
-        while self._is_sending():
+    async def flush(self, most: int = 0) -> None:
+        """Wait until at most `most` events wait, and with 0 until the broker has them all."""
+        while self._is_sending() if most == 0 else self.backlog > most:
             self._sent.clear()
             await self._sent.wait()
 

@@ -100,8 +100,11 @@ class Backplane:
             self, self._channel.subscribe(since=place), gap=max(self._fallen, self.start) > since
         )
 
-    async def flush(self) -> None:
-        """Wait until all that was published is with the broker; bound it with a timeout."""
+    async def flush(self, most: int = 0) -> None:
+        """Wait until at most `most` events wait for the broker, and with 0 until it has them all.
+
+        Bound it with a timeout.
+        """
 
     async def reached(self, room: str, offset: int) -> None:
         """Wait until this server has read up to number `offset`; bound it with a timeout."""
@@ -123,7 +126,8 @@ class Backplane:
 
     def newest(self, room: str) -> int:
         """Return a number after which nothing has happened in `room`."""
-        return self._newest.get(room, self._before.get(self.lane(room), 0))
+        newest = self._newest.get(room)
+        return self._before.get(self.lane(room), 0) if newest is None else newest
 
     @property
     def start(self) -> int:
@@ -182,12 +186,12 @@ class Backplane:
         if self._channel.closed:
             raise UserError("the bus is closed: nothing can be published any more.")
 
-    def _put(self, item: Item) -> None:
-        """Let readers have an item."""
+    def _put(self, item: Item, number: int = 0) -> None:
+        """Let readers have an item, which has this number if any."""
         channel = self._channel
         if channel.closed:
             return
-        self._kept.append(offset_of(item))
+        self._kept.append(number)
         if len(self._kept) > channel.capacity:
             self._fallen = self._kept.popleft() or self._fallen
         channel.send(item)
@@ -196,8 +200,11 @@ class Backplane:
         """Give an event its place in its room."""
         event.prev, event.offset = self.newest(room), offset
         newest = self._newest
+        if room in newest:
+            newest[room] = offset
+            newest.move_to_end(room)
+            return
         newest[room] = offset
-        newest.move_to_end(room)
         if len(newest) > ROOMS:
             forgotten, number = newest.popitem(last=False)
             lane = self.lane(forgotten)
@@ -206,9 +213,10 @@ class Backplane:
     def _deliver_here(self, event: Event) -> None:
         """Deliver an event with the next number of this server, where the broker has none."""
         event.epoch = self.epoch
-        self._number(event, event.room, self._channel.offset + 1)
-        self._put(event)
-        self._progress(0, event.offset)
+        number = self._channel.offset + 1
+        self._number(event, event.room, number)
+        self._put(event, number)
+        self._progress(0, number)
 
     def _progress(self, lane: int, offset: int) -> None:
         self._at[lane] = offset

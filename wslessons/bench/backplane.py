@@ -1,0 +1,201 @@
+"""``wslessons bench backplane``: what our bus adds to a broker's bare client.
+
+For each kind of bus, in turns and several times, over one broker, with the sender here and the
+receiver in another process:
+
+- **latency**: at a given pace, how long from `publish` on one server to an event on another?
+- **rate**: how many events a second can one server publish, until the broker has them?
+
+The bare client sends the same JSON: one message for each, and for the rate as its library does it
+best, in a pipeline or a window. The bus joins what is ready in one message. Ratios and differences
+are taken within a round, and then the median over the rounds. The memory bus has no broker and no
+other process to reach, so it is not here. For Kafka there is an emulator, and its times are not
+Kafka's: only what our bus adds to them is of interest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator
+from importlib import metadata
+from typing import Any
+
+from wslessons.backplane import broker
+from wslessons.bench.backplane_ends import KINDS, make_end
+from wslessons.bench.tools import machine, median, quantile, save_json, table
+from wslessons.errors import UserError
+
+__all__ = ["add_arguments", "run"]
+
+TEXT = "x" * 64
+PATIENCE = 30.0
+"""Seconds for all that was sent to arrive."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this bench's options to `parser`."""
+    parser.add_argument("--quick", action="store_true", help="half a minute instead of two")
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default 5, quick 3)")
+    parser.add_argument("--pace", type=float, default=200, help="events a second (default 200)")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=list(KINDS),
+        metavar="KIND",
+        help=f"some of {', '.join(KINDS)} (default all)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the tables, write the JSON file; return the exit code."""
+    rounds = args.rounds if args.rounds is not None else (3 if args.quick else 5)
+    if rounds < 1 or args.pace <= 0:
+        raise UserError("--rounds and --pace must be positive.", exit_code=2)
+    seconds, count = (0.8, 5_000) if args.quick else (2.0, 20_000)
+    results: dict[str, Any] = {
+        "bench": "backplane",
+        "pace": args.pace,
+        "machine": machine()
+        | {name: metadata.version(name) for name in ("nats-py", "redis", "aiokafka")},
+        "kinds": asyncio.run(measure(args.kinds, rounds, args.pace, seconds, count)),
+    }
+    print(f"\nlatency at {args.pace:g} events a second, and events a second at most:")
+    print(table(HEAD, [row(kind, found) for kind, found in results["kinds"].items()]))
+    save_json(args, results)
+    return 0
+
+
+HEAD = [
+    "bus",
+    "p50 ms",
+    "bare p50",
+    "added p50",
+    "p99 ms",
+    "bare p99",
+    "rate",
+    "bare rate",
+    "rate/bare",
+]
+
+
+def row(kind: str, found: dict[str, Any]) -> list[str]:
+    """Lay out the medians of one kind of bus."""
+    bus, bare = found["bus"], found["bare"]
+    return [
+        kind,
+        *(f"{1000 * value:.2f}" for value in (bus["p50"], bare["p50"], found["added_p50"])),
+        *(f"{1000 * value:.2f}" for value in (bus["p99"], bare["p99"])),
+        *(f"{value:,.0f}" for value in (bus["rate"], bare["rate"])),
+        f"{found['rate_ratio']:.2f}",
+    ]
+
+
+async def measure(
+    kinds: list[str], rounds: int, pace: float, seconds: float, count: int
+) -> dict[str, Any]:
+    """Measure each kind of bus and its bare client in turns; return medians by kind."""
+    results: dict[str, Any] = {}
+    for family in dict.fromkeys(KINDS[kind][0] for kind in kinds):
+        async with broker.run(family) as running:
+            print(f"{family}: {running.label}", file=sys.stderr)
+            for kind in [kind for kind in kinds if KINDS[kind][0] == family]:
+                url = running.url + KINDS[kind][1]
+                found: dict[str, list[dict[str, float]]] = {"bus": [], "bare": []}
+                for number in range(rounds):
+                    # Whoever comes first finds the machine in another state.
+                    for contender in ("bus", "bare")[:: 1 if number % 2 else -1]:
+                        found[contender].append(
+                            await turn(contender, kind, url, pace, seconds, count)
+                        )
+                results[kind] = summary(found)
+    return results
+
+
+def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return the medians over the rounds, and of what is compared within each."""
+    pairs = list(zip(found["bus"], found["bare"], strict=True))
+    return {
+        contender: {key: median(each[key] for each in turns) for key in turns[0]}
+        for contender, turns in found.items()
+    } | {
+        "added_p50": median(bus["p50"] - bare["p50"] for bus, bare in pairs),
+        "rate_ratio": median(bus["rate"] / bare["rate"] for bus, bare in pairs),
+    }
+
+
+async def turn(
+    contender: str, kind: str, url: str, pace: float, seconds: float, count: int
+) -> dict[str, float]:
+    """Measure one contender once."""
+    end = make_end(contender, kind, url)
+    await end.open()
+    try:
+        async with receiver(contender, kind, url) as ask:
+            # The first ones pay for whatever has to be set up.
+            for _ in range(20):
+                await end.send({"t": time.monotonic(), "text": TEXT})
+            await ask(20)
+            paced = int(pace * seconds)
+            begun = time.monotonic()
+            for number in range(paced):
+                await asyncio.sleep(max(0.0, begun + number / pace - time.monotonic()))
+                await end.send({"t": time.monotonic(), "text": TEXT})
+            latencies = (await ask(paced))["latencies"]
+            begun = time.monotonic()
+            await end.pump([{"t": begun, "text": TEXT}] * count)
+            took = time.monotonic() - begun
+            received = (await ask(count))["at"] - begun
+    finally:
+        await end.close()
+    return {
+        "p50": quantile(latencies, 0.5),
+        "p99": quantile(latencies, 0.99),
+        "rate": count / took,
+        "received_rate": count / received,
+    }
+
+
+@contextlib.asynccontextmanager
+async def receiver(contender: str, kind: str, url: str) -> AsyncGenerator[Any]:
+    """Run the receiving end; give a function that waits until so many have arrived there."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "wslessons.bench.backplane_ends", contender, kind, url,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    output = process.stdout
+
+    async def answer() -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                line = await output.readline()
+        except TimeoutError:
+            raise UserError(f"not all messages of {kind} ({contender}) arrived.") from None
+        if not line:
+            raise UserError("the receiving process ended unexpectedly; its errors are above.")
+        return json.loads(line)
+
+    async def ask(count: int) -> dict[str, Any]:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"count": count}).encode() + b"\n")
+        return await answer()
+
+    try:
+        await answer()
+        yield ask
+    finally:
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(5):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
