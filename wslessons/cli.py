@@ -223,6 +223,7 @@ BENCHES = {
     "push": "polling, long polling, server-sent events and WebSocket, for the same dashboard",
     "web": "the chat through ASGI and uvicorn, against the library and a naive loop",
     "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",
+    "backplane": "a bus over each broker, against a bare client of the same broker",
 }
 
 
