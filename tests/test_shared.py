@@ -15,7 +15,7 @@ from websockets import ConnectionClosed, Server, connect
 from websockets.asyncio.client import ClientConnection
 
 from wslessons import serving
-from wslessons.backplane import Backplane, Log, Memory, broker, from_url
+from wslessons.backplane import Backplane, Event, Log, Memory, broker, from_url
 from wslessons.backplane.broker import Broker
 from wslessons.chat import ChatServer
 from wslessons.client import ChatClient
@@ -430,3 +430,16 @@ async def test_the_chat_client_gets_everything_once_on_shared_rooms(url: str):
         while not isinstance(roster := await anext(bob), Roster):
             pass
         assert roster.count == 2
+
+
+@every_log
+async def test_waiting_for_a_number_that_never_comes_leaves_nothing_behind(url: str):
+    """A client may ask for any number; the wait for it is bounded, and then forgotten."""
+    async with asyncio.timeout(20), from_url(url) as bus:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await bus.reached("/", 10**12)
+        assert bus._awaited == []
+        bus.publish(Event("/", "hello"))
+        await bus.flush()
+        await bus.reached("/", 1)

@@ -112,9 +112,12 @@ class Backplane:
 
     async def _reached(self, lane: int, offset: int) -> None:
         if self._at.get(lane, 0) < offset:
-            future = asyncio.get_running_loop().create_future()
-            self._awaited.append((lane, offset, future))
-            await future
+            waiter = lane, offset, asyncio.get_running_loop().create_future()
+            self._awaited.append(waiter)
+            try:
+                await waiter[2]
+            finally:
+                self._awaited.remove(waiter)
 
     def has_read(self, room: str, offset: int) -> bool:
         """Whether this server has read up to number `offset`."""
@@ -220,19 +223,14 @@ class Backplane:
 
     def _progress(self, lane: int, offset: int) -> None:
         self._at[lane] = offset
-        if self._awaited:
-            due = [w for w in self._awaited if w[0] == lane and w[1] <= offset]
-            for waiter in due:
-                self._awaited.remove(waiter)
-                if not waiter[2].done():
-                    waiter[2].set_result(None)
+        for wanted_lane, wanted, future in self._awaited:
+            if wanted_lane == lane and wanted <= offset and not future.done():
+                future.set_result(None)
 
     def _is_repeat(self, key: str) -> bool:
         """Whether an event with this key has been delivered; remembers it."""
-        if not key:
-            return False
-        if key in self._keys:
-            return True
+        if not key or key in self._keys:
+            return bool(key)
         self._keys[key] = None
         if len(self._keys) > KEYS:
             self._keys.popitem(last=False)
@@ -245,8 +243,7 @@ class Backplane:
 
     def _begin_anew(self, epoch: str) -> None:
         """Forget the numbers of a log that is no more."""
-        self.epoch = epoch
+        self.epoch, self._fallen = epoch, 0
         for numbers in (self._newest, self._before, self._at, self._keys):
             numbers.clear()
-        self._fallen = 0
         self._put(NewEpoch(epoch))
