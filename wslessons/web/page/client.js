@@ -22,6 +22,11 @@ export function fullJitter(n, base = 1000, cap = 20000, random = Math.random) {
   return random() * Math.min(cap, base * 2 ** Math.min(n, 30));
 }
 
+/** Return what tells an event without a number from others. */
+function identity(event) {
+  return `${event.sender ?? event.name} ${event.id || event.time}`;
+}
+
 /** Thrown where another attempt would fail alike. */
 class Final extends Error {}
 
@@ -44,6 +49,7 @@ export class ChatClient extends EventTarget {
     this.offset = null;
     this.pending = new Map();
     this.early = new Set();
+    this.told = new Set();
     this.written = 0;
     this.said = 0;
     this.failures = 0;
@@ -151,17 +157,22 @@ export class ChatClient extends EventTarget {
         return event;
       case "ack":
         // The answer to a repeat may overtake what is still on its way: only the next number moves us.
-        if (event.offset === this.offset + 1) this.offset = event.offset;
+        // (Numbers have holes where servers share rooms; then `prev` names the one before.)
+        if ((event.prev ?? event.offset - 1) <= this.offset) this.offset = Math.max(this.offset, event.offset);
         else if (event.offset > this.offset) this.early.add(event.offset);
         return this.#confirm(event.id) ? event : null;
       case "missed":
         this.offset = Math.max(this.offset, event.offset);
-        return event;
+        // None missed: what has been told without a number has got one.
+        return event.count === 0 ? null : event;
       case "message":
       case "joined":
       case "left":
+        // The broker was away: told without a number, it may come again, with one.
+        if (event.offset === 0) return this.#tell(event) && !this.pending.has(event.id) ? event : null;
         if (event.offset <= this.offset) return null;
         this.offset = event.offset;
+        if (this.told.delete(identity(event))) return null;
         if (this.early.delete(event.offset)) return null;
         // What a broken connection had sent: the replay is the acknowledgement.
         if (event.type === "message" && this.#confirm(event.id)) return { ...event, type: "ack" };
@@ -172,6 +183,14 @@ export class ChatClient extends EventTarget {
       default:
         return event;
     }
+  }
+
+  /** Remember what has no number; return whether it is new. */
+  #tell(event) {
+    if (this.told.has(identity(event))) return false;
+    this.told.add(identity(event));
+    if (this.told.size > 1024) this.told.delete(this.told.values().next().value);
+    return true;
   }
 
   #confirm(id) {
