@@ -158,8 +158,11 @@ async def test_a_cluster_survives_one_of_three():
 
 
 OWNER = """
-import asyncio, sys
+import asyncio, signal, sys
 from wslessons.backplane import broker
+
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
     running = await broker.start(sys.argv[1], int(sys.argv[2]))
