@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 
 from wslessons import asgi, web
 from wslessons.chat import ChatServer
-from wslessons.events import SUBPROTOCOL
+from wslessons.chat.events import SUBPROTOCOL
 
 
 class Web:

@@ -19,8 +19,8 @@ from webs import read_until, serving
 
 from wslessons import asgi, web
 from wslessons.chat import ChatServer
+from wslessons.chat.events import Message
 from wslessons.client import ChatClient
-from wslessons.events import Message
 from wslessons.link import Link
 
 pytestmark = pytest.mark.timeout(120)

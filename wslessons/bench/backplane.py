@@ -25,10 +25,10 @@ from collections.abc import AsyncGenerator
 from importlib import metadata
 from typing import Any
 
-from wslessons.backplane import broker
 from wslessons.bench.backplane_ends import KINDS, make_end
 from wslessons.bench.tools import machine, median, quantile, save_json, table
 from wslessons.errors import UserError
+from wslessons.scaling import brokers
 
 __all__ = ["add_arguments", "run"]
 
@@ -103,7 +103,7 @@ async def measure(
     """Measure each kind of bus and its bare client in turns; return medians by kind."""
     results: dict[str, Any] = {}
     for family in dict.fromkeys(KINDS[kind][0] for kind in kinds):
-        async with broker.run(family) as running:
+        async with brokers.run(family) as running:
             print(f"{family}: {running.label}", file=sys.stderr)
             for kind in [kind for kind in kinds if KINDS[kind][0] == family]:
                 url = running.url + KINDS[kind][1]

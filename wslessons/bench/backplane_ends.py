@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any
 
-from wslessons.backplane import Backplane, Event, from_url
 from wslessons.bench.backplane_bare import BARE, End, Heard
+from wslessons.scaling.bus import Backplane, Event, from_url
 
 __all__ = ["KINDS", "BusEnd", "make_end"]
 
@@ -30,7 +30,7 @@ KINDS = {
 
 
 class BusEnd(End):
-    """A bus of `wslessons.backplane`."""
+    """A bus of `wslessons.scaling.bus`."""
 
     bus: Backplane
     _task: asyncio.Task[None] | None = None

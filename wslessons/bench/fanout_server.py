@@ -24,12 +24,12 @@ import websockets
 from websockets import ConnectionClosed, ServerConnection, broadcast
 
 from wslessons.bench.tools import answer_parent, raise_descriptor_limit
-from wslessons.channel import Receiver
 from wslessons.chat import ChatServer, Room
-from wslessons.events import Message
-from wslessons.fanout import Fanout, Form
-from wslessons.forms import JsonForm, Record, TextForm
-from wslessons.frames import FrameWriter, Writer
+from wslessons.chat.channel import Receiver
+from wslessons.chat.codecs import JsonForm, Record, TextForm
+from wslessons.chat.events import Message
+from wslessons.chat.fanout import Fanout, Form
+from wslessons.chat.frames import FrameWriter, Writer
 
 CONTENDERS = ("chat", "tasks", "broadcast", "naive", "floor")
 TEXT_SIZE = 64

@@ -5,7 +5,7 @@
 The arguments: the contender, the seconds between two pings, and how many connections to have room
 for. All three servers only wait for messages; they differ in who pings:
 
-- ``wslessons``: a `wslessons.heartbeat.Heartbeat` a connection;
+- ``wslessons``: a `wslessons.heartbeat.heartbeat.Heartbeat` a connection;
 - ``library``: the keepalive of `websockets`, a task a connection;
 - ``none``: nobody.
 """
@@ -19,7 +19,7 @@ import sys
 from websockets import ConnectionClosed, ServerConnection, serve
 
 from wslessons.bench.tools import answer_parent, raise_descriptor_limit
-from wslessons.heartbeat import Heartbeat
+from wslessons.heartbeat.heartbeat import Heartbeat
 
 CONTENDERS = ("wslessons", "library", "none")
 TIMEOUT = 3

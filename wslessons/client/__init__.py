@@ -5,7 +5,7 @@
         async for event in chat:
             print(event)
 
-Iterating gives the room's events, each exactly once and in order: `wslessons.events.Message`,
+Iterating gives the room's events, each exactly once and in order: `wslessons.chat.events.Message`,
 `Joined` and `Left`; or a `Missed` that says how many are gone. Between them come `Welcome`,
 `Roster` and `Error`, and what happens to the connection: `Connected`, `Disconnected`, `Retrying`.
 What this client said itself is not among them; `send` returns its acknowledgement.

@@ -10,12 +10,12 @@ from typing import Any, Self
 from websockets import ClientConnection, ConnectionClosed
 from websockets.typing import Subprotocol
 
+from wslessons.chat.events import SUBPROTOCOL, Ack, Missed
 from wslessons.client.connections import Connections, Delays, shut
 from wslessons.client.inbox import Event, Inbox
 from wslessons.client.outbox import Outbox
 from wslessons.client.retry import full_jitter
 from wslessons.client.sessions import JsonSession, TextSession
-from wslessons.events import SUBPROTOCOL, Ack, Missed
 
 __all__ = ["ChatClient"]
 
@@ -36,7 +36,7 @@ class ChatClient:
     the oldest go; `patience`, seconds to wait for the welcome; `stable`, seconds a connection
     must last for the delays to begin anew; `options` of `websockets.connect`.
 
-    Not handled here: a server that has forgotten a message's id (see `wslessons.room.IDS`) by the
+    Not handled here: a server that has forgotten a message's id (see `chat.room.IDS`) by the
     time it is repeated says it twice; more than one task that iterates (they share the events).
     """
 

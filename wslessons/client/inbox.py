@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from wslessons.events import Error, Joined, Left, Message, Missed, Pong, Roster, Welcome
+from wslessons.chat.events import Error, Joined, Left, Message, Missed, Pong, Roster, Welcome
 
 __all__ = ["Connected", "Disconnected", "Event", "Inbox", "Notice", "Retrying"]
 

@@ -6,8 +6,8 @@ import asyncio
 import secrets
 from collections import deque
 
+from wslessons.chat.events import Ack
 from wslessons.errors import UserError
-from wslessons.events import Ack
 
 __all__ = ["ChatClosed", "Outbox", "Outgoing", "Refused", "Unconfirmed"]
 

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import UnsetType
 
-from wslessons.client.inbox import Event, Notice
-from wslessons.client.outbox import Outbox, Outgoing, Refused
-from wslessons.events import (
+from wslessons.chat.events import (
     Ack,
     Error,
     Hello,
@@ -26,6 +24,8 @@ from wslessons.events import (
     decode_server,
     encode,
 )
+from wslessons.client.inbox import Event, Notice
+from wslessons.client.outbox import Outbox, Outgoing, Refused
 
 __all__ = ["JsonSession", "TextSession"]
 

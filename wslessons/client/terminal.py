@@ -19,13 +19,13 @@ from functools import partial
 
 from websockets.frames import Close
 
+from wslessons.chat.codecs import TEXT, Record
+from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
 from wslessons.client.chatclient import ChatClient
 from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retrying
 from wslessons.client.retry import full_jitter
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError, need
-from wslessons.events import Error, Joined, Left, Message, Missed, Roster, Welcome
-from wslessons.forms import TEXT, Record
 
 __all__ = ["add_arguments", "render", "run", "visible"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from wslessons.channel import Channel, Receiver
+from wslessons.chat.channel import Channel, Receiver
 
 BOX = "border:1px solid #90a4ae;padding:4px 10px;text-align:center;font-family:monospace"
 LABEL = "padding:2px 10px;text-align:right;color:#757575"

@@ -11,9 +11,9 @@ from typing import Any
 
 import ipywidgets
 
+from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
 from wslessons.client import ChatClient, Connected, Disconnected, Notice, Retrying, full_jitter
 from wslessons.errors import UserError
-from wslessons.events import Error, Joined, Left, Message, Missed, Roster, Welcome
 from wslessons.lab import background
 from wslessons.lab.widgets import Dispatcher, Panel, Transcript
 from wslessons.link import Fault, Link

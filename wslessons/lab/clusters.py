@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from wslessons.cluster import Cluster
 from wslessons.lab.kernel import running_loop
+from wslessons.scaling.cluster import Cluster
 
 _running: dict[str, Cluster] = {}
 _locks: dict[str, asyncio.Lock] = {}
@@ -18,7 +18,7 @@ async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: A
     So a cell may run again, or with another `bus`, and leaves nothing behind. They end with the
     kernel.
 
-    In: what `wslessons.cluster.Cluster` takes.
+    In: what `wslessons.scaling.cluster.Cluster` takes.
 
     Raises:
         UserError: the bus can't be used.

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin
 
-from wslessons.commands import port_number
+from wslessons.cli.serve import port_number
 from wslessons.errors import UserError, need
 from wslessons.lab.lessons import copy_missing, find, work_folder
 

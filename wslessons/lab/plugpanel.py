@@ -12,7 +12,7 @@ import ipywidgets
 from websockets import ClientConnection, ConnectionClosed, InvalidHandshake, connect
 
 from wslessons.errors import UserError
-from wslessons.heartbeat import Beat, Heartbeat
+from wslessons.heartbeat.heartbeat import Beat, Heartbeat
 from wslessons.lab import background
 from wslessons.lab.rttchart import rtt_chart
 from wslessons.lab.widgets import Dispatcher, Panel, Transcript

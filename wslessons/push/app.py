@@ -27,7 +27,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wslessons import asgi
-from wslessons.channel import Closed
+from wslessons.chat.channel import Closed
 from wslessons.errors import UserError
 from wslessons.push import sse
 from wslessons.push.fleet import Fleet, Follower, Update, live

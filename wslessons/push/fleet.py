@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from wslessons.channel import Channel, Closed, Lagged, Receiver
+from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.errors import UserError
 
 STATUSES = ("queued", "building", "deploying", "healthy", "failed")

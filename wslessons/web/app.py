@@ -32,7 +32,7 @@ from starlette.websockets import WebSocket
 
 from wslessons import asgi
 from wslessons.chat import ChatServer
-from wslessons.events import SUBPROTOCOL
+from wslessons.chat.events import SUBPROTOCOL
 from wslessons.web.connection import WebConnection, connected
 from wslessons.web.frames import FrameProtocol
 from wslessons.web.metrics import Metrics

@@ -23,8 +23,8 @@ from typing import Any
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from wslessons.connection import Gone
-from wslessons.frames import Writer
+from wslessons.chat.connection import Gone
+from wslessons.chat.frames import Writer
 from wslessons.serving import host_port
 from wslessons.web.metrics import Meter
 
@@ -115,7 +115,7 @@ class _Metered:
 
 
 class WebConnection:
-    """An accepted ASGI WebSocket as `wslessons.connection.Connection`; made by `connected`.
+    """An accepted ASGI WebSocket as `wslessons.chat.connection.Connection`; made by `connected`.
 
     In: `path`, the room's; `batched`, False to have each message sent by a task of its own.
     """

@@ -1,7 +1,7 @@
 """uvicorn's WebSocket connection, plus an ASGI extension that takes ready-made frames.
 
 ASGI lets a server offer more than the standard, under a name of its own in `scope["extensions"]`.
-`FrameProtocol` offers ``wslessons.frames``: {"writer": a `wslessons.frames.Writer`}. With it the
+`FrameProtocol` offers ``wslessons.frames``: {"writer": a `Writer`}. With it the
 room's fan-out joins all that is ready into one write a connection, as it does over `websockets`.
 Give the class to uvicorn: ``uvicorn.Config(app, ws=FrameProtocol)``.
 
@@ -33,7 +33,7 @@ CLOSE_TIMEOUT = 1.0
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """A connection of uvicorn that is also a `wslessons.frames.Writer`."""
+    """A connection of uvicorn that is also a `wslessons.chat.frames.Writer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

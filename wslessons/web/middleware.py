@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wslessons.events import SUBPROTOCOL
+from wslessons.chat.events import SUBPROTOCOL
 from wslessons.serving import host_port
 from wslessons.web.connection import close_code
 from wslessons.web.tickets import PREFIX, BadTicket, Tickets

@@ -1,7 +1,7 @@
 /**
  * A chat client for browsers: one WebSocket after another, and nothing lost between them.
  *
- * It speaks `chat.v1+json` (see wslessons.events) and dispatches events: `state` (with `state`:
+ * It speaks `chat.v1+json` (see wslessons.chat.events) and dispatches events: `state` (with `state`:
  * connecting, open, waiting or ended, and what goes with it), and `chat` (with `event`, what the
  * server said). Whatever is said is repeated, with the same id, until it is acknowledged.
  *

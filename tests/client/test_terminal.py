@@ -1,0 +1,398 @@
+"""The terminal's chat client in a real pseudo-terminal and in pipes, in both protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import shell
+from websockets import Server, ServerConnection
+
+from wslessons import serving
+from wslessons.chat import ChatServer
+from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
+from wslessons.client import ChatClient, Connected, Disconnected, Notice, Retrying
+from wslessons.client.terminal import render, status, visible
+from wslessons.link import Link
+
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal needs Unix")
+PROTOCOLS = pytest.mark.parametrize("words", [[], ["--json"]], ids=["text", "json"])
+
+
+@asynccontextmanager
+async def chat_server() -> AsyncGenerator[tuple[Server, str]]:
+    """Run a chat; give its server and its URL."""
+    async with ChatServer().serve() as server:
+        yield server, serving.urls(server)[0]
+
+
+class Terminal:
+    """`wslessons client` in a pseudo-terminal, with somebody who types and looks."""
+
+    def __init__(self, *words: str) -> None:
+        import pexpect
+
+        self.eof = pexpect.EOF
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "wslessons", "client", *words],
+            # No real terminal answers here, so the program must not ask where its cursor is.
+            env=os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+            dimensions=(24, 120),
+            encoding="utf-8",
+            timeout=20,
+        )
+        self.seen = ""
+
+    async def sees(self, text: str) -> None:
+        """Wait until `text` is on the screen, after what was seen before."""
+        await self._expect(re.escape(text))
+
+    async def types(self, text: str) -> None:
+        """Type `text`, and see it."""
+        self.child.send(text)
+        await self.sees(text.rstrip("\r"))
+
+    async def is_ready(self) -> None:
+        """Wait until a prompt follows what was seen: its keys would be the system's before."""
+        await self.sees("\x1b[?2004h")
+
+    async def end(self) -> int:
+        """Wait for the end of the program; return its exit code."""
+        await self._expect(self.eof)
+        await asyncio.to_thread(self.child.wait)
+        assert self.child.exitstatus is not None
+        return self.child.exitstatus
+
+    async def _expect(self, pattern: Any) -> None:
+        # In a thread, as the server that talks to it runs on this loop.
+        await asyncio.to_thread(self.child.expect, pattern)
+        self.seen += f"{self.child.before}{self.child.after}"
+
+
+@asynccontextmanager
+async def terminal(*words: str) -> AsyncGenerator[Terminal]:
+    """Start the program in a terminal; end it if it still runs."""
+    screen = Terminal(*words)
+    try:
+        yield screen
+    finally:
+        await asyncio.to_thread(screen.child.close, force=True)
+
+
+async def until(client: ChatClient, event: Any) -> None:
+    """Iterate until this event; a message counts by its sender and text."""
+    async for found in client:
+        if isinstance(found, Message) and isinstance(event, Message):
+            if (found.sender, found.text) == (event.sender, event.text):
+                return
+        elif type(found) is type(event) and getattr(found, "name", 0) == getattr(event, "name", 1):
+            return
+    raise AssertionError("the iteration ended")
+
+
+# Somebody types.
+
+
+@on_a_terminal
+@PROTOCOLS
+async def test_lines_arrive_while_you_type(words: list[str]):
+    """A line that arrives goes above the prompt, and what is half typed stays and can be sent."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (_, url),
+        ChatClient(url, "alice") as alice,
+        terminal(url, "--name", "bob", *words) as bob,
+    ):
+        await bob.sees("* HTTP 101 Switching Protocols; ")
+        await bob.sees("chat.v1+json" if words else "plain text")
+        await bob.sees("Welcome, bob!")
+        await bob.sees("[system] >>> bob joined the chat")
+        await bob.is_ready()
+        await bob.types("half a li")
+        await alice.send("hello bob")
+        await bob.sees("[alice] hello bob")
+        await bob.sees("> half a li")
+        bob.child.send("ne\r")
+        await until(alice, Message("bob", "half a line"))
+        bob.child.send("\r   \r/who\r")
+        await bob.sees("[system] here now: alice, bob")
+        await bob.types("/quit\r")
+        await bob.sees("* closed: 1000 (OK)")
+        assert await bob.end() == 0
+        await until(alice, Left("bob"))
+
+
+@on_a_terminal
+@PROTOCOLS
+@pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["EOF", "Ctrl-C"])
+async def test_keys_that_end_it(words: list[str], key: str):
+    """Ctrl-D, and Ctrl-C in the middle of a line, complete the closing handshake and end with 0."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (_, url),
+        ChatClient(url, "alice") as alice,
+        terminal(url, "--name", "bob", *words) as bob,
+    ):
+        await bob.sees("bob joined the chat")
+        await bob.is_ready()
+        if key == "\x03":
+            await bob.types("never sent")
+        bob.child.send(key)
+        await bob.sees("* closed: 1000 (OK)")
+        assert await bob.end() == 0
+        await until(alice, Left("bob"))
+
+
+@on_a_terminal
+@PROTOCOLS
+async def test_server_that_closes_is_noticed_in_the_middle_of_typing(words: list[str]):
+    """Code and reason are shown at once, the program ends with 1, and the terminal is itself."""
+    import termios
+
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (server, url),
+        terminal(url, "--name", "bob", *words) as bob,
+    ):
+        before = termios.tcgetattr(bob.child.child_fd)
+        await bob.sees("bob joined the chat")
+        await bob.is_ready()
+        await bob.types("half a li")
+        server.close(code=4321, reason="lunch")
+        await bob.sees("* closed: 4321 (private use) lunch")
+        await bob.sees("wslessons: the server closed the connection for good: 4321 (lunch).")
+        assert await bob.end() == 1
+        assert termios.tcgetattr(bob.child.child_fd) == before
+
+
+@on_a_terminal
+async def test_server_that_is_done_ends_it_cleanly():
+    """A close with 1000 is no error."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (server, url),
+        terminal(url, "--name", "bob") as bob,
+    ):
+        await bob.sees("bob joined the chat")
+        await bob.is_ready()
+        server.close(code=1000, reason="good night")
+        await bob.sees("* closed: 1000 (OK) good night")
+        assert await bob.end() == 0
+
+
+@on_a_terminal
+async def test_broken_connection_is_replaced():
+    """With --json a break is told, and then what was said meanwhile is there."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (_, url),
+        Link(url) as link,
+        ChatClient(url, "alice") as alice,
+        terminal(link.url, "--name", "bob", "--json") as bob,
+    ):
+        await bob.sees("bob joined the chat")
+        await bob.is_ready()
+        await until(alice, Joined("bob"))
+        with link.cut():
+            await until(alice, Left("bob"))
+            await alice.send("while you were away")
+        await bob.sees("* the connection broke: 1006, no close frame came")
+        await bob.sees("* next attempt in ")
+        await bob.sees("[alice] while you were away")
+        await bob.types("back again\r")
+        await until(alice, Message("bob", "back again"))
+
+
+@on_a_terminal
+async def test_closing_is_bounded():
+    """A server that does not answer the close frame is not waited for without end, and named."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (_, url),
+        Link(url) as link,
+        terminal(link.url, "--name", "bob") as bob,
+    ):
+        await bob.sees("bob joined the chat")
+        await bob.is_ready()
+        with link.stall():
+            await bob.types("/quit\r")
+            await bob.sees("wslessons: the server did not answer the close frame in time.")
+            assert await bob.end() == 1
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n[system] >>> forged\x9b31m\u202eevil"
+SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\n[system] >>> forged\x9b31m\u202eevil"
+
+
+async def hostile(connection: ServerConnection) -> None:
+    """Send what could steer a terminal, to whoever comes."""
+    name = await connection.recv()
+    await connection.send(f"Welcome, {name}!")
+    await connection.send(HOSTILE)
+    await connection.wait_closed()
+
+
+@on_a_terminal
+async def test_control_characters_are_shown_and_not_executed():
+    """Nothing that arrives can clear the screen, set its title or begin a line of its own."""
+    async with (
+        asyncio.timeout(50),
+        serving.serve(hostile) as server,
+        terminal(serving.urls(server)[0], "--name", "bob") as bob,
+    ):
+        await bob.sees(SHOWN)
+        await bob.is_ready()
+        await bob.types("/quit\r")
+        assert await bob.end() == 0
+        assert "\x1b[2J" not in bob.seen
+        assert "\x1b]0;owned" not in bob.seen
+        assert "\x9b" not in bob.seen
+
+
+# Pipes.
+
+
+@PROTOCOLS
+async def test_piped_lines(words: list[str]):
+    """Each line is sent, blank ones are not; what arrives is on stdout, the rest on stderr."""
+    async with asyncio.timeout(50), chat_server() as (_, url), ChatClient(url, "alice") as alice:
+        code, out, errors = await shell.run(
+            "client", url, "--name", "bot", *words, stdin="one\n\n  \ntwo\r\n/who\nlast"
+        )
+        assert code == 0
+        assert out.splitlines() == [
+            "Welcome, bot!",
+            "[system] >>> bot joined the chat",
+            "[system] here now: alice, bot",
+        ]
+        assert errors.splitlines()[0].startswith("* HTTP 101 Switching Protocols; ")
+        assert errors.splitlines()[1:] == ["* closed: 1000 (OK)"]
+        await until(alice, Joined("bot"))
+        for text in ("one", "two", "last"):
+            event = await anext(alice)
+            assert isinstance(event, Message)
+            assert event.text == text
+
+
+async def test_pipe_shows_each_line_as_it_comes():
+    """Output is not held back until the end, and hostile text is written out here, too."""
+    async with (
+        asyncio.timeout(50),
+        serving.serve(hostile) as server,
+        shell.serving("client", serving.urls(server)[0], "--name", "bot") as client,
+    ):
+        assert await client.line() == SHOWN
+        server.close(code=1000)
+        assert await client.process.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+async def test_interrupted_pipe_ends_cleanly():
+    """Ctrl-C sends a close frame also where nobody types."""
+    async with asyncio.timeout(50), chat_server() as (_, url), ChatClient(url, "alice") as alice:
+        async with shell.serving("client", url, "--name", "bot") as client:
+            await until(alice, Joined("bot"))
+            code, errors = await client.end(signal.SIGINT)
+            assert (code, errors.splitlines()[-1]) == (0, "* closed: 1000 (OK)")
+        await until(alice, Left("bot"))
+
+
+async def test_server_that_closes_a_pipe():
+    """A close by the server ends a client whose input goes on, with 1 and one sentence."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (server, url),
+        shell.serving("client", url, "--name", "bot") as client,
+    ):
+        assert await client.line() == "[system] >>> bot joined the chat"
+        server.close(code=4000, reason="no bots")
+        assert await client.process.wait() == 1
+        assert client.process.stderr is not None
+        last = (await client.process.stderr.read()).decode().splitlines()[-1]
+        assert last == "wslessons: the server closed the connection for good: 4000 (no bots)."
+
+
+async def test_errors_are_one_sentence_and_exit_code_1():
+    """What can't be done is one line on stderr, without a traceback."""
+    async with asyncio.timeout(50), chat_server() as (_, url):
+        port = url.rpartition(":")[2]
+        for words, says in [
+            (["ws://127.0.0.1:1"], "nobody accepts connections at 127.0.0.1:1"),
+            ([f"http://127.0.0.1:{port}"], "is no WebSocket URL"),
+            ([f"{url}/nowhere"], "answered HTTP 404 Not Found for /nowhere"),
+            ([f"wss://127.0.0.1:{port}"], "does this server expect ws://?"),
+            ([url, "--name", "system"], "did not let us in: 1008 (the name system is reserved)"),
+        ]:
+            code, out, errors = await shell.run("client", *words, stdin="hello\n")
+            assert (code, out) == (1, "")
+            assert errors.splitlines()[-1].startswith("wslessons: ")
+            assert says in errors.splitlines()[-1]
+            assert "Traceback" not in errors
+
+
+@on_a_terminal
+async def test_terminal_without_prompt_toolkit_is_told_what_to_install():
+    """The extra is needed for typing only; a pipe and a script do without."""
+    import pexpect
+
+    code = (
+        "import sys; sys.modules['prompt_toolkit'] = None; from wslessons.cli import main;"
+        "sys.exit(main(['client', 'ws://127.0.0.1:1']))"
+    )
+    async with asyncio.timeout(50):
+        child = pexpect.spawn(sys.executable, ["-c", code], encoding="utf-8", timeout=20)
+        await asyncio.to_thread(child.expect, pexpect.EOF)
+        await asyncio.to_thread(child.wait)
+    assert child.exitstatus == 1
+    says = "is not installed: get it with pip install 'wslessons[client]'."
+    assert str(child.before).strip() == f"wslessons: prompt_toolkit {says}"
+
+
+# How things look.
+
+
+def test_events_look_like_the_plain_text_protocol():
+    """Both protocols are shown alike."""
+    for event, line in [
+        (Message("alice", "hi"), "[alice] hi"),
+        (Joined("alice"), "[system] >>> alice joined the chat"),
+        (Left("alice"), "[system] >>> alice left the chat"),
+        (Missed(3, 9), "[system] you missed 3 messages"),
+        (Missed(None, 0), "[system] you missed messages"),
+        (Welcome("bob", "/", "e", 1, [], 0), "Welcome, bob!"),
+        (Roster(["alice", "bob"], 5), "[system] here now: alice, bob and 3 more"),
+        (Error("blank", "no"), "[system] no"),
+        (Notice("x\x07"), r"x\x07"),
+        (Connected(101, "", None), ""),
+    ]:
+        assert render(event) == line
+
+
+def test_what_happens_to_the_connection_is_told():
+    """Code, reason, and when the next attempt is."""
+    for event, line in [
+        (
+            Connected(101, "Switching Protocols", "chat.v1+json"),
+            "HTTP 101 Switching Protocols; chat",
+        ),
+        (Disconnected(1001, "bye\x1b"), r"closed: 1001 (going away) bye\x1b"),
+        (Disconnected(1006), "the connection broke: 1006, no close frame came"),
+        (Retrying(0.25), "next attempt in 0.2 s"),
+        (Retrying(1.0, "nobody is there."), "nobody is there. next attempt in 1.0 s"),
+        (Joined("x"), ""),
+    ]:
+        assert status(event).startswith(line)
+
+
+def test_visible_leaves_letters_and_emoji_alone():
+    """What people write stays as it is, in any script."""
+    text = "żółć 日本語 👩\u200d🚀 a\\b"
+    assert visible(text) == text

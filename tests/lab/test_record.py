@@ -1,0 +1,289 @@
+"""`wslessons record`: what it keeps of a run, and what `--check` finds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbval.plugin import get_sanitize_patterns
+
+from wslessons import cli
+from wslessons.lab import lessons, outputs
+
+RULES = Path(__file__).parents[1] / "nbval.cfg"
+RAISES = {"tags": ["raises-exception"]}
+GOOD = (
+    """
+import sys
+for i in range(3):
+    print(i, flush=True)
+    print("e", i, file=sys.stderr, flush=True)""",
+    """
+import random
+print(f"ws://127.0.0.1:{random.randrange(65536)}")
+6 * 7""",
+    """
+import ipywidgets
+from IPython.display import HTML, display
+display(HTML("<b>x</b>"))
+ipywidgets.Text("x")""",
+    """
+from pathlib import Path
+sorted(path.name for path in Path().glob("*.txt"))""",
+)
+
+Write = Callable[..., Path]
+
+
+def save(path: Path, *sources: str, **metadata: Any) -> Path:
+    """Write a notebook of code cells after a heading, the last one with the metadata given."""
+    cells = [new_code_cell(source) for source in sources]
+    cells[-1].metadata.update(metadata)
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), *cells]), path)
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a notebook into this test's folder."""
+
+    def write(*sources: str, name: str = "n.ipynb", **metadata: Any) -> Path:
+        return save(tmp_path / name, *sources, **metadata)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A recorded notebook with each kind of output, from a folder with a text file."""
+    folder = tmp_path_factory.mktemp("recording")
+    (folder / "beside.txt").touch()
+    path = save(folder / "n.ipynb", *GOOD, "1 / 0", collapsed=True, **RAISES)
+    assert cli.main(["record", str(path)]) == 0
+    return path.read_bytes()
+
+
+@pytest.fixture
+def good(recording: bytes, tmp_path: Path) -> Path:
+    """A copy of that recording, in such a folder."""
+    (tmp_path / "beside.txt").touch()
+    path = tmp_path / "n.ipynb"
+    path.write_bytes(recording)
+    return path
+
+
+def code(path: Path) -> list[Any]:
+    """The code cells of a notebook."""
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+def test_recording_keeps_outputs_and_leaves_out_what_one_run_has(good: Path) -> None:
+    """Counts and outputs stay; streams are whole; ports, widget ids and times are gone."""
+    streams, port, widget, folder, error = code(good)
+    assert [cell.execution_count for cell in code(good)] == [1, 2, 3, 4, 5]
+    assert [(o.name, o.text) for o in streams.outputs] == [
+        ("stdout", "0\n1\n2\n"),
+        ("stderr", "e 0\ne 1\ne 2\n"),
+    ]
+    assert port.outputs[0].text == "ws://127.0.0.1:PORT\n"
+    assert port.outputs[1].data == {"text/plain": "42"}
+    assert [set(o.data) for o in widget.outputs] == [{"text/plain", "text/html"}, {"text/plain"}]
+    assert folder.outputs[0].data["text/plain"] == "['beside.txt']"
+    # A traceback is worded differently by each Python; its last line is not.
+    assert error.outputs[0].traceback == ["ZeroDivisionError: division by zero"]
+    assert [cell.metadata for cell in code(good)] == [{}, {}, {}, {}, RAISES]
+    assert nbformat.read(good, as_version=4).metadata == outputs.NOTEBOOK_METADATA
+    nbformat.validate(nbformat.read(good, as_version=4))
+
+
+def test_recording_again_gives_the_identical_file(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unchanged notebook has no diff, whatever the ports and ids of the second run."""
+    before = good.read_bytes()
+    assert cli.main(["record", str(good)]) == 0
+    assert good.read_bytes() == before
+    assert "recorded, unchanged" in capsys.readouterr().out
+
+
+def test_check_accepts_a_recording_and_nbval_agrees(good: Path) -> None:
+    """What `--check` lets pass, strict nbval lets pass."""
+    before = good.read_bytes()
+    assert cli.main(["record", "--check", str(good)]) == 0
+    assert good.read_bytes() == before
+    assert nbval(good) == 0
+
+
+def test_check_finds_a_changed_output_and_nbval_agrees(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence names notebook and cell, a short diff shows the change, the file stays."""
+    good.write_text(good.read_text().replace('"42"', '"43"'))
+    before = good.read_bytes()
+    capsys.readouterr()
+    assert cli.main(["record", "--check", str(good)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"wslessons: {good}, cell 2 differs from its recording:",
+        "  --- recorded",
+        "  +++ now",
+        "  @@ -2,2 +2,2 @@",
+        "   stdout: ",
+        "  -text/plain: 43",
+        "  +text/plain: 42",
+    ]
+    assert good.read_bytes() == before
+    assert nbval(good) == 1
+
+
+def nbval(path: Path) -> int:
+    """Run strict nbval on a notebook as the project's settings do, and return its exit code."""
+    words = ["--nbval", "--nbval-current-env", f"--nbval-sanitize-with={RULES}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-c", str(path.with_name("empty.ini"))]
+    path.with_name("empty.ini").write_text("[pytest]\n")
+    return subprocess.run([*command, *words, str(path)], stdout=subprocess.DEVNULL).returncode
+
+
+@pytest.mark.parametrize(
+    ("source", "metadata", "sentence"),
+    [
+        ("x = 1\nint('a\\nb')", {}, "cell 1 raises ValueError: invalid literal for int()"),
+        ("1", RAISES, "cell 1 is tagged raises-exception and raises nothing."),
+        ("import os; os._exit(1)", {}, "cell 1 ends the kernel."),
+        ("import time; time.sleep(600)", {}, "cell 1 takes more than 2 s."),
+    ],
+)
+def test_failing_cell_is_one_sentence_and_writes_nothing(
+    source: str,
+    metadata: dict[str, Any],
+    sentence: str,
+    write: Write,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Notebook, cell and the error's last line, exit code 1, and the file as it was."""
+    path = write(source, **metadata)
+    before = path.read_bytes()
+    # Only a cell that never ends meets the limit, on a machine of any speed.
+    limit = ["--timeout", "2"] if "sleep" in source else []
+    assert cli.main(["record", *limit, str(path)]) == 1
+    out, error = capsys.readouterr()
+    assert error.startswith(f"wslessons: {path}, {sentence}")
+    assert (out, error.count("\n")) == ("", 1)
+    assert path.read_bytes() == before
+
+
+def test_one_bad_notebook_does_not_hide_the_others(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All notebooks are run, each failure is told, and the exit code is 1."""
+    paths = [write("1 / 0", name="a.ipynb"), write("1", name="b.ipynb")]
+    paths[0].with_name("c.ipynb").write_text("{}")
+    assert cli.main(["record", *map(str, paths), str(paths[0].with_name("c.ipynb"))]) == 1
+    out, error = capsys.readouterr()
+    assert out == f"{paths[1]}: recorded\n"
+    assert "a.ipynb, cell 1 raises ZeroDivisionError" in error
+    assert "c.ipynb is not a notebook of format 4" in error
+
+
+def test_check_refuses_what_was_never_recorded(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stripped notebook would be compared with nothing."""
+    assert cli.main(["record", "--check", str(write("x = 1"))]) == 1
+    assert "cell 1 has the count None and not 1: wslessons record" in capsys.readouterr().err
+
+
+def test_check_refuses_what_jupyterlab_saved(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JupyterLab writes the Python version into a notebook, and it would differ elsewhere."""
+    content = json.loads(good.read_text())
+    content["metadata"]["language_info"]["version"] = "3.11.7"
+    good.write_text(json.dumps(content, indent=1) + "\n")
+    assert cli.main(["record", "--check", str(good)]) == 1
+    assert "was saved by another program" in capsys.readouterr().err
+
+
+def test_output_that_is_ignored_may_change(write: Write) -> None:
+    """`nbval-ignore-output` is for a measurement, in `--check` as in nbval."""
+    path = write("import time\ntime.perf_counter_ns()", tags=["nbval-ignore-output"])
+    assert cli.main(["record", str(path)]) == 0
+    assert cli.main(["record", "--check", str(path)]) == 0
+
+
+def test_notebook_without_cell_ids_gets_lasting_ones(tmp_path: Path) -> None:
+    """Format 4.4 has no ids; made-up random ones would differ in each recording."""
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": ["a\n", "b"]}] * 2
+    text = json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells})
+    first, second = (outputs.parse(tmp_path, text) for _ in range(2))
+    assert outputs.dumps(first) == outputs.dumps(second)
+    assert first.cells[0].source == "a\nb"
+    assert first.cells[0].id != first.cells[1].id
+
+
+@pytest.mark.parametrize("words", [["no.ipynb"], ["--sanitize-with", "no.cfg", "n.ipynb"]])
+def test_missing_file_is_one_sentence_and_exit_code_2(
+    words: list[str],
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A slip in a file's name runs nothing."""
+    monkeypatch.chdir(write("1").parent)
+    assert cli.main(["record", *words]) == 2
+    error = capsys.readouterr().err
+    assert "no." in error
+    assert error.count("\n") == 1
+
+
+def test_all_lessons_are_recorded_when_none_is_named(
+    tmp_path: Path,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a clone the files default to `notebooks/`; outside one they must be named."""
+    monkeypatch.setattr(lessons, "PACKAGE", tmp_path / "wslessons")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["record"]) == 2
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    write("1", name="notebooks/01_one.ipynb")
+    monkeypatch.setattr(sys, "argv", ["wslessons", "record", "--sanitize-with", str(RULES)])
+    assert cli.main() == 0
+    assert capsys.readouterr().out == f"{Path('notebooks/01_one.ipynb')}: recorded\n"
+
+
+@given(st.text(alphabet="regxplac: .\n#", max_size=60))
+def test_sanitize_file_is_read_as_nbval_reads_it(tmp_path_factory: Any, text: str) -> None:
+    """Recording and nbval apply the same rules, whatever the file looks like."""
+    path = tmp_path_factory.mktemp("rules") / "nbval.cfg"
+    text = text.replace("ex", "regex: ").replace("ac", "\nreplace: ")
+    path.write_text(text)
+    ours = [(pattern.pattern, replacement) for pattern, replacement in outputs.read_rules(path)]
+    assert ours == get_sanitize_patterns(text)
+
+
+@given(st.data())
+def test_our_rules_are_read_and_lasting(data: st.DataObject) -> None:
+    """No rule is ignored for its form, and none changes what it has already changed."""
+    rules = outputs.read_rules(RULES)
+    assert len(rules) == RULES.read_text().count("\nregex:")
+    pattern, _ = data.draw(st.sampled_from(rules))
+    once = outputs.sanitize(rules, data.draw(st.from_regex(pattern)))
+    assert outputs.sanitize(rules, once) == once
+
+
+def test_ports_are_replaced_wherever_they_stand() -> None:
+    """A URL and a peer in the log; but no word of the prose around them."""
+    rules = outputs.read_rules(RULES)
+    once = outputs.sanitize(rules, "ws://127.0.0.1:80 localhost:8765 ('127.0.0.1', 80) 12:30")
+    assert once == "ws://127.0.0.1:PORT localhost:PORT ('127.0.0.1', 80) 12:30"

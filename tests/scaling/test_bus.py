@@ -1,0 +1,664 @@
+"""One contract over all buses, on real brokers (Kafka: an emulator), and what each does when its
+broker dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from wslessons.chat.channel import Channel
+from wslessons.errors import UserError
+from wslessons.link import Link
+from wslessons.scaling.brokers import Broker, find_program
+from wslessons.scaling.brokers import run as run_broker
+from wslessons.scaling.bus import (
+    Backplane,
+    Down,
+    Dropped,
+    Event,
+    Gap,
+    Log,
+    Memory,
+    NewEpoch,
+    Numbered,
+    Status,
+    Subscription,
+    Up,
+    from_url,
+)
+from wslessons.scaling.bus.remote import Remote
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KINDS = ["nats", "jetstream", "redis", "streams", "kafka"]
+LOGS = ["jetstream", "streams", "kafka"]
+NAMES = itertools.count(1)
+
+
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(200):
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"tasks left behind: {left}")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def brokers() -> AsyncIterator[dict[str, Broker]]:
+    """One broker of each kind for all tests that do it no harm."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield {
+            kind: await stack.enter_async_context(run_broker(kind, own=True))
+            for kind in ("nats", "redis", "kafka")
+        }
+
+
+def url_for(kind: str, base: dict[str, str], name: str = "") -> str:
+    """Return the URL of a bus of this kind, with subject, channel, stream or topic of its own."""
+    name = name or f"t{next(NAMES)}"
+    match kind:
+        case "nats":
+            return f"{base['nats']}?subject={name}"
+        case "jetstream":
+            return f"{base['nats']}?stream={name}"
+        case "redis":
+            return f"{base['redis']}?channel={name}"
+        case "streams":
+            return f"{base['redis']}?stream={name}"
+        case "kafka":
+            return f"{base['kafka']}&topic={name}"
+    return "memory:"
+
+
+@pytest.fixture
+def url(brokers: dict[str, Broker], request: pytest.FixtureRequest) -> str:
+    """The URL of a bus of the kind that the test asks for."""
+    return url_for(request.param, {kind: each.url for kind, each in brokers.items()})
+
+
+every = pytest.mark.parametrize("url", KINDS, indirect=True)
+every_log = pytest.mark.parametrize("url", LOGS, indirect=True)
+
+
+async def next_event(reader: Subscription) -> Event:
+    """Return the next event, past everything else."""
+    return await next_of(reader, Event)
+
+
+async def next_of(reader: Subscription, *kinds: type[Any]) -> Any:
+    """Return the next item of these kinds, past everything else."""
+    async for item in reader:
+        if isinstance(item, kinds):
+            return item
+    raise AssertionError("the bus has ended")
+
+
+async def texts(reader: Subscription, count: int) -> list[Any]:
+    """Return the data of the next events."""
+    return [(await next_event(reader)).data for _ in range(count)]
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait until something that no event tells of is true; the test's timeout bounds it."""
+    while not true():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def status(bus: Backplane, state: str) -> None:
+    """Wait until the bus has this state."""
+    reader = bus.subscribe()
+    while bus.status.state != state:
+        await reader.recv()
+
+
+# The contract.
+
+
+@pytest.mark.parametrize("url", ["memory", *KINDS], indirect=True)
+async def test_an_event_is_heard_once_by_all_readers_with_all_it_should_carry(url: str):
+    """Readers of the server itself and of others get it once, signed, numbered, in order."""
+    async with asyncio.timeout(20), from_url(url) as here, contextlib.AsyncExitStack() as stack:
+        there = here if url == "memory:" else await stack.enter_async_context(from_url(url))
+        readers = [here.subscribe(), there.subscribe()]
+        for number in range(100):
+            here.publish(Event("/", {"n": number}, connection="c1"))
+        for reader in readers:
+            events = [await next_event(reader) for _ in range(100)]
+            assert [event.data for event in events] == [{"n": number} for number in range(100)]
+            assert {(each.node, each.connection, each.room) for each in events} == {
+                (here.node, "c1", "/")
+            }
+            assert len({event.id for event in events}) == 100
+            offsets = [event.offset for event in events]
+            assert all(offsets)
+            assert offsets == sorted(set(offsets))
+            assert [event.prev for event in events][1:] == offsets[:-1]
+            assert {event.epoch for event in events} == {
+                here.epoch if reader is readers[0] else there.epoch
+            }
+        # A last one, so that anything doubled would have come before it.
+        here.publish(Event("/", "last"))
+        for reader in readers:
+            assert await texts(reader, 1) == ["last"]
+
+
+@every
+async def test_two_servers_hear_each_other_in_each_ones_order(url: str):
+    """Two that publish at once: every reader has each one's events complete and in order."""
+    async with asyncio.timeout(20), from_url(url) as one, from_url(url) as two:
+        readers = [one.subscribe(), two.subscribe()]
+        for number in range(200):
+            one.publish(Event("/", ["one", number]))
+            two.publish(Event("/", ["two", number]))
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+        for reader in readers:
+            heard = await texts(reader, 400)
+            for name in ("one", "two"):
+                assert [each for each in heard if each[0] == name] == [
+                    [name, n] for n in range(200)
+                ]
+
+
+@every_log
+async def test_all_servers_of_a_log_agree_on_order_and_numbers(url: str):
+    """Whoever published what: two servers' readers get the same events with the same numbers."""
+    async with asyncio.timeout(20), from_url(url) as one, from_url(url) as two:
+        readers = [one.subscribe(), two.subscribe()]
+        for number in range(100):
+            one.publish(Event("/", ["one", number]))
+            two.publish(Event("/", ["two", number]))
+        heard = [[await next_event(reader) for _ in range(200)] for reader in readers]
+        first, second = ([(e.offset, e.prev, e.epoch, e.data) for e in events] for events in heard)
+        assert first == second
+
+
+@every_log
+async def test_a_log_is_read_from_a_number_on_by_a_server_that_came_later(url: str):
+    """`subscribe(since)` on another server gives what came after, and exactly that."""
+    async with asyncio.timeout(20):
+        async with from_url(url) as one:
+            reader = one.subscribe()
+            for number in range(20):
+                one.publish(Event("/", number))
+            events = [await next_event(reader) for _ in range(20)]
+        async with from_url(url) as two:
+            assert two.epoch == events[0].epoch
+            after = two.subscribe(since=events[9].offset)
+            assert [(await next_event(after)).offset for _ in range(10)] == [
+                event.offset for event in events[10:]
+            ]
+            two.publish(Event("/", "more"))
+            more = await next_event(after)
+            assert (more.data, more.prev) == ("more", events[-1].offset)
+
+
+@every
+async def test_a_key_is_published_once(url: str):
+    """What two servers publish under one key, each reader gets once."""
+    async with asyncio.timeout(20), from_url(url) as one, from_url(url) as two:
+        readers = [one.subscribe(), two.subscribe()]
+        one.publish(Event("/", "hello", key="session/1"))
+        assert await texts(readers[1], 1) == ["hello"]
+        two.publish(Event("/", "hello", key="session/1"))
+        one.publish(Event("/", "hello", key="session/1"))
+        one.publish(Event("/", "end of one"))
+        two.publish(Event("/", "end of two"))
+        assert await texts(readers[0], 3) in (
+            ["hello", "end of one", "end of two"],
+            ["hello", "end of two", "end of one"],
+        )
+        assert "hello" not in await texts(readers[1], 2)
+
+
+@every
+async def test_rooms_are_told_apart(url: str):
+    """`prev` links the events of one room, whatever happened in others between them."""
+    async with asyncio.timeout(20), from_url(url) as one, from_url(url) as two:
+        reader = two.subscribe()
+        for number in range(6):
+            one.publish(Event(f"/rooms/{number % 2}", number))
+        events = [await next_event(reader) for _ in range(6)]
+        for room in ("/rooms/0", "/rooms/1"):
+            inside = [event for event in events if event.room == room]
+            assert [event.prev for event in inside][1:] == [each.offset for each in inside][:-1]
+            assert two.newest(room) == inside[-1].offset
+
+
+@every
+async def test_presence_crosses_servers_and_ends_with_them(url: str):
+    """People are known elsewhere; a server that stops takes its people with it."""
+    async with asyncio.timeout(20), from_url(url, beat=0.2) as one:
+        reader = one.subscribe()
+        async with from_url(url, beat=0.2) as two:
+            two.enter("/", "c1", "alice")
+            two.enter("/", "c2", "bob")
+            two.leave("/", "c2")
+            await until(lambda: one.people("/") == ({"c1": "alice"}, 1))
+            # A server that starts later learns it, too.
+            async with from_url(url, beat=0.2) as three:
+                await until(lambda: three.people("/") == ({"c1": "alice"}, 1))
+        downs = [await next_of(reader, Down) for _ in range(2)]
+        assert {down.node: down.rooms for down in downs} == {
+            two.node: {"/": {"c1": "alice"}},
+            three.node: {},
+        }
+        assert one.people("/") == ({}, 0)
+
+
+KILLED_SERVER = """
+import asyncio, sys
+from wslessons.scaling.bus import from_url
+
+async def main():
+    async with from_url(sys.argv[1], node="victim", beat=0.2) as bus:
+        bus.enter("/", "c1", "ghost")
+        print("up", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@every
+async def test_a_killed_server_leaves_no_ghosts(url: str):
+    """Its people are gone after three beats, and its end is reported with their names."""
+    async with asyncio.timeout(30), from_url(url, beat=0.2) as bus:
+        reader = bus.subscribe()
+        victim = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", KILLED_SERVER, url, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert victim.stdout is not None
+            assert await victim.stdout.readline() == b"up\n"
+            await until(lambda: bus.people("/")[1] == 1)
+        finally:
+            victim.kill()
+            await victim.wait()
+        down = await next_of(reader, Down)
+        assert (down.node, down.rooms) == ("victim", {"/": {"c1": "ghost"}})
+        assert bus.people("/") == ({}, 0)
+
+
+@every
+async def test_too_large_an_event_is_refused_with_one_sentence(url: str):
+    """It raises at once, nothing is sent, and the next event goes out."""
+    async with asyncio.timeout(20), from_url(url, max_event=1000) as one, from_url(url) as two:
+        reader = two.subscribe()
+        with pytest.raises(UserError, match=r"an event of \d+ bytes is too large: .* 1000"):
+            one.publish(Event("/", "x" * 1000))
+        with pytest.raises(UserError, match="JSON"):
+            one.publish(Event("/", object()))
+        one.publish(Event("/", "small"))
+        event = await next_event(reader)
+        assert (event.data, event.seq) == ("small", 1)
+
+
+@every
+async def test_a_closed_bus_refuses_and_its_readers_end(url: str):
+    """After the block, `publish` raises and iterating ends."""
+    async with asyncio.timeout(20):
+        async with from_url(url) as bus:
+            reader = bus.subscribe()
+        assert [item async for item in reader][-1] == Status("closed")
+        with pytest.raises(UserError, match="closed"):
+            bus.publish(Event("/", "late"))
+
+
+@every
+async def test_messages_from_elsewhere_harm_nobody(url: str, brokers: dict[str, Broker]):
+    """What is no message of ours is skipped, wherever on the broker it appears."""
+    async with asyncio.timeout(20), from_url(url) as bus:
+        assert isinstance(bus, Remote)
+        await bus._transport.tell(b"\xff not ours")
+        await bus._transport.tell(b'[{"type": "unheard of"}]')
+        if isinstance(bus, Log):
+            await bus._log.append(bus._log.group("/"), b"not ours either", "x:1", 1, 1)
+        reader = bus.subscribe()
+        bus.publish(Event("/", "ours"))
+        assert await texts(reader, 1) == ["ours"]
+
+
+async def test_memory_is_the_channel_and_delivers_before_publish_returns():
+    """Nothing waits: the event is there for a reader that never awaits."""
+    async with Memory() as bus:
+        assert isinstance(bus._channel, Channel)
+        reader = bus.subscribe()
+        bus.publish(Event("/", "now"))
+        (event,) = reader.take_ready()
+        assert isinstance(event, Event)
+        assert (event.data, event.offset, event.node) == ("now", bus._at[0], bus.node)
+
+
+async def test_a_slow_reader_is_told_how_much_it_lost():
+    """The local copy is bounded, and a reader that was lapped gets the exact count."""
+    async with Memory(keep=10) as bus:
+        reader = bus.subscribe()
+        for number in range(25):
+            bus.publish(Event("/", number))
+        items = reader.take_ready()
+        assert items[0] == Gap(15)
+        assert [isinstance(item, Event) and item.data for item in items[1:]] == [*range(15, 25)]
+        assert bus.missed == 15
+        # And one that wants to begin where nothing is kept any more.
+        assert bus.subscribe(since=5).take_ready()[0] == Gap(None)
+        newest = bus.newest("/")
+        assert bus.subscribe(since=newest).take_ready() == []
+
+
+# Wrong from the start.
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("mqtt://h", "is not the URL of a bus"),
+        ("nats", "is not the URL of a bus"),
+        ("nats://", "lacks a host"),
+        ("redis://h:99999", "no proper port"),
+        ("nats://h:1,:2", "lacks a host"),
+        ("nats://h?strem=x", "the options are"),
+        ("nats://u:secret@h?strem=x", r"^strem=x in nats://h:4222 "),
+        ("nats://h?stream=a.b", "can't be used"),
+        ("nats://h?stream=a&replicas=none", "not a number of 1 or more"),
+    ],
+)
+async def test_a_wrong_url_is_one_sentence(url: str, sentence: str):
+    """It says what is wrong, and never repeats a password."""
+    with pytest.raises(UserError, match=sentence) as info:
+        from_url(url)
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_broker_that_is_down_at_start_is_one_sentence(kind: str):
+    """It names the broker, and comes in bounded time."""
+    base = {kind: f"{kind}://127.0.0.1:1" for kind in ("nats", "redis")}
+    base["kafka"] = "kafka://127.0.0.1:1?fetch_wait=5"
+    async with asyncio.timeout(20):
+        with pytest.raises(UserError, match=r"^can't reach \w+ at 127\.0\.0\.1:1: ") as info:
+            await from_url(url_for(kind, base)).start_up()
+        assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("kind", ["nats", "jetstream", "redis", "streams"])
+async def test_wrong_credentials_are_one_sentence(kind: str):
+    """A wrong and a missing password are refused by name; the right one gets in."""
+    family = "nats" if kind in ("nats", "jetstream") else "redis"
+    async with asyncio.timeout(30), run_broker(family, own=True, password="s3cret") as guarded:
+        base = guarded.url
+        async with from_url(url_for(kind, {family: base})) as bus:
+            assert bus.status == Status("connected")
+        for wrong in (base.replace("s3cret", "wr0ng"), guarded.nodes[0].url):
+            with pytest.raises(UserError, match="does not accept the user name and password") as e:
+                await from_url(url_for(kind, {family: wrong})).start_up()
+            assert "wr0ng" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [
+        ("nats://h", "nats", "nats"),
+        ("nats://h?stream=x", "nats", "nats"),
+        ("redis://h", "redis", "redis"),
+        ("redis://h?stream=x", "redis", "redis"),
+        ("kafka://h", "aiokafka", "kafka"),
+    ],
+)
+async def test_a_missing_extra_is_one_line_that_names_it(url: str, module: str, extra: str):
+    """The bus is the first to need the client, and says how to get it."""
+    code = f"""
+import sys
+sys.modules[{module!r}] = None
+from wslessons.scaling.bus import from_url
+from wslessons.errors import UserError
+try:
+    from_url({url!r})
+except UserError as exc:
+    print(exc)
+"""
+    async with asyncio.timeout(20):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+    assert f"pip install 'wslessons[{extra}]'" in output.decode()
+
+
+async def test_a_stream_without_jetstream_is_one_sentence(tmp_path: Any):
+    """A NATS server that keeps no streams says so through the bus."""
+    program = find_program("nats")
+    async with asyncio.timeout(30):
+        process = await asyncio.create_subprocess_exec(
+            program, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path),
+            stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            await until(lambda: any(file.read_text() for file in tmp_path.glob("*.ports")))
+            (file,) = tmp_path.glob("*.ports")
+            port = file.read_text().split('"nats://127.0.0.1:')[1].split('"')[0]
+            with pytest.raises(UserError, match="no JetStream that answers"):
+                await from_url(f"nats://127.0.0.1:{port}?stream=chat").start_up()
+        finally:
+            process.kill()
+            await process.wait()
+
+
+# Failover: see also test_failover.py.
+
+
+@contextlib.asynccontextmanager
+async def linked(kind: str, base: Broker) -> AsyncGenerator[tuple[str, Link]]:
+    """Give the URL of a bus through a link that can be broken."""
+    host = base.nodes[0].url.partition("://")[2].partition("?")[0]
+    async with Link(host) as link:
+        scheme = base.nodes[0].url.partition("://")[0]
+        query = base.url.partition("?")[2]
+        yield f"{scheme}://127.0.0.1:{link.port}" + (f"?{query}" if query else ""), link
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+async def test_what_pubsub_loses_is_counted_exactly(kind: str, brokers: dict[str, Broker]):
+    """Events published to a server that is cut off: it hears of each one it missed, no more."""
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    async with (
+        asyncio.timeout(40),
+        linked(kind, brokers[kind]) as (through, link),
+        from_url(url_for(kind, base, name), beat=0.5) as one,
+        from_url(url_for(kind, {kind: through}, name), beat=0.5) as two,
+    ):
+        reader = two.subscribe()
+        one.publish(Event("/", "before"))
+        assert await texts(reader, 1) == ["before"]
+        cut = link.cut()
+        await status(two, "reconnecting")
+        for number in range(50):
+            one.publish(Event("/", number))
+            two.publish(Event("/", number))
+        await one.flush()
+        cut.undo()
+        # It is told by the next beat, with no event to show the hole.
+        assert await texts(reader, 50) == [*range(50)]
+        gap = await next_of(reader, Gap)
+        assert (gap.count, gap.room, gap.node) == (50, "/", one.node)
+        assert two.missed == 50
+        # The other side learns what it did not get, too.
+        other = one.subscribe(since=0)
+        gap = await next_of(other, Gap)
+        assert (gap.count, gap.node) == (50, two.node)
+        assert two.unsent == 50
+        one.publish(Event("/", "after"))
+        assert await texts(reader, 1) == ["after"]
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_a_log_loses_nothing_to_a_cut_and_local_readers_hear_on(
+    kind: str, brokers: dict[str, Broker]
+):
+    """Cut off, a server's readers hear their own; afterwards everybody has everything, once."""
+    family = {"jetstream": "nats", "streams": "redis"}[kind]
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    async with (
+        asyncio.timeout(40),
+        linked(kind, brokers[family]) as (through, link),
+        from_url(url_for(kind, base, name)) as one,
+        from_url(url_for(kind, {family: through}, name), patience=0.1) as two,
+    ):
+        far, near = one.subscribe(), two.subscribe()
+        two.publish(Event("/", "before"))
+        assert await texts(far, 1) == await texts(near, 1) == ["before"]
+        with link.cut():
+            await status(two, "reconnecting")
+            for number in range(50):
+                one.publish(Event("/", ["one", number]))
+                two.publish(Event("/", ["two", number]))
+            early = [await next_event(near) for _ in range(50)]
+            assert [(event.data, event.offset) for event in early] == [
+                (["two", number], 0) for number in range(50)
+            ]
+        heard = [await next_of(near, Event, Numbered) for _ in range(100)]
+        numbered = [item.event for item in heard if isinstance(item, Numbered)]
+        assert [event.data for event in numbered] == [["two", number] for number in range(50)]
+        others = [item.data for item in heard if isinstance(item, Event)]
+        assert others == [["one", number] for number in range(50)]
+        there = [await next_event(far) for _ in range(100)]
+        order = [item.event if isinstance(item, Numbered) else item for item in heard]
+        assert [(e.offset, e.data) for e in there] == [(e.offset, e.data) for e in order]
+
+
+async def test_a_log_loses_nothing_to_a_broker_that_hangs(brokers: dict[str, Broker]):
+    """The Kafka emulator stands still for a while; its brokers' addresses go past any link."""
+    url = url_for("kafka", {"kafka": brokers["kafka"].url})
+    pid = brokers["kafka"].nodes[0].pid
+    assert pid is not None
+    async with asyncio.timeout(40), from_url(url) as one, from_url(url, patience=0.1) as two:
+        far, near = one.subscribe(), two.subscribe()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await status(two, "reconnecting")
+            for number in range(50):
+                two.publish(Event("/", number))
+            early = [await next_event(near) for _ in range(50)]
+            assert [(event.data, event.offset) for event in early] == [
+                (number, 0) for number in range(50)
+            ]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        numbered = [(await next_of(near, Numbered)).event for _ in range(50)]
+        there = [await next_event(far) for _ in range(50)]
+        assert [(e.offset, e.data) for e in there] == [(e.offset, e.data) for e in numbered]
+        assert [event.data for event in there] == [*range(50)]
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_a_split_longer_than_the_backlog_is_a_reported_gap(
+    kind: str, brokers: dict[str, Broker]
+):
+    """The oldest go, their server says which, and all others are told the exact count."""
+    family = {"jetstream": "nats", "streams": "redis"}[kind]
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    async with (
+        asyncio.timeout(40),
+        linked(kind, brokers[family]) as (through, link),
+        from_url(url_for(kind, base, name)) as one,
+        from_url(url_for(kind, {family: through}, name), backlog=20, patience=0.1) as two,
+    ):
+        far, near = one.subscribe(), two.subscribe()
+        with link.cut():
+            await status(two, "reconnecting")
+            # One that the sender has in its hands already when the backlog fills up.
+            two.publish(Event("/", 0))
+            await until(lambda: not two.backlog)
+            for number in range(1, 101):
+                two.publish(Event("/", number))
+        dropped = [item for _ in range(80) for item in (await next_of(near, Dropped)).events]
+        assert [event.data for event in dropped] == list(range(1, 81))
+        seen: list[Any] = []
+        while len(seen) < 22:
+            item = await next_of(far, Event, Gap)
+            seen.append(item.data if isinstance(item, Event) else ("gap", item.count, item.room))
+        assert seen == [0, ("gap", 80, "/"), *range(81, 101)]
+        assert one.missed == 80
+
+
+@pytest.mark.parametrize("kind", ["nats", "jetstream", "redis", "streams"])
+async def test_a_stalled_link_is_noticed_in_bounded_time(kind: str, brokers: dict[str, Broker]):
+    """No FIN, no RST, only silence: the bus says so within seconds, and comes back after it."""
+    family = "nats" if kind in ("nats", "jetstream") else "redis"
+    async with (
+        asyncio.timeout(40),
+        linked(kind, brokers[family]) as (through, link),
+        from_url(url_for(kind, {family: through})) as bus,
+    ):
+        with link.stall():
+            async with asyncio.timeout(8):
+                await status(bus, "reconnecting")
+        await status(bus, "connected")
+        reader = bus.subscribe()
+        bus.publish(Event("/", "again"))
+        assert await texts(reader, 1) == ["again"]
+
+
+async def test_a_server_that_was_cut_off_is_down_and_then_up_again(brokers: dict[str, Broker]):
+    """Its people count as gone meanwhile, on the others; it declares nobody dead itself."""
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    async with (
+        asyncio.timeout(40),
+        linked("nats", brokers["nats"]) as (through, link),
+        from_url(url_for("nats", base, name), beat=0.2) as one,
+        from_url(url_for("nats", {"nats": through}, name), beat=0.2) as two,
+    ):
+        one.enter("/", "a", "alice")
+        two.enter("/", "b", "bob")
+        await until(lambda: one.people("/")[1] + two.people("/")[1] == 2)
+        reader, deaf = one.subscribe(), two.subscribe()
+        with link.cut():
+            down = await next_of(reader, Down)
+            assert down.rooms == {"/": {"b": "bob"}}
+            assert one.people("/") == ({}, 0)
+            assert two.people("/") == ({"a": "alice"}, 1)
+        up = await next_of(reader, Up)
+        assert up.rooms == {"/": {"b": "bob"}}
+        assert not [item for item in deaf.take_ready() if isinstance(item, Down)]
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_a_log_that_was_lost_begins_a_new_epoch(kind: str):
+    """Numbers of the old log mean nothing any more, and readers are told so."""
+    family = {"jetstream": "nats", "streams": "redis"}[kind]
+    async with asyncio.timeout(40), run_broker(family, own=True) as own:
+        url = url_for(kind, {family: own.url})
+        async with from_url(url) as bus:
+            reader = bus.subscribe()
+            bus.publish(Event("/", "old"))
+            old = await next_event(reader)
+            node = own.nodes[0]
+            await node.kill()
+            home = node._server.process.home
+            for data in [*home.glob("jetstream/*/*/streams/*"), *home.glob("appendonlydir")]:
+                data.rename(data.with_name(f"lost-{data.name}"))
+            await node.restart()
+            new = await next_of(reader, NewEpoch)
+            assert new.epoch == bus.epoch != old.epoch
+            bus.publish(Event("/", "new"))
+            event = await next_event(reader)
+            assert (event.data, event.epoch) == ("new", new.epoch)

@@ -1,0 +1,446 @@
+"""The chat on several servers that share their rooms, over real brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from test_bus import NAMES, linked, status, until, url_for
+from websockets import ConnectionClosed, Server, connect
+from websockets.asyncio.client import ClientConnection
+
+from wslessons import serving
+from wslessons.chat import ChatServer
+from wslessons.chat.events import SUBPROTOCOL, Message, Missed, Roster
+from wslessons.client import ChatClient
+from wslessons.scaling.brokers import Broker
+from wslessons.scaling.brokers import run as run_broker
+from wslessons.scaling.bus import Backplane, Event, Log, Memory, from_url
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KINDS = ["nats", "jetstream", "redis", "streams", "kafka"]
+LOGS = ["jetstream", "streams", "kafka"]
+FAMILY = {"nats": "nats", "jetstream": "nats", "redis": "redis", "streams": "redis"}
+
+
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(200):
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"tasks left behind: {left}")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def brokers() -> AsyncIterator[dict[str, Broker]]:
+    """One broker of each kind for all tests."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield {
+            kind: await stack.enter_async_context(run_broker(kind, own=True))
+            for kind in ("nats", "redis", "kafka")
+        }
+
+
+@pytest.fixture
+def url(brokers: dict[str, Broker], request: pytest.FixtureRequest) -> str:
+    """The URL of a bus of the kind that the test asks for."""
+    return url_for(request.param, {kind: each.url for kind, each in brokers.items()})
+
+
+every = pytest.mark.parametrize("url", KINDS, indirect=True)
+every_log = pytest.mark.parametrize("url", LOGS, indirect=True)
+
+
+class Running:
+    """A chat server on a bus."""
+
+    def __init__(self, chat: ChatServer, bus: Backplane, server: Server) -> None:
+        self.chat, self.bus = chat, bus
+        self.url = serving.urls(server)[0]
+
+    @contextlib.asynccontextmanager
+    async def text(self, name: str) -> AsyncGenerator[ClientConnection]:
+        """Connect in plain text and read up to one's own join."""
+        async with connect(self.url, proxy=None, close_timeout=2) as client:
+            await client.send(name)
+            while await client.recv() != f"[system] >>> {name} joined the chat":
+                pass
+            yield client
+
+    @contextlib.asynccontextmanager
+    async def json(self, name: str, **hello: Any) -> AsyncGenerator[Raw]:
+        """Connect in JSON; the welcome has been read."""
+        async with connect(
+            self.url, subprotocols=[SUBPROTOCOL], proxy=None, close_timeout=2
+        ) as client:
+            raw = Raw(client)
+            await raw.say(type="hello", name=name, **hello)
+            raw.welcome = await raw.heard()
+            yield raw
+
+
+class Raw:
+    """A JSON client that takes what comes as it comes."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
+        self.welcome: dict[str, Any] = {}
+
+    async def say(self, **event: Any) -> None:
+        """Send an event."""
+        await self.client.send(json.dumps(event))
+
+    async def heard(self, *kinds: str) -> dict[str, Any]:
+        """Receive the next event of these types (or any)."""
+        while True:
+            event = json.loads(await self.client.recv())
+            if not kinds or event["type"] in kinds:
+                return event
+
+    async def line(self) -> dict[str, Any]:
+        """Receive the next message."""
+        return await self.heard("message")
+
+
+@contextlib.asynccontextmanager
+async def serving_on(url: str, **options: Any) -> AsyncGenerator[Running]:
+    """Serve the chat on a bus."""
+    async with from_url(url, **options) as bus:
+        chat = ChatServer(bus=bus)
+        async with chat.serve() as server:
+            yield Running(chat, bus, server)
+
+
+@every
+async def test_people_on_two_servers_share_a_room(url: str):
+    """Lines, joins and leaves cross over, in both protocols; nobody hears himself."""
+    async with (
+        asyncio.timeout(20),
+        serving_on(url) as one,
+        serving_on(url) as two,
+        one.text("alice") as alice,
+        two.json("bob") as bob,
+    ):
+        assert await alice.recv() == "[system] >>> bob joined the chat"
+        await bob.heard("joined")
+        await alice.send("hello")
+        line = await bob.line()
+        assert (line["sender"], line["text"]) == ("alice", "hello")
+        await bob.say(type="say", text="hi", id="1")
+        ack = await bob.heard("ack", "message")
+        assert (ack["type"], ack["id"]) == ("ack", "1")
+        assert ack["offset"] > line["offset"] > 0
+        assert await alice.recv() == "[bob] hi"
+        async with one.text("carol"):
+            assert (await bob.heard("joined"))["name"] == "carol"
+        assert (await bob.heard("left"))["name"] == "carol"
+        await alice.send("last")
+        assert (await bob.heard())["text"] == "last"
+
+
+@every
+async def test_the_roster_has_the_people_of_all_servers(url: str):
+    """`/who` and `who` name people wherever they are connected."""
+    async with (
+        asyncio.timeout(20),
+        serving_on(url, beat=0.2) as one,
+        serving_on(url, beat=0.2) as two,
+        one.text("alice") as alice,
+        two.json("bob") as bob,
+    ):
+        await until(lambda: one.bus.people("/")[1] + two.bus.people("/")[1] == 2)
+        await bob.say(type="who")
+        roster = await bob.heard("roster")
+        assert (roster["people"], roster["count"]) == (["bob", "alice"], 2)
+        await alice.send("/who")
+        while str(text := await alice.recv()).startswith("[system] >>>"):
+            pass
+        assert text == "[system] here now: alice, bob"
+
+
+@every_log
+async def test_a_client_resumes_on_another_server(url: str):
+    """It says number and epoch of the one it left, and gets exactly what it missed."""
+    async with asyncio.timeout(20), serving_on(url) as one, serving_on(url) as two:
+        async with one.json("alice") as alice:
+            await alice.say(type="say", text="before", id="1")
+            seen = await alice.heard("ack")
+        async with one.json("bob") as bob:
+            for number in range(5):
+                await bob.say(type="say", text=str(number), id=str(number))
+                await bob.heard("ack")
+        resume = {"since": seen["offset"], "epoch": alice.welcome["epoch"]}
+        async with two.json("alice", **resume) as alice:
+            assert alice.welcome["epoch"] == resume["epoch"]
+            assert alice.welcome["offset"] == seen["offset"]
+            events = [await alice.heard() for _ in range(9)]
+            assert [event["type"] for event in events] == [
+                "left", "joined", *["message"] * 5, "left", "joined",
+            ]  # fmt: skip
+            offsets = [seen["offset"], *(event["offset"] for event in events)]
+            assert [event["prev"] for event in events] == offsets[:-1]
+
+
+@every_log
+async def test_a_message_repeated_on_another_server_is_said_once(url: str):
+    """The id a client used on the server that it left counts on the next one too."""
+    async with (
+        asyncio.timeout(20),
+        serving_on(url) as one,
+        serving_on(url) as two,
+        two.json("bob") as bob,
+    ):
+        async with one.json("alice", session="s") as alice:
+            await alice.say(type="say", text="once", id="1")
+            first = await alice.heard("ack")
+        assert (await bob.line())["text"] == "once"
+        async with two.json("alice", session="s") as alice:
+            await alice.say(type="say", text="once", id="1")
+            assert (await alice.heard("ack"))["offset"] == first["offset"]
+            await alice.say(type="say", text="twice", id="2")
+        assert (await bob.line())["text"] == "twice"
+
+
+@every_log
+async def test_a_client_ahead_of_the_server_is_not_told_twice(url: str):
+    """One that comes with a number this server has not read yet waits for it."""
+    async with (
+        asyncio.timeout(20),
+        serving_on(url) as one,
+        serving_on(url) as two,
+        one.json("alice") as alice,
+    ):
+        for number in range(50):
+            await alice.say(type="say", text=str(number), id=str(number))
+        seen = [await alice.heard("ack") for _ in range(50)][-1]["offset"]
+        async with two.json("bob", since=seen, epoch=alice.welcome["epoch"]) as bob:
+            await alice.say(type="say", text="new", id="x")
+            assert (await bob.line())["text"] == "new"
+
+
+@every
+async def test_an_unknown_number_or_epoch_is_told(url: str):
+    """Nobody is deaf after resuming with a number that this log never had."""
+    async with (
+        asyncio.timeout(20),
+        serving_on(url) as one,
+        one.json("alice") as alice,
+        one.json("bob", since=5, epoch="of another life") as bob,
+        one.json("carol", since=10**12, epoch=alice.welcome["epoch"]) as carol,
+    ):
+        for late in (bob, carol):
+            assert (await late.heard("missed"))["count"] is None
+        await alice.say(type="say", text="hello", id="1")
+        for late in (bob, carol):
+            assert (await late.line())["text"] == "hello"
+
+
+async def test_a_memory_bus_leaves_the_chat_as_it_is():
+    """Rooms are the plain ones, and what is said is in the log at once."""
+    async with asyncio.timeout(10), Memory() as bus, ChatServer(bus=bus).serve():
+        chat = ChatServer(bus=bus)
+        room = chat._open("/")
+        room.enter("c", "alice")
+        room.say("c", "now")
+        assert [record.event.offset for record in room.log] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["nats", "jetstream", "redis", "streams"])
+async def test_local_chat_goes_on_without_the_broker(kind: str, brokers: dict[str, Broker]):
+    """The people of a server that is cut off hear each other; the others are told later."""
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    log = kind in LOGS
+    options: dict[str, Any] = {"beat": 0.5} | ({"patience": 0.1} if log else {})
+    async with (
+        asyncio.timeout(40),
+        linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
+        serving_on(url_for(kind, base, name), **options) as far,
+        serving_on(url_for(kind, {FAMILY[kind]: through}, name), **options) as near,
+        far.json("faraway") as away,
+        near.json("alice") as alice,
+        near.text("bob") as bob,
+        near.json("carol") as carol,
+    ):
+        for joiner in ("alice", "bob", "carol"):
+            while (await away.heard("joined"))["name"] != joiner:
+                pass
+        assert await bob.recv() == "[system] >>> carol joined the chat"
+        while (await alice.heard("joined"))["name"] != "carol":
+            pass
+        with link.cut():
+            await status(near.bus, "reconnecting")
+            await alice.say(type="say", text="anybody?", id="1")
+            assert await bob.recv() == "[alice] anybody?"
+            told = await carol.line()
+            assert (told["text"], told["offset"] == 0) == ("anybody?", log)
+            if not log:
+                await alice.heard("ack")
+        if log:
+            # It gets its number: for the sender, for one who had it, and for the others.
+            ack = await alice.heard("ack")
+            assert ack["id"] == "1"
+            number = await carol.heard("missed")
+            assert (number["count"], number["offset"]) == (0, ack["offset"])
+            line = await away.line()
+            assert (line["text"], line["offset"]) == ("anybody?", ack["offset"])
+        else:
+            assert (await away.heard("missed"))["count"] == 1
+        # And nobody in plain text hears of numbers, or anything twice.
+        await alice.say(type="say", text="again", id="2")
+        assert await bob.recv() == "[alice] again"
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_what_the_backlog_has_no_room_for_is_told_to_all(
+    kind: str, brokers: dict[str, Broker]
+):
+    """The sender is sent an error for each, the others a notice with the count."""
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    async with (
+        asyncio.timeout(40),
+        linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
+        serving_on(url_for(kind, base, name)) as far,
+        serving_on(url_for(kind, {FAMILY[kind]: through}, name), backlog=10, patience=0.1) as near,
+        far.json("faraway") as away,
+        near.json("alice") as alice,
+    ):
+        while (await away.heard("joined"))["name"] != "alice":
+            pass
+        with link.cut():
+            await status(near.bus, "reconnecting")
+            await alice.say(type="say", text="0", id="0")
+            bus = near.bus
+            assert isinstance(bus, Log)
+            await until(lambda: bus._in_flight)
+            for number in range(1, 31):
+                await alice.say(type="say", text=str(number), id=str(number))
+            errors = [await alice.heard("error") for _ in range(20)]
+            assert [(e["code"], e["id"]) for e in errors] == [
+                ("lost", str(number)) for number in range(1, 21)
+            ]
+        acks = [await alice.heard("ack") for _ in range(11)]
+        assert [ack["id"] for ack in acks] == ["0", *map(str, range(21, 31))]
+        assert (await away.line())["text"] == "0"
+        assert (await away.heard())["count"] == 20
+        assert [(await away.line())["text"] for _ in range(10)] == [*map(str, range(21, 31))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_ghosts_are_told_to_have_left(kind: str, brokers: dict[str, Broker]):
+    """When a server dies without a word, each of its people leaves once for everybody else."""
+    url = url_for(kind, {each: one.url for each, one in brokers.items()})
+    async with (
+        asyncio.timeout(30),
+        serving_on(url, beat=0.2) as one,
+        serving_on(url, beat=0.2) as two,
+        one.json("alice") as alice,
+        two.json("bob") as bob,
+    ):
+        ghost = from_url(url, beat=0.2)
+        await ghost.start_up()
+        ghost.enter("/", "g", "casper")
+        await until(lambda: one.bus.people("/")[1] + two.bus.people("/")[1] == 4)
+        # All that a SIGKILL would end, and no farewell.
+        ghost._presence.farewell = lambda: next(iter(ghost._presence.beats({})))  # ty: ignore
+        await ghost.stop()
+        for client in (alice, bob):
+            assert (await client.heard("left"))["name"] == "casper"
+        await alice.say(type="say", text="once", id="1")
+        assert (await bob.heard("left", "message"))["type"] == "message"
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_people_who_were_only_cut_off_join_again(kind: str, brokers: dict[str, Broker]):
+    """Their server finds them gone in the log when it is back, and says that they are here."""
+    name = f"t{next(NAMES)}"
+    base = {each: one.url for each, one in brokers.items()}
+    async with (
+        asyncio.timeout(40),
+        linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
+        serving_on(url_for(kind, base, name), beat=0.2) as far,
+        serving_on(url_for(kind, {FAMILY[kind]: through}, name), beat=0.2) as near,
+        far.json("faraway") as away,
+        near.json("alice"),
+    ):
+        while (await away.heard("joined"))["name"] != "alice":
+            pass
+        with link.cut():
+            assert (await away.heard("left"))["name"] == "alice"
+        assert (await away.heard("joined"))["name"] == "alice"
+        await until(lambda: far.bus.people("/")[1] == 1)
+
+
+async def test_a_log_that_begins_anew_sends_people_away_to_come_back():
+    """They are closed with 1012, and on coming back told that nobody knows what they missed."""
+    async with asyncio.timeout(40), run_broker("redis", own=True) as own:
+        url = f"{own.url}?stream=chat"
+        async with serving_on(url) as one, one.json("alice") as alice:
+            await alice.say(type="say", text="old", id="1")
+            seen = await alice.heard("ack")
+            node = own.nodes[0]
+            await node.kill()
+            data = node._server.process.home / "appendonlydir"
+            data.rename(data.with_name("lost"))
+            await node.restart()
+            with pytest.raises(ConnectionClosed) as closed:
+                await alice.heard("never")
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
+            resume = {"since": seen["offset"], "epoch": alice.welcome["epoch"]}
+            async with one.json("alice", **resume) as alice:
+                assert alice.welcome["epoch"] != resume["epoch"]
+                assert (await alice.heard("missed"))["count"] is None
+
+
+@every_log
+async def test_the_chat_client_gets_everything_once_on_shared_rooms(url: str):
+    """`ChatClient` copes with numbers that have holes: nothing missed, nothing twice."""
+    async with (
+        asyncio.timeout(30),
+        serving_on(url) as one,
+        serving_on(url) as two,
+        ChatClient(one.url, "alice") as alice,
+        ChatClient(f"{one.url}/rooms/other", "noise") as noise,
+        ChatClient(two.url, "bob") as bob,
+    ):
+        for number in range(30):
+            await asyncio.gather(alice.send(f"a{number}"), noise.send("x"), bob.send("b"))
+        await alice.send("end")
+        heard: list[str] = []
+        async for event in bob:
+            assert not isinstance(event, Missed)
+            if isinstance(event, Message) and event.sender == "alice":
+                heard.append(event.text)
+                if event.text == "end":
+                    break
+        assert heard == [*(f"a{number}" for number in range(30)), "end"]
+        await bob.who()
+        while not isinstance(roster := await anext(bob), Roster):
+            pass
+        assert roster.count == 2
+
+
+@every_log
+async def test_waiting_for_a_number_that_never_comes_leaves_nothing_behind(url: str):
+    """A client may ask for any number; the wait for it is bounded, and then forgotten."""
+    async with asyncio.timeout(20), from_url(url) as bus:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await bus.reached("/", 10**12)
+        assert bus._awaited == []
+        bus.publish(Event("/", "hello"))
+        await bus.flush()
+        await bus.reached("/", 1)

@@ -1,0 +1,230 @@
+"""The events of the chat, as the subprotocol `chat.v1+json` has them.
+
+A client that asks for no subprotocol gets plain text, one line a message; that protocol can be
+read off `codecs.TextForm`. A client that asks for ``chat.v1+json`` (RFC 6455, section
+1.9) exchanges the JSON objects below, one a text message, told apart by their member ``type``.
+
+From the client, `hello` first and within the server's name timeout:
+
+| type | members | meaning |
+|---|---|---|
+| `hello` | `name`, `since`, `epoch`, `session` | join; with `since` and `epoch`, resume there |
+| `say` | `text`, `id` | say something; answered by `ack` or by `error`, never by both |
+| `who` | | ask who is here; answered by `roster` |
+| `ping` | `id` | ask for a sign of life; answered by `pong` (a page cannot send Ping frames) |
+
+From the server:
+
+| type | members | meaning |
+|---|---|---|
+| `welcome` | `name`, `room`, `epoch`, `offset`, `people`, `count` | the answer to `hello` |
+| `joined`, `left` | `name`, `offset`, `time`, `prev` | somebody came or went |
+| `message` | `sender`, `text`, `id`, `offset`, `time`, `prev` | somebody else said something |
+| `ack` | `id`, `offset`, `time`, `prev` | your `say` is in the log, at this offset |
+| `missed` | `count`, `offset` | `count` events are gone for you, the last at `offset` |
+| `roster` | `people`, `count` | who is here |
+| `pong` | `id` | the answer to `ping` |
+| `error` | `code`, `text`, `id` | what was wrong with a message of yours, and which |
+
+**Offsets.** A room numbers its events 1, 2, 3, ... After `welcome`, whose `offset` says where it
+starts, a client gets every number once and in order: as `joined`, `left`, `message`, or (for what
+it said itself) `ack`, or inside a `missed`. So the newest offset seen is all it has to remember.
+
+**Several servers.** Where rooms are shared over a broker's log, numbers grow but are not all of one
+room. Then `joined`, `left`, `message` and the `ack` of what is in the log have `prev`, which is
+absent elsewhere: no event of the room has a number between that and its own. What has `offset` 0
+could not be numbered, as the broker was away. When it gets its number, those who had it are sent
+the `ack`, or a `missed` of 0 events up to that number; one who has meanwhile come to another server
+may be sent it again, with its number and the same `sender` and `id` (or `time`, if there is no
+`id`). What has a number that is not above the newest seen has been seen.
+
+**Resuming.** `epoch` names one life of a room. A client that comes back says the `epoch` it knew
+and, as `since`, the newest offset it saw, and is sent what it missed. If the epoch is another one
+now, the server has been restarted: the client is told `missed` with `count` null (nobody can know
+how many), then gets all that the new life has kept.
+
+**Sending once.** A client that does not know whether a `say` arrived repeats it with the same `id`.
+Ids are remembered for each `session` (a text the client makes up and keeps while it reconnects;
+random, since whoever knows it can use up its ids), and a repeated id is acknowledged again and not
+published again. That second `ack` names an offset of the past, and may overtake events that are
+still on their way: it is not the event at that offset. What a broken connection had sent comes back
+on the next one as `message`, with its `id`: for the client that is the acknowledgement.
+
+Times are seconds since 1970, UTC. Unknown members are ignored; unknown types are an `error`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from websockets.typing import Subprotocol
+
+__all__ = [
+    "SUBPROTOCOL",
+    "Ack",
+    "ClientEvent",
+    "Error",
+    "Hello",
+    "Joined",
+    "Left",
+    "Message",
+    "Missed",
+    "Ping",
+    "Pong",
+    "RoomEvent",
+    "Roster",
+    "Say",
+    "ServerEvent",
+    "Welcome",
+    "Who",
+    "decode_client",
+    "decode_server",
+    "encode",
+]
+
+SUBPROTOCOL = Subprotocol("chat.v1+json")
+
+ShortText = Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Event(msgspec.Struct, tag_field="type", tag=str.lower):
+    """What all events share: the class's name in lower case is the member ``type``."""
+
+
+# From the client.
+
+
+class Hello(Event):
+    """Join, or resume after `since` in the life `epoch` of the room."""
+
+    name: str
+    since: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    epoch: ShortText = ""
+    session: ShortText = ""
+
+
+class Say(Event):
+    """Say something to the room."""
+
+    text: str
+    id: ShortText = ""
+
+
+class Who(Event):
+    """Ask who is here."""
+
+
+class Ping(Event):
+    """Ask for a sign of life."""
+
+    id: ShortText = ""
+
+
+# From the server, to one.
+
+
+class Welcome(Event):
+    """The first event of a connection; what follows begins after `offset`."""
+
+    name: str
+    room: str
+    epoch: str
+    offset: int
+    people: list[str]
+    """The first hundred people, yourself not counted yet."""
+    count: int
+
+
+class Ack(Event):
+    """What you said under `id` is in the log."""
+
+    id: str
+    offset: int
+    time: float
+    prev: int | UnsetType = UNSET
+
+
+class Missed(Event):
+    """Events up to `offset` are gone; `count` is None where nobody can know how many."""
+
+    count: int | None
+    offset: int
+
+
+class Roster(Event):
+    """Who is here: the first hundred people, and how many there are."""
+
+    people: list[str]
+    count: int
+
+
+class Pong(Event):
+    """A sign of life."""
+
+    id: str = ""
+
+
+class Error(Event):
+    """What was wrong with a message; `code` is one word for programs."""
+
+    code: str
+    text: str
+    id: str = ""
+
+
+# From the server, to the room.
+
+
+class Joined(Event):
+    """Somebody came."""
+
+    name: str
+    offset: int = 0
+    time: float = 0.0
+    prev: int | UnsetType = UNSET
+
+
+class Left(Event):
+    """Somebody went."""
+
+    name: str
+    offset: int = 0
+    time: float = 0.0
+    prev: int | UnsetType = UNSET
+
+
+class Message(Event):
+    """Somebody said something."""
+
+    sender: str
+    text: str
+    id: str = ""
+    offset: int = 0
+    time: float = 0.0
+    prev: int | UnsetType = UNSET
+
+
+ClientEvent = Hello | Say | Who | Ping
+RoomEvent = Joined | Left | Message
+ServerEvent = Welcome | Joined | Left | Message | Ack | Missed | Roster | Pong | Error
+
+_client_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ClientEvent)
+_server_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ServerEvent)
+encode = msgspec.json.Encoder().encode
+"""Return an event as JSON, in UTF-8."""
+
+
+def decode_client(data: str | bytes) -> ClientEvent:
+    """Read what a client sent. Raises `msgspec.DecodeError` with a sentence that says what's wrong.
+
+    >>> decode_client('{"type": "say", "text": "hi"}')
+    Say(text='hi', id='')
+    """
+    return _client_decoder.decode(data)
+
+
+def decode_server(data: str | bytes) -> ServerEvent:
+    """Read what a server sent. Raises `msgspec.DecodeError`."""
+    return _server_decoder.decode(data)

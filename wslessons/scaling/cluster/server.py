@@ -1,0 +1,183 @@
+"""One chat server of a cluster, as the cluster sees it: a process that may be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from typing import IO, Literal
+
+import msgspec
+
+from wslessons.errors import UserError
+from wslessons.scaling.cluster.messages import Answer, Config, Failed, Ready, Stats
+
+__all__ = ["ServerProcess"]
+
+START_TIME = 30.0
+"""Seconds for a server to import, connect to its broker and accept."""
+MOST_ASKED = 100
+"""Questions that one which hangs may have before it."""
+STOP_TIME = 5.0
+"""Seconds for a server to close its clients, say goodbye on the bus, and end."""
+
+
+class ServerProcess:
+    """A chat server in a process of its own. Made by `Cluster`.
+
+    Attributes:
+        number: which of the cluster's it is, from 1.
+        url: where it listens, such as ``ws://127.0.0.1:54321``; the same after a restart.
+        last_words: when it has ended, the end of its log on one line.
+        state: "running"; "stopped" by us; "gone" when it ended otherwise, as by `kill`.
+    """
+
+    def __init__(self, number: int, config: Config) -> None:
+        self.number = number
+        self.url = ""
+        self.last_words = ""
+        self.state: Literal["running", "stopped", "gone"] = "stopped"
+        self._config = config
+        self._process: Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[str] | None = None
+        self._asked: deque[asyncio.Future[Stats]] = deque()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None while it does not run."""
+        return self._process.pid if self._process and self.state == "running" else None
+
+    async def start(self) -> None:
+        """Start it and wait until it accepts. Raises `UserError` with the reason if it can't."""
+        if self.state == "running":
+            return
+        # A file, since a pipe that nobody reads for a while would hold the server up.
+        log = tempfile.TemporaryFile()  # noqa: SIM115
+        # A session of its own: Ctrl-C goes to a whole group, and it is we who stop the servers.
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "wslessons.scaling.cluster.worker",
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+        self.state = "running"
+        self._ready = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(
+            self._read(self._process, self._ready, log), name=f"server {self.number}"
+        )
+        try:
+            self._write(msgspec.json.encode(self._config))
+            async with asyncio.timeout(START_TIME):
+                self.url = await asyncio.shield(self._ready)
+        except TimeoutError:
+            await self.kill()
+            raise UserError(
+                f"server {self.number} was not ready within {START_TIME:g} seconds."
+            ) from None
+        except BaseException:
+            await self.kill()
+            raise
+        # Whoever lost it looks for it where it was.
+        self._config.port = int(self.url.rpartition(":")[2])
+
+    async def stats(self, *, timeout: float = 5) -> Stats:  # noqa: ASYNC109
+        """Ask for its numbers. Raises `UserError` when it is not there, or does not answer."""
+        if self.state != "running":
+            raise UserError(f"server {self.number} is {self.state}.")
+        if len(self._asked) >= MOST_ASKED:
+            raise UserError(f"server {self.number} does not answer.")
+        question: asyncio.Future[Stats] = asyncio.get_running_loop().create_future()
+        self._asked.append(question)
+        self._write(b"")
+        try:
+            async with asyncio.timeout(timeout):
+                return await question
+        except TimeoutError:
+            raise UserError(f"server {self.number} does not answer.") from None
+
+    async def kill(self) -> None:
+        """End it with SIGKILL, as a crash would: no close frame, no goodbye to the others."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self.wait_ended()
+
+    async def stop(self) -> None:
+        """End it in good order, its clients told 1001, or by force when that takes long."""
+        if self.state != "running":
+            return
+        self.state = "stopped"
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_TIME):
+                await self.wait_ended()
+        except TimeoutError:
+            await self.kill()
+        except BaseException:
+            # Nobody will come back for it.
+            process.kill()
+            raise
+
+    async def restart(self) -> None:
+        """Start it again, on the same port, after `stop` if it runs. Raises `UserError`."""
+        await self.stop()
+        await self.start()
+
+    async def wait_ended(self) -> None:
+        """Wait until its process has ended, for whatever reason."""
+        if self._process is not None and self._reader is not None:
+            await asyncio.shield(self._reader)
+
+    def _write(self, line: bytes) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+
+    async def _read(self, process: Process, ready: asyncio.Future[str], log: IO[bytes]) -> None:
+        assert process.stdout is not None
+        sentence = ""
+        async for line in process.stdout:
+            match msgspec.json.decode(line, type=Answer):
+                case Ready(url=url) if not ready.done():
+                    ready.set_result(url)
+                case Failed(sentence=sentence):
+                    pass
+                case Stats() as stats if self._asked:
+                    question = self._asked.popleft()
+                    if not question.done():
+                        question.set_result(stats)
+        code = await process.wait()
+        self.last_words = _end_of(log)
+        if self.state == "running":
+            self.state = "gone"
+        error = UserError(sentence or self._obituary(code))
+        for future in (ready, *self._asked):
+            if not future.done():
+                future.set_exception(error)
+                # It may be that nobody waits any more.
+                future.exception()
+        self._asked.clear()
+
+    def _obituary(self, code: int) -> str:
+        words = self.last_words
+        return f"server {self.number} ended with {code}{': ' if words else ''}{words}."
+
+    def __repr__(self) -> str:
+        return f"<server {self.number}, {self.state}>"
+
+
+def _end_of(log: IO[bytes]) -> str:
+    with log:
+        log.seek(0)
+        lines = log.read().decode(errors="replace").split("\n")
+    return " / ".join(line.strip() for line in lines if line.strip())[-300:]

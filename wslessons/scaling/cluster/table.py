@@ -1,0 +1,109 @@
+"""What ``wslessons cluster`` shows: a table that renews itself, or lines for a pipe."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TextIO
+
+from wslessons.scaling.bus.addresses import Address
+from wslessons.scaling.cluster import Cluster, ServerProcess, Stats
+
+__all__ = ["Display", "describe_broker", "summary", "table"]
+
+HEAD = ("server", "connections", "messages", "heard", "lag", "lost", "broker")
+"""`Stats` says what is counted; short enough together for 80 columns."""
+EVERY = 30
+"""Looks after which a pipe gets a line though nothing changed."""
+
+
+def describe_broker(cluster: Cluster) -> str:
+    """Say in a line what is between the servers, without anybody's password."""
+    if cluster.bus_url == "memory:":
+        return "no broker: each server keeps to itself"
+    shown = Address(cluster.bus_url).shown
+    return f"{cluster.broker.label}, {shown}" if cluster.broker is not None else shown
+
+
+def table(cluster: Cluster, stats: list[Stats | None]) -> list[str]:
+    """Return the lines of the table, the newest numbers of each server in one."""
+    alone = cluster.bus_url == "memory:"
+    rows = [HEAD, *(_row(*each, alone) for each in zip(cluster.servers, stats, strict=True))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place in (0, len(HEAD) - 1) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [describe_broker(cluster), *lines]
+
+
+def summary(cluster: Cluster, stats: list[Stats | None]) -> str:
+    """Return the whole cluster in one line."""
+    here = [each for each in stats if each is not None]
+    parts = [
+        f"{sum(server.state == 'running' for server in cluster.servers)} of {len(stats)} servers",
+        f"{sum(each.connections for each in here)} connections",
+        f"{sum(each.said for each in here)} messages",
+        f"{sum(each.waiting for each in here)} waiting",
+        f"{sum(each.missed + each.unsent for each in here)} lost",
+    ]
+    if lags := [each.lag for each in here if each.lag is not None]:
+        parts.append(f"lag {max(lags):.1f} ms")
+    return f"{', '.join(parts)}; {_changing(cluster, stats)}"
+
+
+def _row(server: ServerProcess, stats: Stats | None, alone: bool) -> tuple[str, ...]:
+    name = f"{server.number} {server.url.removeprefix('ws://')}"
+    if stats is None:
+        state = "no answer" if server.state == "running" else server.state
+        return (name, *["-"] * (len(HEAD) - 2), state)
+    lag = "-" if stats.lag is None else f"{stats.lag:.1f} ms"
+    numbers = map(str, (stats.connections, stats.said, stats.heard))
+    lost = str(stats.missed + stats.unsent)
+    return (name, *numbers, lag, lost, "none" if alone else _broker(stats))
+
+
+def _broker(stats: Stats) -> str:
+    waiting = f", {stats.waiting} waiting" if stats.waiting else ""
+    return f"{stats.bus}{waiting}{': ' if stats.why else ''}{stats.why}"
+
+
+def _changing(cluster: Cluster, stats: list[Stats | None]) -> str:
+    """Return what a reader wants to know at once when it changes."""
+    gone = [f"server {each.number} {each.state}" for each in cluster.servers if each.pid is None]
+    if cluster.bus_url == "memory:":
+        return "; ".join(["no broker", *gone])
+    states = {each.bus for each in stats if each is not None}
+    return "; ".join([f"broker {' and '.join(sorted(states)) or 'unknown'}", *gone])
+
+
+class Display:
+    """Show a cluster's numbers on `stream`: in place on a terminal, else now and then a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._drawn = 0
+        """Lines of the table on the terminal."""
+        self._looks = 0
+        self._before = ""
+
+    def show(self, cluster: Cluster, stats: list[Stats | None]) -> None:
+        """Show the newest numbers; call it once a second."""
+        columns, rows = shutil.get_terminal_size()
+        lines = table(cluster, stats)
+        # The cursor can't go up beyond the top of the screen.
+        if self._stream.isatty() and len(lines) < rows:
+            up = f"\x1b[{self._drawn}A" if self._drawn else ""
+            text = "".join(f"{line[: columns - 1]}\x1b[K\n" for line in lines)
+            self._stream.write(f"\r{up}{text}")
+            self._drawn = len(lines)
+        else:
+            changing = _changing(cluster, stats)
+            if changing == self._before and self._looks % EVERY:
+                self._looks += 1
+                return
+            self._before, self._looks = changing, 1
+            print(summary(cluster, stats), file=self._stream)
+        self._stream.flush()

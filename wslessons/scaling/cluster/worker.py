@@ -1,0 +1,154 @@
+"""One chat server in a process of its own, run by a `wslessons.scaling.cluster.Cluster`.
+
+It is told what to do on stdin and answers on stdout, see `messages`. It never outlives the cluster:
+when its stdin ends, however that came to be, it closes its clients with 1001 and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import statistics
+import sys
+import time
+from collections import deque
+
+import msgspec
+from websockets import Server, ServerConnection
+
+from wslessons import serving
+from wslessons.chat.connection import LibraryConnection
+from wslessons.chat.server import ChatServer
+from wslessons.client.stdin import piped_lines
+from wslessons.errors import UserError
+from wslessons.scaling.bus import Backplane, Event, from_url
+from wslessons.scaling.bus.tasks import end, first_to_end
+from wslessons.scaling.cluster.messages import Answer, Config, Failed, Ready, Stats
+
+ORPHAN_CHECK = 1.0
+"""Seconds between two looks whether the parent is there: a fork of it can keep our pipe open."""
+GOODBYE = 3.0
+"""Seconds to close all clients and leave the bus when the cluster is gone."""
+
+
+class _Counted(LibraryConnection):
+    """A connection that counts the messages it brings."""
+
+    def __init__(self, connection: ServerConnection, meter: Meter) -> None:
+        super().__init__(connection)
+        self._meter = meter
+        self._named = False
+
+    async def recv(self) -> str | bytes:
+        """Return the next message. Raises `Gone`."""
+        data = await super().recv()
+        self._meter.said += self._named
+        self._named = True
+        return data
+
+
+class Meter:
+    """Count what one server does."""
+
+    def __init__(self, chat: ChatServer, bus: Backplane) -> None:
+        self.said = 0
+        self._heard = 0
+        self._lags: deque[float] = deque(maxlen=100)
+        self._chat, self._bus = chat, bus
+
+    async def handler(self, connection: ServerConnection) -> None:
+        """Serve one connection, counted."""
+        await self._chat.handle(_Counted(connection, self))
+
+    async def listen(self) -> None:
+        """Count what the bus brings from elsewhere, until it stops."""
+        async for item in self._bus.subscribe():
+            if isinstance(item, Event) and item.node != self._bus.node:
+                self._heard += 1
+                if isinstance(item.data, dict) and (sent := item.data.get("time")):
+                    self._lags.append(max(0.0, (time.time() - sent) * 1000))
+
+    def stats(self, server: Server) -> Stats:
+        """Return the numbers as they are now."""
+        bus, rooms = self._bus, self._chat.rooms
+        return Stats(
+            connections=len(server.connections),
+            people=sum(len(room.people) + bus.people(path)[1] for path, room in rooms.items()),
+            said=self.said,
+            heard=self._heard,
+            lag=round(statistics.median(self._lags), 2) if self._lags else None,
+            waiting=bus.backlog,
+            missed=bus.missed,
+            unsent=bus.unsent,
+            bus=bus.status.state,
+            why=bus.status.why,
+        )
+
+
+def answer(message: Answer) -> None:
+    """Write one line to the cluster; one that is gone reads none."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), msgspec.json.encode(message) + b"\n")
+
+
+async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, and tell numbers when asked."""
+    # Without a broker there is nobody to give a sign of life to.
+    options = {} if config.bus == "memory:" else {"beat": config.beat}
+    async with from_url(config.bus, **options) as bus:
+        chat = ChatServer(capacity=config.capacity, rate=config.rate, bus=bus)
+        meter = Meter(chat, bus)
+        with serving.explained_bind_errors(config.host, config.port):
+            server = await serving.serve(meter.handler, config.host, config.port, **chat.options)
+        answer(Ready(serving.urls(server)[0]))
+
+        async def tell() -> None:
+            while True:
+                await asked.get()
+                answer(meter.stats(server))
+
+        async def stopped() -> None:
+            await stop.wait()
+
+        try:
+            await first_to_end(stopped(), tell(), meter.listen())
+        finally:
+            await serving.shut(server)
+
+
+async def main() -> None:
+    """Take the configuration, and serve while there is somebody to serve for."""
+    parent, lines = os.getppid(), piped_lines()
+    asked: asyncio.Queue[None] = asyncio.Queue()
+    config = msgspec.json.decode(await anext(lines), type=Config)
+
+    async def take_questions() -> None:
+        async for _ in lines:
+            asked.put_nowait(None)
+
+    async def watch_parent() -> None:
+        # There is no event to wait for.
+        while os.getppid() == parent:  # noqa: ASYNC110
+            await asyncio.sleep(ORPHAN_CHECK)
+
+    with serving.stop_event() as stop:
+        work = asyncio.create_task(serve(config, asked, stop))
+        owned = asyncio.create_task(first_to_end(take_questions(), watch_parent()))
+        try:
+            await asyncio.wait([work, owned], return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
+            # A server says goodbye; one that is still looking for its broker has nobody to tell.
+            await asyncio.wait([work], timeout=GOODBYE)
+            if work.done():
+                work.result()
+        except UserError as exc:
+            answer(Failed(str(exc)))
+        finally:
+            await end(work, owned)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+    asyncio.run(main())
