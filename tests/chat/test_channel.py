@@ -164,7 +164,7 @@ async def test_many_cancelled_waits_leave_nothing_behind(channel: Channel[str]) 
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await reader.recv()
-    assert channel._waiting == []
+    assert channel._waiting == {}
 
 
 async def test_lag_while_waiting_for_the_loop_is_told(channel: Channel[str]) -> None:
@@ -243,3 +243,23 @@ async def test_offsets_from_the_future_are_refused(channel: Channel[str]) -> Non
         channel.subscribe(since=1)
     with pytest.raises(ValueError, match="at least one"):
         Channel(capacity=0)
+
+
+async def test_a_reader_that_closes_or_is_cancelled_wakes_nobody_else() -> None:
+    """The others go on waiting, untouched, and get what is sent next."""
+    channel: Channel[str] = Channel()
+    readers = [channel.subscribe() for _ in range(4)]
+    tasks = [asyncio.create_task(reader.recv()) for reader in readers]
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0)  # one turn of the loop: all four have begun to wait
+        assert len(channel._waiting) == 4
+        untouched = {reader: list(channel._waiting[reader]) for reader in readers[2:]}
+        readers[0].close()
+        tasks[1].cancel()
+        await asyncio.wait(tasks[:2])
+        assert isinstance(tasks[0].exception(), Closed)
+        assert tasks[1].cancelled()
+        assert channel._waiting == untouched
+        assert not any(each.done() for futures in untouched.values() for each in futures)
+        assert channel.send("a") == 3
+        assert await asyncio.gather(*tasks[2:]) == ["a", "a"]

@@ -77,7 +77,8 @@ class Channel(Generic[T]):
         # Weak, so that a reader which is merely forgotten is not counted for ever. (A `WeakSet`
         # does the same, but its length is computed in Python, at every `send`.)
         self._receivers: set[weakref.ReferenceType[Receiver[T]]] = set()
-        self._waiting: list[asyncio.Future[None]] = []
+        # By reader, so that one that closes or is cancelled costs the others nothing.
+        self._waiting: dict[Receiver[T], list[asyncio.Future[None]]] = {}
 
     @property
     def oldest(self) -> int:
@@ -139,21 +140,15 @@ class Channel(Generic[T]):
         return self._ring[first:] + self._ring[: last - self.capacity]
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        waiting, self._waiting = self._waiting, {}
+        for futures in waiting.values():
+            _wake_all(futures)
 
-    async def _wait(self) -> None:
-        # A future for each waiter: a task cancelled while it awaits a shared one would cancel it
-        # for all the others too.
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            await future
-        finally:
-            if not future.done() or future.cancelled():
-                self._waiting = [other for other in self._waiting if other is not future]
+
+def _wake_all(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 class Receiver(Generic[T]):
@@ -195,9 +190,24 @@ class Receiver(Generic[T]):
         """
         self._check()
         while self.offset == self.channel.offset:
-            await self.channel._wait()
+            await self._wait()
             self._check()
         return self.recv_nowait()
+
+    async def _wait(self) -> None:
+        # A future for each waiter: a task cancelled while it awaits a shared one would cancel it
+        # for all the others too.
+        future = asyncio.get_running_loop().create_future()
+        self.channel._waiting.setdefault(self, []).append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            mine = self.channel._waiting.get(self, [])
+            if future in mine:
+                mine.remove(future)
+                if not mine:
+                    del self.channel._waiting[self]
+            raise
 
     def take_ready(self) -> list[T]:
         """Return all that is ready, the oldest first; an empty list when nothing is.
@@ -214,7 +224,7 @@ class Receiver(Generic[T]):
         """Stop reading: the channel no longer counts this reader. Idempotent."""
         self._left = True
         self.channel._receivers.discard(self._ref)
-        self.channel._wake()
+        _wake_all(self.channel._waiting.pop(self, []))
 
     def _check(self) -> None:
         """Raise what has to be said before the next item, if anything has."""
