@@ -40,6 +40,30 @@ def host_port(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def check_close(code: int, reason: str = "") -> None:
+    """Refuse what no close frame can carry, before anything is closed with it.
+
+    Args:
+        code: a close code that an endpoint may send: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+        reason: at most 123 bytes of UTF-8.
+
+    Raises:
+        UserError: the code or the reason can't be sent.
+
+    Source: RFC 6455, sections 5.5 and 7.4.
+    """
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise UserError(
+            f"a close frame can't carry {code}: use 1000, or 4000 to 4999 for your own codes."
+        )
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        raise UserError("a close frame's reason has to be text that UTF-8 can carry.") from None
+    if size > 123:
+        raise UserError(f"a close frame has room for a reason of 123 bytes; this one has {size}.")
+
+
 def peer(connection: ServerConnection) -> str:
     """Name the other end of `connection` by its address, for the log."""
     return host_port(connection.remote_address)

@@ -197,6 +197,58 @@ async def test_sending_from_inside_the_iteration_is_safe():
         await answering
 
 
+@pytest.mark.parametrize("text", [False, True])
+async def test_a_text_that_utf8_cannot_carry_harms_only_itself(text: bool):
+    """Half a surrogate pair is the caller's mistake; what is said beside it arrives."""
+    async with (
+        asyncio.timeout(20),
+        chat_server() as (_, url),
+        ChatClient(url, "alice", text=text) as alice,
+        ChatClient(url, "bob") as bob,
+    ):
+        outcomes = await asyncio.gather(
+            *map(alice.send, ["fine", "caf\udce9", "also fine"]), return_exceptions=True
+        )
+        assert isinstance(outcomes[1], ValueError)
+        assert "surrogate" in str(outcomes[1])
+        heard = [
+            event.text async for event in _until(bob, "also fine") if isinstance(event, Message)
+        ]
+        assert heard[-1] == "also fine"
+        assert not [each for each in (outcomes[0], outcomes[2]) if isinstance(each, Exception)]
+
+
+async def _until(client: ChatClient, text: str) -> AsyncGenerator[Event]:
+    async for event in client:
+        yield event
+        if isinstance(event, Message) and event.text == text:
+            return
+
+
+async def test_a_name_that_utf8_cannot_carry_is_refused_at_once():
+    """The name, too, goes over the wire."""
+    with pytest.raises(ValueError, match="surrogate"):
+        ChatClient("ws://127.0.0.1:1", "caf\udce9")
+
+
+async def test_a_client_that_was_not_entered_says_so():
+    """Whoever forgets `async with` is told, and does not wait for ever."""
+    client = ChatClient("ws://127.0.0.1:1", "alice")
+    async with asyncio.timeout(5):
+        for use in (client.send("hi"), client.who(), anext(client)):
+            with pytest.raises(RuntimeError, match="async with"):
+                await use
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1006, ""), (999, ""), (1000, "é" * 62)])
+async def test_a_close_that_no_frame_can_carry_closes_nothing(code: int, reason: str):
+    """The mistake is said at once, and the client goes on talking."""
+    async with asyncio.timeout(20), chat_server() as (_, url), ChatClient(url, "alice") as alice:
+        with pytest.raises(UserError, match="close frame"):
+            await alice.close(code, reason)
+        assert await alice.send("still here") is not None
+
+
 @pytest.mark.parametrize("blank", ["", " ", "\n\t"])
 async def test_blank_text_is_not_sent(blank: str):
     """A blank text is the caller's mistake and costs no round trip."""

@@ -124,3 +124,16 @@ def test_card_escapes_the_name():
     card = background.BackgroundServer.__new__(background.BackgroundServer)
     card.name, card.url = "<script>", "ws://127.0.0.1:1"
     assert "<script>" not in card._repr_html_()
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1006, ""), (999, ""), (1001, "x" * 124)])
+async def test_a_stop_that_no_close_frame_can_carry_stops_nothing(code: int, reason: str):
+    """The mistake is said at once, and the server goes on serving."""
+    async with asyncio.timeout(20):
+        server = await lab.serve("echo", echo)
+        async with connect(server.url, proxy=None) as client:
+            with pytest.raises(UserError, match="close frame"):
+                await server.stop(code, reason)
+            await client.send("hi")
+            assert await client.recv() == "Echo: hi"
+        await server.stop()

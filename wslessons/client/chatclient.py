@@ -16,6 +16,7 @@ from wslessons.client.inbox import Event, Inbox
 from wslessons.client.outbox import Outbox
 from wslessons.client.retry import full_jitter
 from wslessons.client.sessions import JsonSession, TextSession
+from wslessons.serving import check_close
 
 __all__ = ["ChatClient"]
 
@@ -57,6 +58,7 @@ class ChatClient:
         stable: float = 5.0,
         **options: Any,
     ) -> None:
+        _check_encodable(name)
         self.url, self.name = url, name.strip()
         self.subprotocol: str | None = None
         """What the last handshake agreed on; None is plain text."""
@@ -76,6 +78,10 @@ class ChatClient:
         self._close_timeout: float | None = self._connections.options["close_timeout"]
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def _check_entered(self) -> None:
+        if self._task is None:
+            raise RuntimeError("the client is not connected: enter it first, with `async with`")
 
     @property
     def offset(self) -> int | None:
@@ -113,17 +119,29 @@ class ChatClient:
         return self
 
     async def __anext__(self) -> Event:
+        self._check_entered()
         return await self._inbox.get()
 
     async def send(self, text: str) -> Ack | None:
         """Say something; return when the server has it (in plain text: when it is written).
 
         It is repeated on new connections until it is acknowledged, and published once. Cancelling
-        takes it back if it was not written yet. Raises `ValueError` for a blank text, `Refused`,
-        `Unconfirmed` and `ChatClosed`.
+        takes it back if it was not written yet.
+
+        Args:
+            text: what to say; the server trims it and puts it on one line.
+
+        Raises:
+            ValueError: the text is blank, or has half a surrogate pair, which UTF-8 can't carry.
+            Refused: the server does not want it.
+            Unconfirmed: the connection broke too often before an answer came.
+            ChatClosed: the client is closed.
+            RuntimeError: the client was never entered.
         """
+        self._check_entered()
         if not text.strip():
             raise ValueError("a blank message is not sent")
+        _check_encodable(text)
         out = await self._outbox.add(text)
         try:
             return await out.acknowledged
@@ -133,12 +151,22 @@ class ChatClient:
 
     async def who(self) -> None:
         """Ask who is here; the answer is a `Roster`, in plain text a `Notice`. May be lost."""
+        self._check_entered()
         if self._connection is not None:
             with contextlib.suppress(ConnectionClosed):
                 await self._connection.send(self._session.who(), text=True)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send a close frame and wait for the reply, in bounded time. Idempotent."""
+        """Send a close frame and wait for the reply, in bounded time. Idempotent.
+
+        Args:
+            code: the close code (RFC 6455, section 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            UserError: a close frame can't carry that code or reason; nothing is closed.
+        """
+        check_close(code, reason)
         self._connections.stopped = True
         if self._task is None:
             return
@@ -235,3 +263,13 @@ class ChatClient:
                     self._outbox.confirm(out.id, None)
         except ConnectionClosed:
             pass  # The reader notices as well, and first takes what had arrived.
+
+
+def _check_encodable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(
+            f"a message has to be text that UTF-8 can carry: the character at {exc.start} is half"
+            " a surrogate pair"
+        ) from None

@@ -51,6 +51,11 @@ def visible(text: str) -> str:
     )
 
 
+def _whole(text: str) -> str:
+    """Return `text` with halves of surrogate pairs joined, and lone ones as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def render(event: Event) -> str:
     """Return the line for an event of the room, in both protocols that of the plain-text one."""
     match event:
@@ -132,7 +137,7 @@ class Talk:
         tasks: set[asyncio.Task[None]] = set()
         try:
             async for line in lines:
-                if not (text := line.strip()):
+                if not (text := _whole(line).strip()):
                     continue
                 if text == "/quit":
                     return
@@ -219,7 +224,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        asyncio.run(talk(args.url, args.name or login_name(), json=args.json))
+        asyncio.run(talk(args.url, _whole(args.name or login_name()), json=args.json))
     except BrokenPipeError:
         # Whoever read our lines is gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -73,7 +73,9 @@ class BackgroundServer:
         """Close the server and its connections, in at most about twice `patience` seconds.
 
         Clients get a close frame with `code` (RFC 6455, section 7.4.1). Stopping twice is harmless.
+        Raises `UserError`, and stops nothing, for a code or a reason that can't be sent.
         """
+        serving.check_close(code, reason)
         self._forget()
         await serving.shut(self._server, code, reason, patience)
 

@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets
 from websockets import ClientConnection, ConnectionClosed, InvalidHandshake, InvalidURI, connect
 
+from wslessons import serving
 from wslessons.errors import UserError
 from wslessons.lab import background
 from wslessons.lab.widgets import Dispatcher, Panel, Transcript
@@ -129,10 +130,7 @@ class EchoPanel:
         Raises:
             UserError: a close frame can't carry that code.
         """
-        if not (code in (1000, 1001, 1002, 1003) or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-            raise UserError(
-                f"a close frame can't carry {code}: use 1000, or 4000 to 4999 for your own codes."
-            )
+        serving.check_close(code)
         if self._connection is not None and self._reader is not None:
             await self._connection.close(code)
             await asyncio.wait([self._reader])
