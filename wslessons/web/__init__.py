@@ -9,7 +9,7 @@ time are the same people. From a shell: ``wslessons web``. Needs the extra `web`
 
 `app` has the routes, `middleware` what stands before them, `tickets` the signed leave to enter,
 `connection` makes of an ASGI WebSocket a connection for the chat, `frames` lets uvicorn take
-ready-made frames, `metrics` counts, `shell` is the command, `page/` what a browser gets, and
+ready-made frames, `metrics` counts, `command` is the command line, `page/` what a browser gets, and
 `hostile` a page to attack it with.
 
 Not handled here: who people are (a ticket says only that our page asked for it), how many tickets

@@ -13,8 +13,8 @@
 | `nats?stream=chat` | the same with options of the bus: here a JetStream stream |
 | `nats://HOST:PORT` | a broker that runs already, see `wslessons.scaling.bus` |
 
-The parts: `server` is one server as seen from here, `child` what runs in its process, `messages`
-what the two say to each other, `table` and `shell` are ``wslessons cluster``.
+The parts: `server` is one server as seen from here, `worker` what runs in its process, `messages`
+what the two say to each other, `table` and `command` are ``wslessons cluster``.
 
 Neither broker nor servers outlive this process, however it ends.
 
