@@ -22,13 +22,21 @@ class Link(Faults):
     target. Leaving it, or `close`, ends every connection and task at once. The faults (`stall`,
     `cut`, `close_half`, `delay`, `throttle`, `drop_after`) are methods of `Faults`.
 
-    Bounds: `buffer` bytes in each direction of a connection, and one read, before the sender feels
-    backpressure; the last `keep` records and `keep_bytes` raw bytes of a connection; the last
-    `keep_connections` connections that are over. `open_timeout` seconds to reach the target. `rng`
-    draws the jitter of `delay`: pass `random.Random(seed)` for the same draws each time.
+    A target that refuses is no error: the client's connection is reset and a record says why.
 
-    Raises `UserError` where `target` can't be used. A target that refuses is no error: the client's
-    connection is reset and a record says why.
+    Args:
+        target: where to pass connections on to.
+        buffer: bytes held in each direction of a connection, and one read more, before the sender
+            feels backpressure.
+        keep: how many records of a connection are kept.
+        keep_bytes: bytes kept of a connection in its raw chunks and its records together; the
+            oldest go first.
+        keep_connections: how many connections that are over are kept.
+        open_timeout: seconds to reach the target.
+        rng: draws the jitter of `delay`; ``random.Random(seed)`` gives the same draws each time.
+
+    Raises:
+        UserError: `target` can't be used.
     """
 
     def __init__(

@@ -30,14 +30,17 @@ class Chunk:
 class Recording:
     """The records and raw bytes of one connection; `wslessons.link.relay.Connection` adds to it.
 
-    `keep` records are kept, and `keep_bytes` of raw bytes (a chunk counts as 200 more than it has).
+    Args:
+        keep: how many records are kept.
+        keep_bytes: how many bytes are kept in raw chunks (of which each counts as 200 more than it
+            has) and in the records' headers and payloads together; the oldest go first.
     """
 
     def __init__(self, *, keep: int, keep_bytes: int) -> None:
         self.chunks: deque[Chunk] = deque()
         """The raw bytes, oldest first: feed them to a `Decoder` to see its records again."""
         self._decoder = Decoder(keep=keep)
-        self._keep_bytes, self._cost = keep_bytes, 0
+        self._keep_bytes, self._chunk_bytes = keep_bytes, 0
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._watchers: list[tuple[Check, asyncio.Future[object]]] = []
@@ -95,11 +98,21 @@ class Recording:
         return self._loop.time() - self._began
 
     def _record_bytes(self, direction: Direction, data: bytes) -> list[Record]:
-        self.chunks.append(Chunk(direction, self._now(), data))
-        self._cost += len(data) + _CHUNK_OVERHEAD
-        while self._cost > self._keep_bytes:
-            self._cost -= len(self.chunks.popleft().data) + _CHUNK_OVERHEAD
-        return self._decoder.feed(direction, data, self._now())
+        now = self._now()
+        self.chunks.append(Chunk(direction, now, data))
+        self._chunk_bytes += len(data) + _CHUNK_OVERHEAD
+        new = self._decoder.feed(direction, data, now)
+        self._forget()
+        return new
+
+    def _forget(self) -> None:
+        """Forget the oldest, be it a chunk or a record, until the rest is within the bound."""
+        chunks, records = self.chunks, self._decoder.records
+        while self._chunk_bytes + self._decoder.held > self._keep_bytes:
+            if self._decoder.held and not (chunks and chunks[0].time < records[0].time):
+                self._decoder.forget_oldest()
+            else:
+                self._chunk_bytes -= len(chunks.popleft().data) + _CHUNK_OVERHEAD
 
     def _record_fin(self, direction: Direction) -> list[Record]:
         return self._decoder.feed_eof(direction, self._now())

@@ -27,6 +27,7 @@ from wslessons.wire.records import (
     Record,
     TransportEvent,
     TransportKind,
+    held_bytes,
 )
 from wslessons.wire.tap import Inflate, Side
 from wslessons.wire.wording import printable, problem_sentence
@@ -52,9 +53,12 @@ class Decoder:
     """
 
     def __init__(self, *, keep: int = 1000, max_payload: int = 65_536) -> None:
-        self.records: deque[Record] = deque(maxlen=keep)
+        self.records: deque[Record] = deque()
         self.total = 0
         """Records made so far, those no longer kept included."""
+        self.held = 0
+        """Bytes of headers and payloads in the records that are kept."""
+        self._keep = keep
         self._new: list[Record] = []
         self._max_payload = max_payload
         self._time = 0.0
@@ -90,9 +94,16 @@ class Decoder:
         self._add(TransportEvent(direction, time, event, text))
         return self._take_new()
 
+    def forget_oldest(self) -> None:
+        """Keep the oldest record no longer."""
+        self.held -= held_bytes(self.records.popleft())
+
     def _add(self, record: Record) -> None:
         self.records.append(record)
+        self.held += held_bytes(record)
         self.total += 1
+        if len(self.records) > self._keep:
+            self.forget_oldest()
         self._new.append(record)
 
     def _take_new(self) -> list[Record]:

@@ -144,5 +144,20 @@ class TransportEvent:
 Record = HandshakeRequest | HandshakeResponse | FrameRecord | Problem | TransportEvent
 
 
+def held_bytes(record: Record) -> int:
+    """Return how many bytes of what was on the wire `record` holds, headers and payload."""
+    match record:
+        case HandshakeRequest():
+            return len(record.raw)
+        case HandshakeResponse():
+            return len(record.raw) + len(record.body)
+        case FrameRecord():
+            return len(record.header) + len(record.payload)
+        case Problem():
+            return len(record.data)
+        case TransportEvent():
+            return 0
+
+
 def _first(headers: tuple[tuple[str, str], ...], name: str) -> str | None:
     return next((value for key, value in headers if key.lower() == name.lower()), None)
