@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import weakref
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
@@ -44,6 +45,10 @@ MOST_BODY = 1000
 # Compression saves nothing on messages this short and costs memory a connection.
 OPTIONS: dict[str, Any] = {"timeout_keep_alive": 75, "ws_per_message_deflate": False}
 """How `serve` wants uvicorn."""
+
+# A tag may hold commas. Weak ones are as good as others here (RFC 9110, section 8.8.3.2).
+_TAG = re.compile(r'(?:W/)?"([!#-~\x80-\xff]*)"')
+_TAG_LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))*")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -82,17 +87,20 @@ class Endpoints:
 
     async def snapshot(self, request: Request) -> Response:
         """Answer a poll, long or short."""
-        tag = request.headers.get("if-none-match", "").removeprefix("W/").strip('"')
+        known = request.headers.getlist("if-none-match")
         try:
             wait = float(request.query_params.get("wait", "0"))
         except ValueError:
             wait = math.nan
         if not 0 <= wait <= LONGEST_WAIT:
             return _refusal(400, f"wait is a number of seconds from 0 to {LONGEST_WAIT:.0f}.")
-        if tag == self.fleet.tag and wait:
+        tag = self.fleet.tag
+        unchanged = _names(known, tag)
+        if unchanged and wait:
             await _while_connected(request, self._follow(tag).changed(wait))
+            unchanged = tag == self.fleet.tag
         headers = {"ETag": f'"{self.fleet.tag}"', "Cache-Control": "no-cache"}
-        if tag == self.fleet.tag:
+        if unchanged:
             return Response(status_code=304, headers=headers)
         body = _encode(self.fleet.snapshot())
         return Response(body, media_type="application/json", headers=headers)
@@ -162,6 +170,15 @@ class Endpoints:
 
     def _id(self, update: Update) -> str:
         return f"{self.fleet.boot}-{update.version}"
+
+
+def _names(if_none_match: list[str], tag: str) -> bool:
+    """Whether a request's ``If-None-Match`` headers name `tag`, in a list or as ``*``.
+
+    Source: RFC 9110, sections 8.8.3 and 13.1.2.
+    """
+    value = ", ".join(if_none_match).strip()
+    return value == "*" or (_TAG_LIST.fullmatch(value) is not None and tag in _TAG.findall(value))
 
 
 def _refusal(status: int, sentence: str) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ import msgspec
 
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.errors import UserError
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 STATUSES = ("queued", "building", "deploying", "healthy", "failed")
 SERVICES = ("accounts", "api", "billing", "cart", "images", "mail", "search", "web")
@@ -108,8 +111,13 @@ class Follower:
         boot, _, version = (tag or "").rpartition("-")
         self._reader: Receiver[Change] | None = None
         self._closed = False
-        if boot == fleet.boot and version.isdecimal() and int(version) <= fleet.version:
-            self._reader = fleet.log.subscribe(since=int(version))
+        # A client says it: other digits than ASCII's, or more than Python reads, are none of ours.
+        if (
+            boot == fleet.boot
+            and _NUMBER.fullmatch(version)
+            and (seen := int(version)) <= fleet.version
+        ):
+            self._reader = fleet.log.subscribe(since=seen)
 
     async def next(self) -> Update:
         """Wait for the next update and return it; raises `Closed` once the follower is closed.
