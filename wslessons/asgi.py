@@ -90,11 +90,6 @@ class AppServer:
         if self._task.done():
             await self._task
 
-    def stop_accepting(self) -> None:
-        """Close the listening socket and leave all connections alone: the first step of an end."""
-        for server in self._server.servers:
-            server.close()
-
     async def stop(self) -> None:
         """Stop in about `GRACE` seconds at most: WebSockets close with 1012. Idempotent."""
         self._server.should_exit = True

@@ -41,6 +41,7 @@ from wslessons.web.middleware import (
     RequestLog,
     SecurityHeaders,
     TicketCheck,
+    normal_origin,
     refuse,
 )
 from wslessons.web.page import page_routes
@@ -172,8 +173,11 @@ def application(
         tickets: who issues tickets; by default with a secret of this process.
         tickets_for_all: whether scripts, which send no Origin, need a ticket too.
         frames: the origins whose pages may hold ours in a frame.
+
+    Raises:
+        UserError: one of `origins` can't be one.
     """
-    origins, tickets = list(origins), tickets or Tickets()
+    origins, tickets = [normal_origin(origin) for origin in origins], tickets or Tickets()
     web = WebChat(chat or ChatServer(), tickets)
     Redacted.install()
 

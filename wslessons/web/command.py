@@ -58,8 +58,19 @@ async def serve_until_stopped(
 ) -> None:
     """Serve until SIGINT or SIGTERM; print the URL, with the real port, once it accepts.
 
-    On the signal it stops accepting, sends people away with 1001 over `drain` seconds, and ends in
-    bounded time. Raises `UserError` when the address can't be bound.
+    On the signal it lets nobody in any more (``/healthz`` and handshakes are answered with 503),
+    sends people away with 1001 over `drain` seconds, and ends in bounded time.
+
+    Args:
+        chat: the chat to offer.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        origins: the origins beside our own whose pages may talk to us.
+        drain: seconds over which people are sent away.
+        uvicorn: whatever else `uvicorn.Config` takes.
+
+    Raises:
+        UserError: the address can't be bound, or an origin can't be one.
     """
     app = application(chat, origins=origins)
     settings = OPTIONS | {"ws_max_size": chat.max_size} | uvicorn
@@ -68,7 +79,7 @@ async def serve_until_stopped(
         try:
             print(server.url, flush=True)
             await stop.wait()
-            server.stop_accepting()
+            # It still accepts meanwhile: a balancer's check is told 503, and so is who would enter.
             await app.state.web.drain(drain)
         finally:
             await server.stop()
