@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import shutil
 import subprocess
 import sysconfig
@@ -10,6 +12,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "wslessons").rglob("*.py"))
+
+
+def public_definitions(module: Path) -> list[str]:
+    """Return the names of a module's own classes and functions, those of a program left out."""
+    text = module.read_text()
+    if module.name == "__main__.py" or 'if __name__ == "__main__"' in text:
+        return []
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node.name for node in ast.parse(text).body if isinstance(node, kinds)]
+    return [name for name in found if not name.startswith("_")]
+
+
+def test_every_module_says_what_is_public():
+    """Modules with classes or functions, programs apart, have an `__all__` that holds true."""
+    checked = 0
+    for path in MODULES:
+        if not public_definitions(path):
+            continue
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", None)
+        assert public is not None, f"{name} lacks __all__"
+        assert [each for each in public if not hasattr(module, each)] == [], name
+        checked += 1
+    assert checked > 50
 
 
 @pytest.mark.parametrize(

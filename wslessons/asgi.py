@@ -22,6 +22,8 @@ from wslessons.serving import explained_bind_errors, host_port
 need("uvicorn", "web")
 import uvicorn  # noqa: E402 -- only after the sentence above
 
+__all__ = ["GRACE", "AppServer", "serve", "start"]
+
 GRACE = 1
 """Seconds that requests in flight have to end by themselves when the server stops."""
 

@@ -23,6 +23,8 @@ from wslessons.wire import Direction
 if TYPE_CHECKING:
     from wslessons.link.relay import Connection
 
+__all__ = ["Pipe", "reset"]
+
 # A throttled pipe writes what it may in slices of this many seconds.
 _SLICE = 0.05
 

@@ -12,6 +12,8 @@ from wslessons.errors import UserError
 from wslessons.link.faults import Fault, Faults
 from wslessons.link.relay import Connection, Endpoint, Options
 
+__all__ = ["Link"]
+
 HOST = "127.0.0.1"
 
 

@@ -10,6 +10,8 @@ from typing import Self, cast
 
 from wslessons.wire import Decoder, Direction, Record, TransportKind
 
+__all__ = ["Chunk", "Recording"]
+
 # What a chunk costs beside its bytes, roughly: a flood of single bytes must be bounded as well.
 _CHUNK_OVERHEAD = 200
 

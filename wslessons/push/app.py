@@ -33,6 +33,8 @@ from wslessons.errors import UserError
 from wslessons.push import sse
 from wslessons.push.fleet import Fleet, Follower, Update, live
 
+__all__ = ["OPTIONS", "Endpoints", "Report", "application", "serve"]
+
 LONGEST_WAIT = 60.0
 """Seconds a long poll may last; many proxies give up on a silent response at that age."""
 

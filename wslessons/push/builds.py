@@ -8,6 +8,8 @@ import aiohttp
 
 from wslessons.errors import UserError
 
+__all__ = ["Builds"]
+
 
 class Builds:
     """A client that reports statuses to the fleet at `url`, over one connection kept alive.

@@ -18,6 +18,18 @@ import msgspec
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.errors import UserError
 
+__all__ = [
+    "STATUSES",
+    "Change",
+    "Fleet",
+    "Follower",
+    "Snapshot",
+    "Update",
+    "drift",
+    "live",
+    "moments",
+]
+
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 STATUSES = ("queued", "building", "deploying", "healthy", "failed")

@@ -11,6 +11,8 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 
+__all__ = ["HEARTBEAT", "Event", "decode", "encode"]
+
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 HEARTBEAT = b": still here\n\n"

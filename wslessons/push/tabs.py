@@ -29,6 +29,8 @@ from wslessons.errors import UserError
 from wslessons.push import sse
 from wslessons.push.fleet import Change, Snapshot, Update
 
+__all__ = ["KINDS", "EventSourceTab", "LongPollingTab", "PollingTab", "Tab", "WebSocketTab"]
+
 BROKEN = (
     *(aiohttp.ClientError, ConnectionClosed, InvalidHandshake, OSError, TimeoutError),
     *(msgspec.DecodeError, ValueError),  # the latter for bytes that are no UTF-8, or no line

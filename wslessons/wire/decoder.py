@@ -32,6 +32,8 @@ from wslessons.wire.records import (
 from wslessons.wire.tap import Inflate, Side
 from wslessons.wire.wording import printable, problem_sentence
 
+__all__ = ["Decoder"]
+
 # What a client may send before the handshake's response, which it should wait for, in bytes.
 _EARLY_LIMIT = 65_536
 

@@ -13,6 +13,20 @@ from typing import Literal
 
 from wslessons.wire.wording import printable
 
+__all__ = [
+    "CLIENT_TO_SERVER",
+    "SERVER_TO_CLIENT",
+    "Direction",
+    "FrameRecord",
+    "HandshakeRequest",
+    "HandshakeResponse",
+    "Problem",
+    "Record",
+    "TransportEvent",
+    "TransportKind",
+    "held_bytes",
+]
+
 Direction = Literal["client->server", "server->client"]
 CLIENT_TO_SERVER: Direction = "client->server"
 SERVER_TO_CLIENT: Direction = "server->client"

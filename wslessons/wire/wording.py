@@ -6,6 +6,8 @@ import struct
 
 from websockets.frames import Close, Opcode
 
+__all__ = ["hexadecimal", "payload_text", "printable", "problem_sentence"]
+
 _TLS_HANDSHAKE = b"\x16"
 """The first byte of a TLS connection: the record type handshake (RFC 8446, section 5.1)."""
 
