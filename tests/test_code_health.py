@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -57,6 +58,23 @@ def test_code_is_clean(command: list[str]):
         [tool, *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("room", ["link", "wire", "heartbeat", "push", "web", "asgi.py"])
+def test_docstrings_have_one_format(room: str):
+    """What goes in and what is raised stands under Google's headings, and in no sentence."""
+    old = re.compile(r"(?m)(?<!\w)In: `|^\s*Raises `|[.;] [Rr]aises `")
+    found, checked = [], 0
+    for path in MODULES:
+        if path.relative_to(ROOT / "wslessons").parts[0] != room:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                checked += 1
+                if old.search(ast.get_docstring(node) or ""):
+                    found.append(f"{path.name}: {getattr(node, 'name', 'the module')}")
+    assert checked > 5
+    assert found == []
 
 
 def test_ci_runs_the_readmes_commands():

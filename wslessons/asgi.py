@@ -85,7 +85,11 @@ class AppServer:
             await asyncio.wait(tasks)
 
     async def started(self) -> None:
-        """Wait until it accepts connections; raises `UserError` when the application can't."""
+        """Wait until it accepts connections.
+
+        Raises:
+            UserError: the application failed to start.
+        """
         ready = asyncio.create_task(self._server.ready.wait())
         await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()

@@ -37,9 +37,14 @@ class Paced(Protocol):
         """Whether it needs no more serving; once true, always true."""
 
     def tick(self, now: float, late: float) -> float | None:
-        """Do what is due `now`, by the loop's clock; `late` is by how many seconds it comes late.
+        """Do what is due.
 
-        Returns when it is due again, or None if it has ended.
+        Args:
+            now: the loop's time.
+            late: by how many seconds it comes late.
+
+        Returns:
+            The loop's time when it is due again, or None if it has ended.
         """
 
 
@@ -64,7 +69,11 @@ class Pacer:
 
     @classmethod
     def for_running_loop(cls) -> Self:
-        """Return the pacer of the running event loop; `RuntimeError` where none runs."""
+        """Return the pacer of the running event loop.
+
+        Raises:
+            RuntimeError: no event loop runs here.
+        """
         loop = asyncio.get_running_loop()
         known = cls._of_loop.get(loop)
         pacer = known() if known is not None else None

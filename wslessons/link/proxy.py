@@ -70,7 +70,11 @@ class Link(Faults):
 
     @property
     def port(self) -> int:
-        """The port it listens on; `RuntimeError` before the link is entered."""
+        """The port it listens on.
+
+        Raises:
+            RuntimeError: the link has not been entered.
+        """
         if not self._port:
             raise RuntimeError("the link isn't listening yet: enter it with async with")
         return self._port
@@ -113,7 +117,9 @@ class Link(Faults):
     async def wait_for_connection(self, number: int = 1) -> Connection:
         """Return the link's connection of that number, 1 being the first, once it was accepted.
 
-        Raises `LookupError` if it was forgotten, `ConnectionError` when the link closes before.
+        Raises:
+            LookupError: it is over and was forgotten.
+            ConnectionError: the link closed before it came.
         """
         for connection in self.connections:
             if connection.number == number:

@@ -66,8 +66,10 @@ class Recording:
     async def wait_for(self, predicate: Callable[[Record], bool]) -> Record:
         """Return the first record, kept or yet to come, for which `predicate` is true.
 
-        Raises `ConnectionError` once the connection has closed without such a record, and whatever
-        the predicate raises. For a limit in time, put it into `asyncio.timeout`.
+        For a limit in time, put it into `asyncio.timeout`. What the predicate raises, this raises.
+
+        Raises:
+            ConnectionError: the connection has closed without such a record.
         """
         if (found := next(filter(predicate, self._decoder.records), None)) is not None:
             return found
@@ -76,7 +78,10 @@ class Recording:
     async def wait_until(self, condition: Callable[[Self], bool]) -> None:
         """Return once `condition` of this connection is true, for example of `up.held`.
 
-        Raises as `wait_for` does.
+        What the condition raises, this raises.
+
+        Raises:
+            ConnectionError: the connection has closed before.
         """
         if not condition(self):
             await self._watch(lambda _: condition(self) or None)

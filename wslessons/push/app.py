@@ -206,8 +206,10 @@ async def _gone(request: Request) -> None:
 def application(fleet: Fleet, *, rate: float = 0, seed: int = 0) -> Starlette:
     """Return the ASGI application that offers `fleet`; `wslessons.asgi` serves it.
 
-    While it is served the fleet changes at random, `rate` times a second on average; the same
-    changes for the same `seed`.
+    Args:
+        fleet: what to offer.
+        rate: random changes of the fleet per second, on average, while it is served; 0 for none.
+        seed: the same one gives the same changes.
     """
 
     @contextlib.asynccontextmanager
@@ -230,7 +232,14 @@ async def serve(
 ) -> AsyncGenerator[asgi.AppServer]:
     """Serve `fleet` while the block runs; the server has `url` and `ws_url`.
 
-    `options` are uvicorn's. Raises `UserError` where the address can't be bound.
+    Args:
+        fleet: what to offer.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        options: whatever else `uvicorn.Config` takes.
+
+    Raises:
+        UserError: the address can't be bound.
     """
     async with asgi.serve(application(fleet), host, port, **OPTIONS | options) as server:
         yield server

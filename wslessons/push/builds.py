@@ -22,7 +22,11 @@ class Builds:
         self.url = url
 
     async def report(self, service: str, status: str) -> None:
-        """Report one status; raises `UserError` with the server's reason when it is not taken."""
+        """Report one status.
+
+        Raises:
+            UserError: it was not taken; the sentence has the server's reason.
+        """
         body = {"status": status}
         try:
             async with self._session.put(f"/fleet/{service}", json=body) as response:

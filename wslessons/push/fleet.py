@@ -68,7 +68,10 @@ class Fleet:
     >>> fleet.tag
     'b-1'
 
-    `boot` is random unless given. `report` raises `UserError` for a service or status unknown here.
+    Args:
+        services: their names; each is healthy at first.
+        boot: what tells this fleet from others; by default random.
+        capacity: how many changes the log keeps for those who resume.
     """
 
     def __init__(
@@ -94,7 +97,14 @@ class Fleet:
         return Snapshot(self.boot, self.version, dict(self.services), self._at)
 
     def report(self, service: str, status: str) -> Change | None:
-        """Set one status and tell all followers; None when nothing changed by it."""
+        """Set one status and tell all followers.
+
+        Returns:
+            The change, or None when it was so already.
+
+        Raises:
+            UserError: there is no such service or status.
+        """
         if service not in self.services:
             raise UserError(f"there is no service {service!r}: choose {', '.join(self.services)}.")
         if status not in STATUSES:
@@ -132,9 +142,10 @@ class Follower:
             self._reader = fleet.log.subscribe(since=seen)
 
     async def next(self) -> Update:
-        """Wait for the next update and return it; raises `Closed` once the follower is closed.
+        """Wait for the next update and return it; cancelling is safe, nothing gets lost.
 
-        Cancelling is safe: nothing gets lost.
+        Raises:
+            Closed: the follower is closed.
         """
         if self._closed:
             raise Closed("this follower is closed")

@@ -52,7 +52,8 @@ class Tab(ABC):
         retry: seconds before it comes back after a break, at most; a random part of them.
         rng: draws that part, and a poller's phase.
 
-    Entering waits for the first state. Raises `UserError` when there is none within `PATIENCE`.
+    Raises:
+        UserError: on entering, when no state has come within `PATIENCE` seconds.
     """
 
     def __init__(

@@ -214,8 +214,15 @@ async def serve(
 ) -> AsyncGenerator[asgi.AppServer]:
     """Serve a chat on the web while the block runs; the server has `url` and `ws_url`.
 
-    `options` are those of `application`, `uvicorn` those of uvicorn. Raises `UserError` where the
-    address can't be bound.
+    Args:
+        chat: the chat to offer; by default a new one.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        uvicorn: whatever else `uvicorn.Config` takes.
+        options: those of `application`.
+
+    Raises:
+        UserError: the address can't be bound, or an origin can't be one.
     """
     chat = chat or ChatServer()
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})

@@ -18,7 +18,15 @@ __all__ = ["check_certificate", "run", "serve_until_stopped"]
 
 
 def check_certificate(certfile: str | None, keyfile: str | None) -> dict[str, Any]:
-    """Return uvicorn's options for TLS, or none without a certificate. Raises `UserError`."""
+    """Return uvicorn's options for TLS, or none without a certificate.
+
+    Args:
+        certfile: a PEM file with the chain.
+        keyfile: a PEM file with its key, where that is not in `certfile`.
+
+    Raises:
+        UserError: a file can't be read, or the two are no certificate with its key.
+    """
     if certfile is None:
         if keyfile is not None:
             raise UserError("--keyfile needs the certificate too: add --certfile.", exit_code=2)

@@ -210,7 +210,10 @@ class TicketCheck:
     A refusal is accepted first and then closed with 1008 and a reason: a page is not told the
     status of a handshake that failed, so a 401 would look to it like a broken network.
 
-    In: `everyone`, True to ask scripts too; by default who sends no Origin needs no ticket.
+    Args:
+        app: what stands behind it.
+        tickets: who checks them.
+        everyone: whether scripts are asked too; by default who sends no Origin needs no ticket.
     """
 
     def __init__(self, app: ASGIApp, tickets: Tickets, everyone: bool = False) -> None:
@@ -261,7 +264,11 @@ class SecurityHeaders:
     """Tell browsers what a page of ours may do. Acts on HTTP only.
 
     Nothing from elsewhere, nothing inline, no plugins; even if somebody's text became markup, no
-    script in it would run. In: `frames`, the origins whose pages may hold ours in a frame.
+    script in it would run.
+
+    Args:
+        app: what stands behind it.
+        frames: the origins whose pages may hold ours in a frame.
     """
 
     def __init__(self, app: ASGIApp, frames: Iterable[str] = ()) -> None:

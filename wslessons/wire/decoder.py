@@ -48,10 +48,14 @@ class Decoder:
     >>> [record.text for record in decoder.feed("client->server", request[9:], time=0.1)]
     ['GET /chat']
 
-    Memory: the last `keep` records, at most `max_payload` bytes of payload each, and up to 1 MiB in
-    each direction for a frame that hasn't ended. Of a longer frame the beginning is shown. Nothing
-    fed to it raises: what can't be decoded becomes a `Problem`, and the rest of that direction is
-    skipped, since after one wrong byte nobody can tell where the next frame begins.
+    Up to 1 MiB is held in each direction for a frame that hasn't ended. Of a longer frame the
+    beginning is shown. Nothing fed to it raises: what can't be decoded becomes a `Problem`, and the
+    rest of that direction is skipped, since after one wrong byte nobody can tell where the next
+    frame begins.
+
+    Args:
+        keep: how many records are kept, the newest.
+        max_payload: bytes of payload that each record holds at most.
     """
 
     def __init__(self, *, keep: int = 1000, max_payload: int = 65_536) -> None:
