@@ -22,6 +22,8 @@ from wslessons.serving import explained_bind_errors, host_port
 need("uvicorn", "web")
 import uvicorn  # noqa: E402 -- only after the sentence above
 
+__all__ = ["GRACE", "AppServer", "serve", "start"]
+
 GRACE = 1
 """Seconds that requests in flight have to end by themselves when the server stops."""
 
@@ -83,17 +85,16 @@ class AppServer:
             await asyncio.wait(tasks)
 
     async def started(self) -> None:
-        """Wait until it accepts connections; raises `UserError` when the application can't."""
+        """Wait until it accepts connections.
+
+        Raises:
+            UserError: the application failed to start.
+        """
         ready = asyncio.create_task(self._server.ready.wait())
         await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if self._task.done():
             await self._task
-
-    def stop_accepting(self) -> None:
-        """Close the listening socket and leave all connections alone: the first step of an end."""
-        for server in self._server.servers:
-            server.close()
 
     async def stop(self) -> None:
         """Stop in about `GRACE` seconds at most: WebSockets close with 1012. Idempotent."""

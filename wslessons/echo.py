@@ -26,6 +26,8 @@ from websockets import ConnectionClosed, ServerConnection
 
 from wslessons.serving import peer
 
+__all__ = ["RAW_MAX_SIZE", "echo", "echo_raw"]
+
 logger = logging.getLogger(__name__)
 
 RAW_MAX_SIZE = 2**24

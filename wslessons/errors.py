@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+__all__ = ["UserError", "need"]
+
 
 class UserError(Exception):
     """Something the user can put right; its text is one sentence that says what and how.

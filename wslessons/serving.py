@@ -23,6 +23,20 @@ from websockets.frames import CloseCode
 
 from wslessons.errors import UserError
 
+__all__ = [
+    "Handler",
+    "LoggedConnection",
+    "check_close",
+    "explained_bind_errors",
+    "host_port",
+    "peer",
+    "serve",
+    "serve_until_stopped",
+    "shut",
+    "stop_event",
+    "urls",
+]
+
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[ServerConnection], Awaitable[None]]

@@ -516,3 +516,31 @@ async def deaf(port: int) -> asyncio.StreamWriter:
     await reader.readuntil(b"\r\n\r\n")
     cast(asyncio.Transport, writer.transport).pause_reading()
     return writer
+
+
+def test_heartbeats_leave_no_loop_behind():
+    """A loop on which connections had heartbeats goes, and they go with it."""
+    alive: list[weakref.ref[object]] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        beat = Heartbeat(connection, 15, 45)
+        alive.append(weakref.ref(beat))
+        with beat:
+            async for message in connection:
+                await connection.send(message)
+
+    async def main() -> None:
+        alive.append(weakref.ref(asyncio.get_running_loop()))
+        async with (
+            asyncio.timeout(10),
+            serve(handler, "127.0.0.1", 0, ping_interval=None) as server,
+        ):
+            port = server.sockets[0].getsockname()[1]
+            async with connect(f"ws://127.0.0.1:{port}", proxy=None) as client:
+                await client.send("hi")
+                assert await client.recv() == "hi"
+
+    for _ in range(3):
+        asyncio.run(main())
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * 6

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 
 import pytest
 from virtual import run
@@ -114,3 +116,34 @@ async def test_every_loop_has_a_pacer_of_its_own():
 
     async with asyncio.timeout(10):
         await asyncio.to_thread(run, other())
+
+
+def test_a_loop_that_is_over_is_not_kept_alive():
+    """Neither the loop nor what is still in its heap outlives the loop, run after run."""
+    alive: list[weakref.ref[object]] = []
+
+    async def main() -> None:
+        item = Item(1e6)
+        pacer = Pacer.for_running_loop()
+        pacer.add(item, item.period)
+        alive.extend(map(weakref.ref, (asyncio.get_running_loop(), pacer, item)))
+
+    for _ in range(3):
+        asyncio.run(main())
+    gc.collect()
+    assert len(alive) == 9
+    assert [ref() for ref in alive] == [None] * 9
+
+
+def test_a_pacer_lives_as_long_as_there_is_something_to_serve():
+    """Though nobody but the loop's timer holds it, what was added goes on being called."""
+
+    async def main() -> None:
+        item = Item(1)
+        Pacer.for_running_loop().add(item, 1)
+        gc.collect()
+        await asyncio.sleep(3.5)
+        gc.collect()
+        assert (len(item.called), len(Pacer.for_running_loop())) == (3, 1)
+
+    run(main())

@@ -259,6 +259,39 @@ async def test_raw_bytes_and_records_kept_are_bounded():
         assert len(connection.chunks) <= 100
 
 
+async def test_payloads_in_records_count_toward_the_bound():
+    """What the records hold is bounded as the chunks are, small on the wire or not."""
+    bound = 200_000
+
+    async def sink(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(str(len(message)))
+
+    async with (
+        asyncio.timeout(20),
+        serve(sink, "127.0.0.1", 0) as server,
+        Link(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", keep_bytes=bound) as link,
+    ):
+        for compression in (None, "deflate"):
+            async with connect(link.url, compression=compression, proxy=None) as client:
+                connection = await link.wait_for_connection(link.accepted)
+                for number in range(50):
+                    await client.send(bytes(60_000))
+                    assert await client.recv() == "60000"
+                    held = sum(len(chunk.data) for chunk in connection.chunks)
+                    held += sum(
+                        len(record.payload)
+                        for record in connection.records
+                        if isinstance(record, FrameRecord)
+                    )
+                    assert held <= bound, f"after message {number}"
+                # The newest are kept, and those forgotten are counted.
+                newest = connection.records[-1]
+                assert isinstance(newest, FrameRecord)
+                assert newest.text == "60000"
+                assert connection.total_records > len(connection.records) > 1
+
+
 async def test_half_close_is_passed_on_each_way():
     """After the client's FIN the server can still answer, and its FIN then ends the connection."""
     async with wire() as bench:

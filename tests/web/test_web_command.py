@@ -15,7 +15,7 @@ import pytest
 import shell
 import trustme
 from webs import closed
-from websockets import connect
+from websockets import InvalidStatus, connect
 from websockets.typing import Origin
 
 from wslessons.client import ChatClient
@@ -55,6 +55,48 @@ async def test_it_serves_and_ends_cleanly(number: signal.Signals):
         assert code == 0
         assert "Traceback" not in errors
         assert "alice joined /" in errors
+
+
+async def test_a_load_balancer_is_told_while_people_are_sent_away():
+    """During the drain new connections are answered: 503 to a check, and to who wants to enter."""
+    words = ("web", "--port", "0", "--drain", "30")
+    async with asyncio.timeout(40), shell.serving(*words) as server:
+        url = server.url.replace("http", "ws") + "/ws"
+        people = [await connect(url, proxy=None) for _ in range(10)]
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(server.url + "/healthz") as answer,
+        ):
+            assert answer.status == 200
+        ending = asyncio.create_task(server.end(signal.SIGTERM))
+        # A connection of its own for each request, as a balancer's checks have.
+        while True:
+            connector = aiohttp.TCPConnector(force_close=True)
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.get(server.url + "/healthz") as answer,
+            ):
+                if answer.status == 503:
+                    assert await answer.text() == "draining\n"
+                    break
+        assert not ending.done()
+        with pytest.raises(InvalidStatus) as refusal:
+            await connect(url, proxy=None)
+        assert refusal.value.response.status_code == 503
+        for client in people:
+            await client.close()
+        code, errors = await ending
+        assert (code, "Traceback" in errors) == (0, False)
+
+
+@pytest.mark.parametrize("origin", ["friend.example", "*", "https://friend.example/chat"])
+async def test_an_origin_that_can_never_match_is_one_sentence(origin: str):
+    """It is refused at the start, with exit code 2, and before anything is served."""
+    async with asyncio.timeout(40):
+        code, out, errors = await shell.run("web", "--port", "0", "--origins", origin)
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert repr(origin) in errors
+    assert "https://example.com" in errors
 
 
 async def test_it_ends_in_bounded_time_with_a_mute_client():

@@ -19,6 +19,7 @@ from websockets import InvalidStatus, connect
 
 from wslessons import asgi, web
 from wslessons.chat.events import SUBPROTOCOL
+from wslessons.errors import UserError
 from wslessons.web.tickets import redact
 
 FOREIGN = "https://evil.example"
@@ -49,6 +50,60 @@ async def test_own_page_and_listed_origins_are_let_in() -> None:
             async with served.connect(f"/ws?ticket={ticket}", origin=origin) as client:
                 await client.send("alice")
                 assert await client.recv() == "Welcome, alice!"
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("https://app.example/", "https://app.example"),
+        ("HTTPS://App.Example", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("https://app.example:", "https://app.example"),
+        ("http://app.example:80/", "http://app.example"),
+        ("http://app.example:443", "http://app.example:443"),
+        ("https://app.example:08443", "https://app.example:8443"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("http://[0:0:0:0:0:0:0:1]", "http://[::1]"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+    ],
+)
+async def test_an_origin_has_one_form_for_each_check(given: str, normal: str) -> None:
+    """However it was written, its page may ask for a ticket, read it, and open a WebSocket."""
+    async with serving(origins=[given]) as served:
+        headers = {"Origin": normal}
+        status, body, answer = await served.request("/ticket", "POST", headers=headers)
+        assert status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == normal
+        async with served.connect(f"/ws?ticket={body['ticket']}", origin=normal) as client:
+            await client.send("alice")
+            assert await client.recv() == "Welcome, alice!"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("app.example", "*", "null", "", "https://", "https://*.example", "file://"),
+        *("https://app.example/chat", "https://app.example?a", "https://app.example/#a"),
+        *("https://me@app.example", "ws://app.example", "https://app.example:99999"),
+        *("https://app.example:0", "https://app example", "https://[::1", "https://a..example"),
+        *("https://app.example:x", "//app.example", "https://stra\u00dfe.example"),
+        *(f"https://{'a' * 64}.example", "https://app.example\r\nX: y", "https://[::1%25lo]"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(given: str) -> None:
+    """What could never match is one sentence at the start, wherever origins are given."""
+    for make in (
+        lambda: web.application(origins=[given]),
+        lambda: web.OriginCheck(Starlette(), [given]),
+    ):
+        with pytest.raises(UserError) as refused:
+            make()
+        assert refused.value.exit_code == 2
+        assert repr(given) in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from wslessons.bench.tools import (
 )
 from wslessons.errors import UserError
 
+__all__ = ["Peers", "add_arguments", "measure", "run", "show", "summary"]
+
 SERVER = "wslessons.bench.heartbeat_server"
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # else every command would need the extra `web`
     from wslessons.bench.push_load import Run
     from wslessons.push import UnitCosts
 
+__all__ = ["add_arguments", "run"]
+
 HEAD = (
     *("kind", "requests/s", "no change", "up B/s", "down B/s", "CPU ms/s"),
     *("p50 ms", "p99 ms", "bytes, ratio", "CPU, ratio"),

@@ -23,6 +23,8 @@ from wslessons.bench.tools import Child, quantile, raise_descriptor_limit
 from wslessons.link import Link
 from wslessons.push.fleet import drift, moments
 
+__all__ = ["PushBench", "Run", "unit_costs"]
+
 SERVER = "wslessons.bench.push_server"
 
 STORY_TABS, STORY_INTERVAL, STORY_CHANGE_EVERY = 500, 2.0, 200.0

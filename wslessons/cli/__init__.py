@@ -11,6 +11,8 @@ from wslessons import __version__
 from wslessons.cli import serve
 from wslessons.errors import UserError
 
+__all__ = ["build_parser", "main"]
+
 OLDEST_PYTHON = (3, 11)
 
 

@@ -54,8 +54,9 @@ class Heartbeat:
     A dropped connection gets a Close frame with 1011 if there is room for it, and the socket is
     closed at once; `recv` raises `ConnectionClosed` as with any other end.
 
-    Raises `ValueError` for an interval or timeout that is not above 0, and `RuntimeError` on
-    entering when the connection has a heartbeat already.
+    Raises:
+        ValueError: the interval or the timeout is not above 0.
+        RuntimeError: on entering, when the connection has a heartbeat already.
     """
 
     def __init__(
@@ -111,8 +112,9 @@ class Heartbeat:
         protocol = connection.protocol
         if getattr(protocol, HOOK).__self__ is not protocol:
             raise RuntimeError("this connection has a heartbeat already")
-        # The one thing we do behind the library's back: it calls this method of its Sans-I/O layer
-        # once for each piece of data from the network, on every kind of loop and transport.
+        # Behind the library's back, as the writing of pings and of the last Close frame below: it
+        # calls this method of its Sans-I/O layer once for each piece of data from the network, on
+        # every kind of loop and transport.
         setattr(protocol, HOOK, self._events_received)
         now = connection.loop.time()
         self._due = now + random.random() * (self.interval - self.slack)

@@ -15,7 +15,7 @@ import heapq
 import itertools
 import logging
 from typing import ClassVar, Protocol, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 __all__ = ["Paced", "Pacer"]
 
@@ -37,9 +37,14 @@ class Paced(Protocol):
         """Whether it needs no more serving; once true, always true."""
 
     def tick(self, now: float, late: float) -> float | None:
-        """Do what is due `now`, by the loop's clock; `late` is by how many seconds it comes late.
+        """Do what is due.
 
-        Returns when it is due again, or None if it has ended.
+        Args:
+            now: the loop's time.
+            late: by how many seconds it comes late.
+
+        Returns:
+            The loop's time when it is due again, or None if it has ended.
         """
 
 
@@ -49,7 +54,11 @@ class Pacer:
     `for_running_loop` gives the loop's own; a pacer is made on a running loop and used only there.
     """
 
-    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Pacer]] = WeakKeyDictionary()
+    # Weak on both sides: a pacer's timer and what it serves refer to the loop, and so would keep it
+    # alive. While there is something to serve, the loop's timer holds the pacer.
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Pacer]]] = (
+        WeakKeyDictionary()
+    )
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Paced]] = []
@@ -60,11 +69,17 @@ class Pacer:
 
     @classmethod
     def for_running_loop(cls) -> Self:
-        """Return the pacer of the running event loop; `RuntimeError` where none runs."""
+        """Return the pacer of the running event loop.
+
+        Raises:
+            RuntimeError: no event loop runs here.
+        """
         loop = asyncio.get_running_loop()
-        pacer = cls._of_loop.get(loop)
+        known = cls._of_loop.get(loop)
+        pacer = known() if known is not None else None
         if not isinstance(pacer, cls):
-            pacer = cls._of_loop[loop] = cls()
+            pacer = cls()
+            cls._of_loop[loop] = ref(pacer)
         return pacer
 
     def __len__(self) -> int:

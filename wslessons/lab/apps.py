@@ -12,6 +12,8 @@ from typing import Any
 from wslessons import asgi
 from wslessons.lab import background, kernel
 
+__all__ = ["BackgroundApp", "serve_app"]
+
 
 class BackgroundApp(background.BackgroundServer):
     """An application in the kernel, as `serve_app` returns it.

@@ -18,6 +18,8 @@ from wslessons import serving
 from wslessons.errors import UserError
 from wslessons.lab.kernel import running_loop
 
+__all__ = ["BackgroundServer", "Service", "find", "replace", "serve", "servers"]
+
 
 @runtime_checkable
 class Service(Protocol):

@@ -7,6 +7,8 @@ from typing import Any
 
 from wslessons.chat.channel import Channel, Receiver
 
+__all__ = ["ChannelDrawing", "draw_channel"]
+
 BOX = "border:1px solid #90a4ae;padding:4px 10px;text-align:center;font-family:monospace"
 LABEL = "padding:2px 10px;text-align:right;color:#757575"
 CURSOR = "padding:2px 6px;text-align:center;font-family:monospace;color:#1565c0"

@@ -18,6 +18,8 @@ from wslessons.lab import background
 from wslessons.lab.widgets import Dispatcher, Panel, Transcript
 from wslessons.link import Fault, Link
 
+__all__ = ["ChatPanel", "ChatPanels", "chat_panels"]
+
 _panels: dict[str, ChatPanel] = {}
 
 GREEN, GREY, RED = "#2e7d32", "#9e9e9e", "#c62828"

@@ -8,6 +8,8 @@ from typing import Any
 from wslessons.lab.kernel import running_loop
 from wslessons.scaling.cluster import Cluster
 
+__all__ = ["cluster"]
+
 _running: dict[str, Cluster] = {}
 _locks: dict[str, asyncio.Lock] = {}
 

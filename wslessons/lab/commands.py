@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator
 
 import psutil
 
+__all__ = ["Command", "memory", "run", "serving"]
+
 
 class Command:
     """A running command.

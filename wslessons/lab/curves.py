@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from wslessons.lab.widgets import Dispatcher, Panel
 from wslessons.push import Load, UnitCosts
 
+__all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span"]
+
 REDRAW = 0.15
 """Seconds between two drawings while a slider moves, at least."""
 

@@ -15,6 +15,8 @@ from wslessons.lab import background
 from wslessons.lab.widgets import Dispatcher, Panel
 from wslessons.link import Link
 
+__all__ = ["Dashboard", "Side", "dashboard_panel"]
+
 COLOURS = {
     "queued": "#757575",
     "building": "#1565c0",

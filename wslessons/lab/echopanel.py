@@ -14,6 +14,8 @@ from wslessons.errors import UserError
 from wslessons.lab import background
 from wslessons.lab.widgets import Dispatcher, Panel, Transcript
 
+__all__ = ["EchoPanel", "echo_panel"]
+
 _panels: dict[str, EchoPanel] = {}
 
 

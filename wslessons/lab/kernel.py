@@ -14,6 +14,16 @@ from typing import Any
 
 from wslessons.errors import UserError
 
+__all__ = [
+    "LogBook",
+    "check_versions",
+    "logbook",
+    "release",
+    "running_loop",
+    "setup",
+    "setup_in_kernel",
+]
+
 TICK = 0.1
 """Seconds between two wake-ups of the kernel's loop; the stop button acts within this time."""
 

@@ -24,6 +24,8 @@ from wslessons.cli.serve import port_number
 from wslessons.errors import UserError, need
 from wslessons.lab.lessons import copy_missing, find, work_folder
 
+__all__ = ["add_arguments", "jupyter_arguments", "run"]
+
 SETTINGS = Path(__file__).parent / "jupyter"
 
 

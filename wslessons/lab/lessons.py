@@ -12,6 +12,8 @@ from pathlib import Path
 
 from wslessons.errors import UserError
 
+__all__ = ["WORK_FOLDER", "copy_missing", "find", "lessons", "repository", "work_folder"]
+
 PACKAGE = Path(__file__).resolve().parents[1]
 WORK_FOLDER = "wslessons-lessons"
 

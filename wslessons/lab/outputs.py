@@ -19,6 +19,21 @@ from typing import Any
 
 from wslessons.errors import UserError
 
+__all__ = [
+    "NOTEBOOK_METADATA",
+    "WIDGET_VIEW",
+    "Notebook",
+    "Rules",
+    "code_cells",
+    "compare",
+    "dumps",
+    "normalise",
+    "parse",
+    "read_rules",
+    "sanitize",
+    "shown",
+]
+
 # Either random (widget ids) or different with each version of what drew it: nbval skips them too.
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 UNCOMPARED = frozenset({WIDGET_VIEW, "image/png", "image/jpeg"})

@@ -12,6 +12,8 @@ import ipywidgets
 from wslessons.lab import background
 from wslessons.lab.widgets import Panel
 
+__all__ = ["FRAMES", "PagePanel", "page_panel", "page_url"]
+
 FRAMES = ("http://127.0.0.1:*", "http://localhost:*")
 """The origins of a JupyterLab on this machine, for `wslessons.web.application(frames=...)`."""
 

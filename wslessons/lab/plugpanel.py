@@ -18,6 +18,8 @@ from wslessons.lab.rttchart import rtt_chart
 from wslessons.lab.widgets import Dispatcher, Panel, Transcript
 from wslessons.link import Link
 
+__all__ = ["PlugPanel", "plug_panel"]
+
 _panels: dict[str, PlugPanel] = {}
 
 WINDOW = 10.0

@@ -29,6 +29,8 @@ from wslessons.lab.outputs import (
     read_rules,
 )
 
+__all__ = ["add_arguments", "execute", "record", "run"]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the arguments of `wslessons record`."""

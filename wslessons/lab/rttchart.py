@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+__all__ = ["round_up", "rtt_chart"]
+
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 600, 130, 56, 20, 10
 LINE, LOST = "#1565c0", "#c62828"
 INK = "var(--jp-ui-font-color2, #616161)"

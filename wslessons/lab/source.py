@@ -10,6 +10,8 @@ from typing import Any
 
 from wslessons.errors import UserError
 
+__all__ = ["Source", "show"]
+
 
 class Source:
     """The source of an object, which JupyterLab highlights in the colours of its theme."""

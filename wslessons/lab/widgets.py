@@ -14,6 +14,8 @@ import ipywidgets
 from wslessons.errors import UserError
 from wslessons.lab.kernel import running_loop
 
+__all__ = ["Dispatcher", "Panel", "Transcript"]
+
 COLOURS = {"in": "#1565c0", "out": "#2e7d32", "note": "#757575", "error": "#c62828"}
 ARROWS = {"in": "&larr;", "out": "&rarr;", "note": "&middot;", "error": "!"}
 

@@ -16,6 +16,16 @@ from wslessons.wire import (
 )
 from wslessons.wire.wording import printable
 
+__all__ = [
+    "SequenceDiagram",
+    "Text",
+    "WireTable",
+    "handshake",
+    "mermaid_text",
+    "sequence",
+    "wire_table",
+]
+
 Wire = Recording | Iterable[Record]
 
 COLUMNS = ("", "what", "FIN", "RSV", "mask", "header", "length", "payload")

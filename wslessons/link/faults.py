@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+__all__ = ["Fault", "Faults", "Kind", "Way"]
+
 Way = Literal["up", "down", "both"]
 Kind = Literal["stall", "cut", "close_half", "delay", "throttle", "drop_after"]
 

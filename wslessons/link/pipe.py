@@ -23,6 +23,8 @@ from wslessons.wire import Direction
 if TYPE_CHECKING:
     from wslessons.link.relay import Connection
 
+__all__ = ["Pipe", "reset"]
+
 # A throttled pipe writes what it may in slices of this many seconds.
 _SLICE = 0.05
 
@@ -51,9 +53,15 @@ class Pipe:
     """What one side sent, on its way to the other.
 
     `received`, `forwarded` and `held` count bytes: come in, given to the target's socket, and kept
-    here in between. `held` stays below `buffer` plus one read (256 KiB): from `buffer` on nothing
-    is read, so an end behind it is seen later. `faults` is looked into at every step; `rng` draws
-    the jitter.
+    here in between.
+
+    Args:
+        connection: whose pipe it is.
+        direction: which of its two.
+        faults: looked into at every step.
+        rng: draws the jitter.
+        buffer: bytes from which on nothing is read, so an end behind them is seen later; `held`
+            stays below this plus one read (256 KiB).
     """
 
     def __init__(

@@ -12,6 +12,8 @@ from wslessons.errors import UserError
 from wslessons.link.faults import Fault, Faults
 from wslessons.link.relay import Connection, Endpoint, Options
 
+__all__ = ["Link"]
+
 HOST = "127.0.0.1"
 
 
@@ -22,13 +24,21 @@ class Link(Faults):
     target. Leaving it, or `close`, ends every connection and task at once. The faults (`stall`,
     `cut`, `close_half`, `delay`, `throttle`, `drop_after`) are methods of `Faults`.
 
-    Bounds: `buffer` bytes in each direction of a connection, and one read, before the sender feels
-    backpressure; the last `keep` records and `keep_bytes` raw bytes of a connection; the last
-    `keep_connections` connections that are over. `open_timeout` seconds to reach the target. `rng`
-    draws the jitter of `delay`: pass `random.Random(seed)` for the same draws each time.
+    A target that refuses is no error: the client's connection is reset and a record says why.
 
-    Raises `UserError` where `target` can't be used. A target that refuses is no error: the client's
-    connection is reset and a record says why.
+    Args:
+        target: where to pass connections on to.
+        buffer: bytes held in each direction of a connection, and one read more, before the sender
+            feels backpressure.
+        keep: how many records of a connection are kept.
+        keep_bytes: bytes kept of a connection in its raw chunks and its records together; the
+            oldest go first.
+        keep_connections: how many connections that are over are kept.
+        open_timeout: seconds to reach the target.
+        rng: draws the jitter of `delay`; ``random.Random(seed)`` gives the same draws each time.
+
+    Raises:
+        UserError: `target` can't be used.
     """
 
     def __init__(
@@ -60,7 +70,11 @@ class Link(Faults):
 
     @property
     def port(self) -> int:
-        """The port it listens on; `RuntimeError` before the link is entered."""
+        """The port it listens on.
+
+        Raises:
+            RuntimeError: the link has not been entered.
+        """
         if not self._port:
             raise RuntimeError("the link isn't listening yet: enter it with async with")
         return self._port
@@ -103,7 +117,9 @@ class Link(Faults):
     async def wait_for_connection(self, number: int = 1) -> Connection:
         """Return the link's connection of that number, 1 being the first, once it was accepted.
 
-        Raises `LookupError` if it was forgotten, `ConnectionError` when the link closes before.
+        Raises:
+            LookupError: it is over and was forgotten.
+            ConnectionError: the link closed before it came.
         """
         for connection in self.connections:
             if connection.number == number:

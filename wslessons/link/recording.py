@@ -10,6 +10,8 @@ from typing import Self, cast
 
 from wslessons.wire import Decoder, Direction, Record, TransportKind
 
+__all__ = ["Chunk", "Recording"]
+
 # What a chunk costs beside its bytes, roughly: a flood of single bytes must be bounded as well.
 _CHUNK_OVERHEAD = 200
 
@@ -30,14 +32,17 @@ class Chunk:
 class Recording:
     """The records and raw bytes of one connection; `wslessons.link.relay.Connection` adds to it.
 
-    `keep` records are kept, and `keep_bytes` of raw bytes (a chunk counts as 200 more than it has).
+    Args:
+        keep: how many records are kept.
+        keep_bytes: how many bytes are kept in raw chunks (of which each counts as 200 more than it
+            has) and in the records' headers and payloads together; the oldest go first.
     """
 
     def __init__(self, *, keep: int, keep_bytes: int) -> None:
         self.chunks: deque[Chunk] = deque()
         """The raw bytes, oldest first: feed them to a `Decoder` to see its records again."""
         self._decoder = Decoder(keep=keep)
-        self._keep_bytes, self._cost = keep_bytes, 0
+        self._keep_bytes, self._chunk_bytes = keep_bytes, 0
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._watchers: list[tuple[Check, asyncio.Future[object]]] = []
@@ -61,8 +66,10 @@ class Recording:
     async def wait_for(self, predicate: Callable[[Record], bool]) -> Record:
         """Return the first record, kept or yet to come, for which `predicate` is true.
 
-        Raises `ConnectionError` once the connection has closed without such a record, and whatever
-        the predicate raises. For a limit in time, put it into `asyncio.timeout`.
+        For a limit in time, put it into `asyncio.timeout`. What the predicate raises, this raises.
+
+        Raises:
+            ConnectionError: the connection has closed without such a record.
         """
         if (found := next(filter(predicate, self._decoder.records), None)) is not None:
             return found
@@ -71,7 +78,10 @@ class Recording:
     async def wait_until(self, condition: Callable[[Self], bool]) -> None:
         """Return once `condition` of this connection is true, for example of `up.held`.
 
-        Raises as `wait_for` does.
+        What the condition raises, this raises.
+
+        Raises:
+            ConnectionError: the connection has closed before.
         """
         if not condition(self):
             await self._watch(lambda _: condition(self) or None)
@@ -95,11 +105,21 @@ class Recording:
         return self._loop.time() - self._began
 
     def _record_bytes(self, direction: Direction, data: bytes) -> list[Record]:
-        self.chunks.append(Chunk(direction, self._now(), data))
-        self._cost += len(data) + _CHUNK_OVERHEAD
-        while self._cost > self._keep_bytes:
-            self._cost -= len(self.chunks.popleft().data) + _CHUNK_OVERHEAD
-        return self._decoder.feed(direction, data, self._now())
+        now = self._now()
+        self.chunks.append(Chunk(direction, now, data))
+        self._chunk_bytes += len(data) + _CHUNK_OVERHEAD
+        new = self._decoder.feed(direction, data, now)
+        self._forget()
+        return new
+
+    def _forget(self) -> None:
+        """Forget the oldest, be it a chunk or a record, until the rest is within the bound."""
+        chunks, records = self.chunks, self._decoder.records
+        while self._chunk_bytes + self._decoder.held > self._keep_bytes:
+            if self._decoder.held and not (chunks and chunks[0].time < records[0].time):
+                self._decoder.forget_oldest()
+            else:
+                self._chunk_bytes -= len(chunks.popleft().data) + _CHUNK_OVERHEAD
 
     def _record_fin(self, direction: Direction) -> list[Record]:
         return self._decoder.feed_eof(direction, self._now())

@@ -14,6 +14,8 @@ from wslessons.link.pipe import Pipe, reset
 from wslessons.link.recording import Recording
 from wslessons.wire import CLIENT_TO_SERVER, SERVER_TO_CLIENT, Direction
 
+__all__ = ["Connection", "Endpoint", "Options"]
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import weakref
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
@@ -32,6 +33,8 @@ from wslessons.errors import UserError
 from wslessons.push import sse
 from wslessons.push.fleet import Fleet, Follower, Update, live
 
+__all__ = ["OPTIONS", "Endpoints", "Report", "application", "serve"]
+
 LONGEST_WAIT = 60.0
 """Seconds a long poll may last; many proxies give up on a silent response at that age."""
 
@@ -44,6 +47,10 @@ MOST_BODY = 1000
 # Compression saves nothing on messages this short and costs memory a connection.
 OPTIONS: dict[str, Any] = {"timeout_keep_alive": 75, "ws_per_message_deflate": False}
 """How `serve` wants uvicorn."""
+
+# A tag may hold commas. Weak ones are as good as others here (RFC 9110, section 8.8.3.2).
+_TAG = re.compile(r'(?:W/)?"([!#-~\x80-\xff]*)"')
+_TAG_LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))*")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -82,17 +89,20 @@ class Endpoints:
 
     async def snapshot(self, request: Request) -> Response:
         """Answer a poll, long or short."""
-        tag = request.headers.get("if-none-match", "").removeprefix("W/").strip('"')
+        known = request.headers.getlist("if-none-match")
         try:
             wait = float(request.query_params.get("wait", "0"))
         except ValueError:
             wait = math.nan
         if not 0 <= wait <= LONGEST_WAIT:
             return _refusal(400, f"wait is a number of seconds from 0 to {LONGEST_WAIT:.0f}.")
-        if tag == self.fleet.tag and wait:
+        tag = self.fleet.tag
+        unchanged = _names(known, tag)
+        if unchanged and wait:
             await _while_connected(request, self._follow(tag).changed(wait))
+            unchanged = tag == self.fleet.tag
         headers = {"ETag": f'"{self.fleet.tag}"', "Cache-Control": "no-cache"}
-        if tag == self.fleet.tag:
+        if unchanged:
             return Response(status_code=304, headers=headers)
         body = _encode(self.fleet.snapshot())
         return Response(body, media_type="application/json", headers=headers)
@@ -164,6 +174,15 @@ class Endpoints:
         return f"{self.fleet.boot}-{update.version}"
 
 
+def _names(if_none_match: list[str], tag: str) -> bool:
+    """Whether a request's ``If-None-Match`` headers name `tag`, in a list or as ``*``.
+
+    Source: RFC 9110, sections 8.8.3 and 13.1.2.
+    """
+    value = ", ".join(if_none_match).strip()
+    return value == "*" or (_TAG_LIST.fullmatch(value) is not None and tag in _TAG.findall(value))
+
+
 def _refusal(status: int, sentence: str) -> Response:
     return PlainTextResponse(sentence[0].upper() + sentence[1:] + "\n", status)
 
@@ -187,8 +206,10 @@ async def _gone(request: Request) -> None:
 def application(fleet: Fleet, *, rate: float = 0, seed: int = 0) -> Starlette:
     """Return the ASGI application that offers `fleet`; `wslessons.asgi` serves it.
 
-    While it is served the fleet changes at random, `rate` times a second on average; the same
-    changes for the same `seed`.
+    Args:
+        fleet: what to offer.
+        rate: random changes of the fleet per second, on average, while it is served; 0 for none.
+        seed: the same one gives the same changes.
     """
 
     @contextlib.asynccontextmanager
@@ -211,7 +232,14 @@ async def serve(
 ) -> AsyncGenerator[asgi.AppServer]:
     """Serve `fleet` while the block runs; the server has `url` and `ws_url`.
 
-    `options` are uvicorn's. Raises `UserError` where the address can't be bound.
+    Args:
+        fleet: what to offer.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        options: whatever else `uvicorn.Config` takes.
+
+    Raises:
+        UserError: the address can't be bound.
     """
     async with asgi.serve(application(fleet), host, port, **OPTIONS | options) as server:
         yield server

@@ -8,6 +8,8 @@ import aiohttp
 
 from wslessons.errors import UserError
 
+__all__ = ["Builds"]
+
 
 class Builds:
     """A client that reports statuses to the fleet at `url`, over one connection kept alive.
@@ -20,7 +22,11 @@ class Builds:
         self.url = url
 
     async def report(self, service: str, status: str) -> None:
-        """Report one status; raises `UserError` with the server's reason when it is not taken."""
+        """Report one status.
+
+        Raises:
+            UserError: it was not taken; the sentence has the server's reason.
+        """
         body = {"status": status}
         try:
             async with self._session.put(f"/fleet/{service}", json=body) as response:

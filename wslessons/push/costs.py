@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+__all__ = ["PING_BYTES", "PING_INTERVAL", "Load", "UnitCosts"]
+
 PING_INTERVAL = 20.0
 """Seconds between two pings to an idle connection: uvicorn's and `websockets`' default."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,20 @@ import msgspec
 
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.errors import UserError
+
+__all__ = [
+    "STATUSES",
+    "Change",
+    "Fleet",
+    "Follower",
+    "Snapshot",
+    "Update",
+    "drift",
+    "live",
+    "moments",
+]
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 STATUSES = ("queued", "building", "deploying", "healthy", "failed")
 SERVICES = ("accounts", "api", "billing", "cart", "images", "mail", "search", "web")
@@ -53,7 +68,10 @@ class Fleet:
     >>> fleet.tag
     'b-1'
 
-    `boot` is random unless given. `report` raises `UserError` for a service or status unknown here.
+    Args:
+        services: their names; each is healthy at first.
+        boot: what tells this fleet from others; by default random.
+        capacity: how many changes the log keeps for those who resume.
     """
 
     def __init__(
@@ -79,7 +97,14 @@ class Fleet:
         return Snapshot(self.boot, self.version, dict(self.services), self._at)
 
     def report(self, service: str, status: str) -> Change | None:
-        """Set one status and tell all followers; None when nothing changed by it."""
+        """Set one status and tell all followers.
+
+        Returns:
+            The change, or None when it was so already.
+
+        Raises:
+            UserError: there is no such service or status.
+        """
         if service not in self.services:
             raise UserError(f"there is no service {service!r}: choose {', '.join(self.services)}.")
         if status not in STATUSES:
@@ -108,13 +133,19 @@ class Follower:
         boot, _, version = (tag or "").rpartition("-")
         self._reader: Receiver[Change] | None = None
         self._closed = False
-        if boot == fleet.boot and version.isdecimal() and int(version) <= fleet.version:
-            self._reader = fleet.log.subscribe(since=int(version))
+        # A client says it: other digits than ASCII's, or more than Python reads, are none of ours.
+        if (
+            boot == fleet.boot
+            and _NUMBER.fullmatch(version)
+            and (seen := int(version)) <= fleet.version
+        ):
+            self._reader = fleet.log.subscribe(since=seen)
 
     async def next(self) -> Update:
-        """Wait for the next update and return it; raises `Closed` once the follower is closed.
+        """Wait for the next update and return it; cancelling is safe, nothing gets lost.
 
-        Cancelling is safe: nothing gets lost.
+        Raises:
+            Closed: the follower is closed.
         """
         if self._closed:
             raise Closed("this follower is closed")

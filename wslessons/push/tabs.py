@@ -29,6 +29,8 @@ from wslessons.errors import UserError
 from wslessons.push import sse
 from wslessons.push.fleet import Change, Snapshot, Update
 
+__all__ = ["KINDS", "EventSourceTab", "LongPollingTab", "PollingTab", "Tab", "WebSocketTab"]
+
 BROKEN = (
     *(aiohttp.ClientError, ConnectionClosed, InvalidHandshake, OSError, TimeoutError),
     *(msgspec.DecodeError, ValueError),  # the latter for bytes that are no UTF-8, or no line
@@ -50,7 +52,8 @@ class Tab(ABC):
         retry: seconds before it comes back after a break, at most; a random part of them.
         rng: draws that part, and a poller's phase.
 
-    Entering waits for the first state. Raises `UserError` when there is none within `PATIENCE`.
+    Raises:
+        UserError: on entering, when no state has come within `PATIENCE` seconds.
     """
 
     def __init__(

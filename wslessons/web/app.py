@@ -41,6 +41,7 @@ from wslessons.web.middleware import (
     RequestLog,
     SecurityHeaders,
     TicketCheck,
+    normal_origin,
     refuse,
 )
 from wslessons.web.page import page_routes
@@ -172,8 +173,11 @@ def application(
         tickets: who issues tickets; by default with a secret of this process.
         tickets_for_all: whether scripts, which send no Origin, need a ticket too.
         frames: the origins whose pages may hold ours in a frame.
+
+    Raises:
+        UserError: one of `origins` can't be one.
     """
-    origins, tickets = list(origins), tickets or Tickets()
+    origins, tickets = [normal_origin(origin) for origin in origins], tickets or Tickets()
     web = WebChat(chat or ChatServer(), tickets)
     Redacted.install()
 
@@ -210,8 +214,15 @@ async def serve(
 ) -> AsyncGenerator[asgi.AppServer]:
     """Serve a chat on the web while the block runs; the server has `url` and `ws_url`.
 
-    `options` are those of `application`, `uvicorn` those of uvicorn. Raises `UserError` where the
-    address can't be bound.
+    Args:
+        chat: the chat to offer; by default a new one.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        uvicorn: whatever else `uvicorn.Config` takes.
+        options: those of `application`.
+
+    Raises:
+        UserError: the address can't be bound, or an origin can't be one.
     """
     chat = chat or ChatServer()
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})

@@ -18,7 +18,15 @@ __all__ = ["check_certificate", "run", "serve_until_stopped"]
 
 
 def check_certificate(certfile: str | None, keyfile: str | None) -> dict[str, Any]:
-    """Return uvicorn's options for TLS, or none without a certificate. Raises `UserError`."""
+    """Return uvicorn's options for TLS, or none without a certificate.
+
+    Args:
+        certfile: a PEM file with the chain.
+        keyfile: a PEM file with its key, where that is not in `certfile`.
+
+    Raises:
+        UserError: a file can't be read, or the two are no certificate with its key.
+    """
     if certfile is None:
         if keyfile is not None:
             raise UserError("--keyfile needs the certificate too: add --certfile.", exit_code=2)
@@ -58,8 +66,19 @@ async def serve_until_stopped(
 ) -> None:
     """Serve until SIGINT or SIGTERM; print the URL, with the real port, once it accepts.
 
-    On the signal it stops accepting, sends people away with 1001 over `drain` seconds, and ends in
-    bounded time. Raises `UserError` when the address can't be bound.
+    On the signal it lets nobody in any more (``/healthz`` and handshakes are answered with 503),
+    sends people away with 1001 over `drain` seconds, and ends in bounded time.
+
+    Args:
+        chat: the chat to offer.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        origins: the origins beside our own whose pages may talk to us.
+        drain: seconds over which people are sent away.
+        uvicorn: whatever else `uvicorn.Config` takes.
+
+    Raises:
+        UserError: the address can't be bound, or an origin can't be one.
     """
     app = application(chat, origins=origins)
     settings = OPTIONS | {"ws_max_size": chat.max_size} | uvicorn
@@ -68,7 +87,7 @@ async def serve_until_stopped(
         try:
             print(server.url, flush=True)
             await stop.wait()
-            server.stop_accepting()
+            # It still accepts meanwhile: a balancer's check is told 503, and so is who would enter.
             await app.state.web.drain(drain)
         finally:
             await server.stop()

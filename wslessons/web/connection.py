@@ -117,7 +117,11 @@ class _Metered:
 class WebConnection:
     """An accepted ASGI WebSocket as `wslessons.chat.connection.Connection`; made by `connected`.
 
-    In: `path`, the room's; `batched`, False to have each message sent by a task of its own.
+    Args:
+        websocket: accepted already.
+        path: the room's.
+        meter: what counts its messages.
+        batched: False to have each message sent by a task of its own.
     """
 
     def __init__(
@@ -146,7 +150,11 @@ class WebConnection:
         return socket.client_state is socket.application_state is WebSocketState.CONNECTED
 
     async def recv(self) -> str | bytes:
-        """Return the next message. Raises `Gone`."""
+        """Return the next message.
+
+        Raises:
+            Gone: the connection has ended.
+        """
         if self.websocket.client_state is WebSocketState.DISCONNECTED:
             raise Gone(self.code)
         message = await self.websocket.receive()
@@ -158,7 +166,11 @@ class WebConnection:
         return message["bytes"] if text is None else text
 
     async def send(self, payload: bytes) -> None:
-        """Send a text message. Raises `Gone`."""
+        """Send a text message.
+
+        Raises:
+            Gone: the connection has ended.
+        """
         try:
             await self.websocket.send({"type": "websocket.send", "text": payload.decode()})
         except (WebSocketDisconnect, RuntimeError):

@@ -45,7 +45,10 @@ PAGE = """<!doctype html>
 def hostile_application(http: str, ws: str, hello: str = "") -> Starlette:
     """Return an application whose only page attacks the address `http` and the WebSocket `ws`.
 
-    In: `hello`, what it says first over the WebSocket.
+    Args:
+        http: the URL that it reads by `fetch`.
+        ws: the WebSocket's URL.
+        hello: what it says first over the WebSocket; nothing if empty.
     """
     target = html.escape(json.dumps({"http": http, "ws": ws, "hello": hello}))
 

@@ -8,7 +8,9 @@ They are plain ASGI: ``await app(scope, receive, send)`` with `scope["type"]` ``
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import re
 import time
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -18,17 +20,79 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wslessons.chat.events import SUBPROTOCOL
+from wslessons.errors import UserError
 from wslessons.serving import host_port
 from wslessons.web.connection import close_code
 from wslessons.web.tickets import PREFIX, BadTicket, Tickets
 
-__all__ = ["OriginCheck", "RequestLog", "SecurityHeaders", "TicketCheck", "refuse"]
+__all__ = [
+    "OriginCheck",
+    "RequestLog",
+    "SecurityHeaders",
+    "TicketCheck",
+    "normal_origin",
+    "refuse",
+]
 
 logger = logging.getLogger(__name__)
 
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS", "TRACE"}
 """Methods that change nothing (RFC 9110, section 9.2.1)."""
+
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_CHANGED_BY_IDNA_2003 = re.compile("[\u00df\u03c2\u200c\u200d]")
+"""Letters that browsers keep in a host name and Python's codec replaces or drops."""
+
+
+def normal_origin(text: str) -> str:
+    """Return the origin `text` in the one form in which browsers send it.
+
+    >>> normal_origin("HTTPS://B\u00fccher.example:443/")
+    'https://xn--bcher-kva.example'
+
+    Args:
+        text: scheme and host, and a port where it isn't the scheme's own.
+
+    Returns:
+        Lower case, IDNA, without the default port and without a slash at the end.
+
+    Raises:
+        UserError: no browser ever sends such an origin; the exit code is 2.
+
+    Source: RFC 6454, sections 4 and 6.
+    """
+
+    def wrong(why: str) -> UserError:
+        sentence = f"the origin {text!r} {why}: give it as https://example.com or with a port."
+        return UserError(sentence, exit_code=2)
+
+    if not all(c.isprintable() and not c.isspace() for c in text):
+        raise wrong("holds a blank or a character that can't be seen")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise wrong("is not a valid one") from None
+    if parts.scheme not in ("http", "https"):
+        raise wrong("does not begin with http:// or https://")
+    if parts.path not in ("", "/") or any(mark in text for mark in "?#@"):
+        raise wrong("has more than a scheme, a host and a port")
+    if _CHANGED_BY_IDNA_2003.search(host):
+        raise wrong("has a letter that is written differently there (give the host as xn--...)")
+    try:
+        if ":" in host:
+            host = f"[{ipaddress.IPv6Address(host)}]"
+            valid = "%" not in host
+        else:
+            host = host.encode("idna").decode()
+            valid = all(map(_LABEL.fullmatch, host.split(".")))
+    except ValueError:
+        valid = False
+    if not valid or port == 0:
+        raise wrong("has no valid host or port")
+    return f"{parts.scheme}://{host}" + ("" if port in (None, PORTS[parts.scheme]) else f":{port}")
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
@@ -97,13 +161,20 @@ class OriginCheck:
     10.2) and the page can't change it. No CORS rule keeps a foreign page from opening a WebSocket
     with the cookies of the user who looks at it: the server has to. Refused with 403.
 
-    In: `origins` beside our own (the one whose host and port the request was sent to), such as
-    ``https://example.com``. Clients that send no Origin are no browsers, and are let in.
+    Clients that send no Origin are no browsers, and are let in.
+
+    Args:
+        app: what stands behind it.
+        origins: those let in beside our own (the one whose host and port the request was sent to),
+            such as ``https://example.com``; see `normal_origin`.
+
+    Raises:
+        UserError: an origin can't be one.
     """
 
     def __init__(self, app: ASGIApp, origins: Iterable[str] = ()) -> None:
         self.app = app
-        self.origins = {origin.lower().rstrip("/") for origin in origins}
+        self.origins = {normal_origin(origin) for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it (ASGI)."""
@@ -139,7 +210,10 @@ class TicketCheck:
     A refusal is accepted first and then closed with 1008 and a reason: a page is not told the
     status of a handshake that failed, so a 401 would look to it like a broken network.
 
-    In: `everyone`, True to ask scripts too; by default who sends no Origin needs no ticket.
+    Args:
+        app: what stands behind it.
+        tickets: who checks them.
+        everyone: whether scripts are asked too; by default who sends no Origin needs no ticket.
     """
 
     def __init__(self, app: ASGIApp, tickets: Tickets, everyone: bool = False) -> None:
@@ -190,7 +264,11 @@ class SecurityHeaders:
     """Tell browsers what a page of ours may do. Acts on HTTP only.
 
     Nothing from elsewhere, nothing inline, no plugins; even if somebody's text became markup, no
-    script in it would run. In: `frames`, the origins whose pages may hold ours in a frame.
+    script in it would run.
+
+    Args:
+        app: what stands behind it.
+        frames: the origins whose pages may hold ours in a frame.
     """
 
     def __init__(self, app: ASGIApp, frames: Iterable[str] = ()) -> None:

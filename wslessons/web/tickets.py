@@ -38,8 +38,10 @@ class BadTicket(Exception):
 class Tickets:
     """The office that issues tickets and checks them.
 
-    In: `secret`, which all servers share that honour each other's tickets (default: a random one);
-    `lifetime`, in whole seconds; `clock`, for tests.
+    Args:
+        secret: what all servers share that honour each other's tickets; by default a random one.
+        lifetime: whole seconds for which a ticket is valid.
+        clock: gives the Unix time in seconds.
     """
 
     def __init__(
@@ -68,7 +70,11 @@ class Tickets:
         return ticket if isinstance(ticket, str) else ticket.decode()
 
     def check(self, ticket: str) -> str:
-        """Return the subject of a valid ticket. Raises `BadTicket`."""
+        """Return the subject of a valid ticket.
+
+        Raises:
+            BadTicket: it has expired, or was not issued with this secret.
+        """
         try:
             subject = self._serializer.loads(ticket, max_age=self.lifetime)
         except SignatureExpired:

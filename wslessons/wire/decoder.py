@@ -27,9 +27,12 @@ from wslessons.wire.records import (
     Record,
     TransportEvent,
     TransportKind,
+    held_bytes,
 )
 from wslessons.wire.tap import Inflate, Side
 from wslessons.wire.wording import printable, problem_sentence
+
+__all__ = ["Decoder"]
 
 # What a client may send before the handshake's response, which it should wait for, in bytes.
 _EARLY_LIMIT = 65_536
@@ -45,16 +48,23 @@ class Decoder:
     >>> [record.text for record in decoder.feed("client->server", request[9:], time=0.1)]
     ['GET /chat']
 
-    Memory: the last `keep` records, at most `max_payload` bytes of payload each, and up to 1 MiB in
-    each direction for a frame that hasn't ended. Of a longer frame the beginning is shown. Nothing
-    fed to it raises: what can't be decoded becomes a `Problem`, and the rest of that direction is
-    skipped, since after one wrong byte nobody can tell where the next frame begins.
+    Up to 1 MiB is held in each direction for a frame that hasn't ended. Of a longer frame the
+    beginning is shown. Nothing fed to it raises: what can't be decoded becomes a `Problem`, and the
+    rest of that direction is skipped, since after one wrong byte nobody can tell where the next
+    frame begins.
+
+    Args:
+        keep: how many records are kept, the newest.
+        max_payload: bytes of payload that each record holds at most.
     """
 
     def __init__(self, *, keep: int = 1000, max_payload: int = 65_536) -> None:
-        self.records: deque[Record] = deque(maxlen=keep)
+        self.records: deque[Record] = deque()
         self.total = 0
         """Records made so far, those no longer kept included."""
+        self.held = 0
+        """Bytes of headers and payloads in the records that are kept."""
+        self._keep = keep
         self._new: list[Record] = []
         self._max_payload = max_payload
         self._time = 0.0
@@ -90,9 +100,16 @@ class Decoder:
         self._add(TransportEvent(direction, time, event, text))
         return self._take_new()
 
+    def forget_oldest(self) -> None:
+        """Keep the oldest record no longer."""
+        self.held -= held_bytes(self.records.popleft())
+
     def _add(self, record: Record) -> None:
         self.records.append(record)
+        self.held += held_bytes(record)
         self.total += 1
+        if len(self.records) > self._keep:
+            self.forget_oldest()
         self._new.append(record)
 
     def _take_new(self) -> list[Record]:

@@ -13,6 +13,20 @@ from typing import Literal
 
 from wslessons.wire.wording import printable
 
+__all__ = [
+    "CLIENT_TO_SERVER",
+    "SERVER_TO_CLIENT",
+    "Direction",
+    "FrameRecord",
+    "HandshakeRequest",
+    "HandshakeResponse",
+    "Problem",
+    "Record",
+    "TransportEvent",
+    "TransportKind",
+    "held_bytes",
+]
+
 Direction = Literal["client->server", "server->client"]
 CLIENT_TO_SERVER: Direction = "client->server"
 SERVER_TO_CLIENT: Direction = "server->client"
@@ -142,6 +156,21 @@ class TransportEvent:
 
 
 Record = HandshakeRequest | HandshakeResponse | FrameRecord | Problem | TransportEvent
+
+
+def held_bytes(record: Record) -> int:
+    """Return how many bytes of what was on the wire `record` holds, headers and payload."""
+    match record:
+        case HandshakeRequest():
+            return len(record.raw)
+        case HandshakeResponse():
+            return len(record.raw) + len(record.body)
+        case FrameRecord():
+            return len(record.header) + len(record.payload)
+        case Problem():
+            return len(record.data)
+        case TransportEvent():
+            return 0
 
 
 def _first(headers: tuple[tuple[str, str], ...], name: str) -> str | None:

@@ -18,6 +18,8 @@ from websockets.typing import ExtensionName
 from wslessons.wire.records import CLIENT_TO_SERVER, Direction, FrameRecord
 from wslessons.wire.wording import hexadecimal, payload_text
 
+__all__ = ["Inflate", "Side", "Tap"]
+
 LARGEST_BUFFER = 2**20
 """The largest frame `websockets` takes by default; of a larger one only so many bytes are held."""
 

@@ -6,6 +6,8 @@ import struct
 
 from websockets.frames import Close, Opcode
 
+__all__ = ["hexadecimal", "payload_text", "printable", "problem_sentence"]
+
 _TLS_HANDSHAKE = b"\x16"
 """The first byte of a TLS connection: the record type handshake (RFC 8446, section 5.1)."""
 
@@ -61,8 +63,12 @@ def payload_text(opcode: Opcode, message: Opcode, payload: bytes) -> str:
 def problem_sentence(direction: str, stage: str, exc: Exception, data: bytes, *, eof: bool) -> str:
     """Say in one sentence why a direction can't be decoded any further.
 
-    `stage` is what was being read ("HTTP request", "HTTP response" or "frame"), `exc` what the
-    parser raised, `data` the bytes in question, and `eof` whether the stream had ended.
+    Args:
+        direction: "client->server" or "server->client".
+        stage: what was being read: "HTTP request", "HTTP response" or "frame".
+        exc: what the parser raised.
+        data: the bytes in question.
+        eof: whether the stream had ended.
     """
     who = direction.partition("->")[0]
     article = "an" if stage.startswith("HTTP") else "a"
