@@ -55,7 +55,7 @@ from wslessons.client import (
 )
 from wslessons.client.inbox import Event, Inbox
 from wslessons.client.outbox import Outbox
-from wslessons.client.retry import explain, is_loopback, transient
+from wslessons.client.retry import LONGEST, explain, is_loopback, retry_after, transient
 from wslessons.client.sessions import JsonSession, TextSession
 from wslessons.errors import UserError
 from wslessons.link import Link
@@ -597,6 +597,83 @@ async def test_failed_attempts_say_why():
             assert "nobody accepts connections" in (await first(alice, Retrying)).why
 
 
+async def test_attempts_bound_connections_that_end_before_the_welcome():
+    """A server that accepts and then sends all away is asked at most `attempts` times."""
+    handshakes = 0
+
+    async def full(connection: ServerConnection) -> None:
+        nonlocal handshakes
+        handshakes += 1
+        await connection.recv()
+        if handshakes == 1:
+            await connection.send(encode(Welcome("a", "/", "e", 0, [], 0)), text=True)
+            await connection.close(1012)
+        else:
+            await connection.close(1013, "full")
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(full, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", reconnect_delays=SOON, attempts=3) as alice,
+    ):
+        with pytest.raises(UserError, match=r"before it let us in: 1013 \(full\)"):
+            await rest(alice)
+        assert handshakes == 1 + 3
+
+
+async def test_late_welcome_after_a_break_is_another_attempt():
+    """A server that is busy after its restart is asked again, and our own 1002 is not its word."""
+    handshakes = 0
+
+    async def busy(connection: ServerConnection) -> None:
+        nonlocal handshakes
+        handshakes += 1
+        number = handshakes
+        await connection.recv()
+        if number == 2:
+            await connection.wait_closed()
+            return
+        await connection.send(encode(Welcome("a", "/", "e", 0, [], 0)), text=True)
+        if number == 1:
+            await connection.close(1012)
+        await connection.wait_closed()
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(busy, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", reconnect_delays=SOON, timeout=0.5) as alice,
+    ):
+        await first(alice, Welcome)
+        await first(alice, Welcome)
+        assert handshakes >= 3
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 503])
+async def test_server_that_says_later_is_asked_later(status: int):
+    """An HTTP answer that asks us to wait leads to another attempt, after `Retry-After`."""
+    refusals: list[int] = []
+    chat = ChatServer()
+
+    def gate(connection: ServerConnection, request: Request) -> Response | None:
+        if not refusals:
+            return chat.process_request(connection, request)
+        headers = Headers({"Retry-After": "1"})
+        return Response(refusals.pop(), "Later", headers, b"slow down\n")
+
+    async with asyncio.timeout(20), chat.serve(process_request=gate) as server:
+        url = serving.urls(server)[0]
+        async with ChatClient(url, "a", reconnect_delays=SOON) as alice:
+            await first(alice, Connected)
+            refusals.append(status)
+            for connection in server.connections:
+                connection.transport.abort()
+            assert (await first(alice, Retrying)).why == ""
+            retrying = await first(alice, Retrying)
+            assert f"HTTP {status}" in retrying.why
+            assert 1 <= retrying.delay <= 1.01
+            await first(alice, Welcome)
+
+
 @pytest.mark.parametrize("code", [1001, 1011, 1012, 1013])
 async def test_server_that_goes_away_is_come_back_to(code: int):
     """These close codes promise that another attempt may succeed."""
@@ -758,7 +835,7 @@ async def test_server_that_welcomes_nobody_is_talked_to_all_the_same():
     async with (
         asyncio.timeout(20),
         plain_server(shout) as url,
-        ChatClient(url, "bob", patience=0.05) as bob,
+        ChatClient(url, "bob", timeout=0.05) as bob,
     ):
         assert await first(bob, Notice) == Notice("BOB")
         await bob.send("hello")
@@ -850,8 +927,8 @@ async def test_server_that_agrees_and_then_says_nothing():
         asyncio.timeout(20),
         plain_server(never, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
     ):
-        says = "the server ended the connection before it let us in: 1002 (no welcome)."
-        assert await fails(url, patience=0.05) == says
+        says = "the server did not welcome us within 0.05 s."
+        assert await fails(url, timeout=0.05) == says
 
 
 async def test_something_else_listens_there():
@@ -911,10 +988,29 @@ def test_which_failures_are_worth_another_attempt():
     """A network that is away may return; a certificate is not trusted the next time either."""
     for exc in (ConnectionRefusedError(), TimeoutError(), socket.gaierror(), ssl.SSLEOFError()):
         assert transient(exc)
-    for status, expected in [(503, True), (404, False), (401, False)]:
+    for status, expected in [(503, True), (429, True), (404, False), (401, False)]:
         assert transient(InvalidStatus(Response(status, "", Headers()))) is expected
     for exc in (ssl.SSLCertVerificationError(), NegotiationError("x"), InvalidMessage("x")):
         assert not transient(exc)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        ("9" * 5000, LONGEST),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
+        ("-1", 0),
+        ("nan", 0),
+        ("soon", 0),
+        ("", 0),
+    ],
+)
+def test_retry_after_is_read_in_both_forms(value: str, seconds: float):
+    """Seconds and dates count, within bounds; what makes no sense is no wait."""
+    response = Response(503, "", Headers({"Retry-After": value}))
+    assert retry_after(InvalidStatus(response)) == seconds
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class ChatClient:
     `chat.v1+json`; `since` and `epoch`, to resume where an earlier client stopped; `pending`,
     messages that may be unacknowledged before `send` waits; `tries`, connections a message is
     written to before `send` raises `Unconfirmed`; `keep`, events that wait for the iteration before
-    the oldest go; `patience`, seconds to wait for the welcome; `stable`, seconds a connection
+    the oldest go; `timeout`, seconds to wait for the welcome; `stable`, seconds a connection
     must last for the delays to begin anew; `options` of `websockets.connect`.
 
     Not handled here: a server that has forgotten a message's id (see `chat.room.IDS`) by the
@@ -54,7 +54,7 @@ class ChatClient:
         pending: int = 64,
         tries: int = 10,
         keep: int = 1024,
-        patience: float = 5.0,
+        timeout: float = 5.0,
         stable: float = 5.0,
         **options: Any,
     ) -> None:
@@ -66,7 +66,7 @@ class ChatClient:
         self._outbox = Outbox(pending, tries)
         self._json = JsonSession(self.name, self._outbox, since, epoch)
         self._session: JsonSession | TextSession = self._json
-        self._patience = patience
+        self._timeout = timeout
         self._connections = Connections(
             url,
             reconnect_delays=reconnect_delays,
@@ -248,10 +248,11 @@ class ChatClient:
         try:
             await connection.send(session.hello(), text=True)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._timeout):
                     await welcomed.wait()
             if not welcomed.is_set():
                 if session is self._json:
+                    self._connections.give_up(f"did not welcome us within {self._timeout:g} s")
                     await shut(connection, 1002, "no welcome", self._close_timeout)
                     return
                 # Not every server of plain text welcomes people.

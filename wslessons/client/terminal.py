@@ -185,7 +185,7 @@ async def talk(url: str, name: str, *, json: bool) -> None:
             text=not json,
             reconnect_delays=SOON,
             attempts=ATTEMPTS,
-            patience=5 if json else 2,
+            timeout=5 if json else 2,
         )
         async with client:
             if interactive:
