@@ -145,6 +145,7 @@ async def test_send_returns_when_the_server_has_it():
         message = await first(bob, Message)
         assert (message.sender, message.text) == ("alice", "hello")
         assert (message.offset, message.id) == (ack.offset, ack.id)
+        await first(alice, Joined)
         assert alice.offset == ack.offset
 
 
@@ -445,6 +446,120 @@ async def test_a_later_client_resumes_where_an_earlier_one_stopped():
         await alice.send("two")
         async with ChatClient(url, "bob", since=since, epoch=epoch) as bob:
             assert await texts(bob, 1) == ["two"]
+
+
+async def test_a_later_client_is_given_what_the_earlier_one_had_not_taken():
+    """The offset is what the iteration handed out: who resumes by it loses nothing that waited."""
+    async with (
+        asyncio.timeout(20),
+        chat_server() as (_, url),
+        ChatClient(url, "ann") as ann,
+    ):
+        async with ChatClient(url, "logger") as logger:
+            for number in range(10):
+                ack = await ann.send(str(number))
+            assert ack is not None
+            await logger.send("behind them all, and acknowledged")
+            taken = []
+            while len(taken) < 2:
+                taken.append((await first(logger, Message)).text)
+            resume = logger.offset, logger.epoch
+            assert resume[0] is not None
+            assert resume[0] < ack.offset
+        since, epoch = resume
+        async with ChatClient(url, "logger", since=since, epoch=epoch) as logger:
+            taken += await texts(logger, 8)
+            assert taken == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_a_restart_that_was_not_taken_yet_is_not_lost(taken: int):
+    """Who stops between the old life's last event and the new one's welcome hears of the gap."""
+    lives = iter(["old", "new"])
+    told = asyncio.Event()
+
+    async def server(connection: ServerConnection) -> None:
+        life = next(lives)
+        await connection.recv()
+        await connection.send(encode(Welcome("a", "/", life, 0, [], 0)), text=True)
+        if life == "old":
+            for number in (1, 2):
+                await connection.send(encode(Message("b", "x", str(number), number)), text=True)
+            await connection.close(1012)
+        else:
+            await connection.send(encode(Missed(None, 7)), text=True)
+            told.set()
+            id = re.findall(r'"id":"(\w+)"', str(await connection.recv()))[0]
+            await connection.send(encode(Ack(id, 1, 0.0)), text=True)
+            await connection.wait_closed()
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(server, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", reconnect_delays=SOON) as alice,
+    ):
+        await told.wait()
+        # An answer shows that all before it has been received, though nothing was taken.
+        await alice.send("are you there?")
+        for _ in range(taken):
+            await first(alice, Message)
+        assert (alice.offset, alice.epoch) == (taken, "old")
+        while taken < 2:
+            taken = (await first(alice, Message)).offset
+        assert (alice.offset, alice.epoch) == (2, "old")
+        assert (await first(alice, Welcome)).epoch == "new"
+        assert (alice.offset, alice.epoch) == (0, "new")
+        await first(alice, Missed)
+        assert (alice.offset, alice.epoch) == (7, "new")
+
+
+async def test_an_acknowledgement_in_a_gap_is_asked_for_again():
+    """A `Missed` that swallowed the answer makes the client repeat, without counting a try."""
+    said: list[bytes | str] = []
+
+    async def forgetful(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send(encode(Welcome("a", "/", "e", 0, [], 0)), text=True)
+        for gap in (5, 9):
+            said.append(await connection.recv())
+            await connection.send(encode(Missed(4, gap)), text=True)
+        said.append(await connection.recv())
+        id = re.findall(r'"id":"(\w+)"', str(said[-1]))[0]
+        await connection.send(encode(Ack(id, 3, 0.0)), text=True)
+        await connection.wait_closed()
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(forgetful, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", tries=1) as alice,
+    ):
+        ack = await alice.send("hello")
+        assert ack is not None
+        assert ack.offset == 3
+        assert len(said) == 3
+        assert len(set(said)) == 1
+        assert alice.offset == 0
+        await first(alice, Missed)
+        await first(alice, Missed)
+        assert alice.offset == 9
+
+
+async def test_repeating_into_a_gap_counts_each_connection_once():
+    """What is repeated on one connection stays one try, is in doubt as before, and keeps order."""
+    outbox = Outbox(limit=8, tries=2)
+    one, two, three = [await outbox.add(text) for text in ("one", "two", "three")]
+    assert [await outbox.next(), await outbox.next()] == [one, two]
+    outbox.ask_again()
+    outbox.ask_again()
+    assert [await outbox.next() for _ in range(3)] == [one, two, three]
+    assert [out.tries for out in (one, two, three)] == [1, 1, 1]
+    outbox.rewind()
+    outbox.ask_again()
+    assert [await outbox.next() for _ in range(3)] == [one, two, three]
+    assert [out.tries for out in (one, two, three)] == [2, 2, 2]
+    outbox.ask_again()
+    outbox.withdraw(one)
+    assert one.id in outbox
 
 
 async def test_closing_is_bounded_when_the_peer_has_stopped_reading():

@@ -10,9 +10,9 @@ from typing import Any, Self
 from websockets import ClientConnection, ConnectionClosed
 from websockets.typing import Subprotocol
 
-from wslessons.chat.events import SUBPROTOCOL, Ack, Missed
+from wslessons.chat.events import SUBPROTOCOL, Ack, Joined, Left, Message, Missed, Welcome
 from wslessons.client.connections import Connections, Delays, shut
-from wslessons.client.inbox import Event, Inbox
+from wslessons.client.inbox import Event, Inbox, Position
 from wslessons.client.outbox import Outbox
 from wslessons.client.retry import full_jitter
 from wslessons.client.sessions import JsonSession, TextSession
@@ -85,13 +85,21 @@ class ChatClient:
 
     @property
     def offset(self) -> int | None:
-        """The newest event seen, for `since`; None in plain text, which has no numbers."""
-        return self._json.offset
+        """The newest event that the iteration has handed out, for `since`; None in plain text.
+
+        What has arrived and still waits for the iteration is after it, so that a later client is
+        given it again. What this client said itself counts as handed out with its place.
+        """
+        return self._position[0]
 
     @property
     def epoch(self) -> str:
         """The life of the room in which `offset` means something."""
-        return self._json.epoch
+        return self._position[1]
+
+    @property
+    def _position(self) -> Position:
+        return self._inbox.position or (self._json.offset, self._json.epoch)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name=f"chat client {self.name}")
@@ -236,11 +244,22 @@ class ChatClient:
                 data = await connection.recv()
             except ConnectionClosed:
                 return
+            before = (self._json.offset, self._json.epoch)
             for event in self._session.receive(data):
-                self._inbox.put(event)
+                self._inbox.put(event, before if self._is_numbered(event, before) else None)
+                before = (self._json.offset, self._json.epoch)
                 if self._session.is_welcome(event):
                     self._connections.let_in()
                     welcomed.set()
+
+    def _is_numbered(self, event: Event, before: Position) -> bool:
+        """Whether somebody who resumes at `before` is given this event again."""
+        if self._session is not self._json:
+            return False
+        if isinstance(event, Welcome):
+            # Who stops before it has to hear that the room began anew.
+            return before[1] not in ("", event.epoch)
+        return isinstance(event, Message | Joined | Left | Missed)
 
     async def _write(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
         """Say hello, and then all that is not acknowledged yet, in order."""
