@@ -54,7 +54,7 @@ from wslessons.client import (
     full_jitter,
 )
 from wslessons.client.inbox import Event, Inbox
-from wslessons.client.outbox import Outbox
+from wslessons.client.outbox import Outbox, Outgoing
 from wslessons.client.retry import LONGEST, explain, is_loopback, retry_after, transient
 from wslessons.client.sessions import JsonSession, TextSession
 from wslessons.errors import UserError
@@ -224,6 +224,31 @@ async def _until(client: ChatClient, text: str) -> AsyncGenerator[Event]:
         yield event
         if isinstance(event, Message) and event.text == text:
             return
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["json", "text"])
+async def test_a_text_that_is_too_long_harms_only_itself(text: bool):
+    """What the server would end the connection for is refused here; the limit itself is said."""
+    async with (
+        asyncio.timeout(20),
+        chat_server() as (_, url),
+        ChatClient(url, "bob") as bob,
+        ChatClient(url, "alice", text=text) as alice,
+    ):
+        # In JSON, a quotation mark is two bytes, and there are others around the text.
+        size = 8192 if text else 4000
+        longest = ("x" if text else '"') * size
+        *sent, failed, last = await asyncio.gather(
+            alice.send("before"),
+            alice.send(longest),
+            alice.send(longest + "x" * 300),
+            alice.send("after"),
+            return_exceptions=True,
+        )
+        assert not [each for each in (*sent, last) if isinstance(each, BaseException)]
+        assert isinstance(failed, ValueError)
+        assert "8,192 bytes" in str(failed)
+        assert await texts(bob, 3) == ["before", longest, "after"]
 
 
 async def test_a_name_that_utf8_cannot_carry_is_refused_at_once():
@@ -547,7 +572,7 @@ async def test_an_acknowledgement_in_a_gap_is_asked_for_again():
 async def test_repeating_into_a_gap_counts_each_connection_once():
     """What is repeated on one connection stays one try, is in doubt as before, and keeps order."""
     outbox = Outbox(limit=8, tries=2)
-    one, two, three = [await outbox.add(text) for text in ("one", "two", "three")]
+    one, two, three = [await added(outbox, text) for text in ("one", "two", "three")]
     assert [await outbox.next(), await outbox.next()] == [one, two]
     outbox.ask_again()
     outbox.ask_again()
@@ -569,7 +594,7 @@ async def test_closing_is_bounded_when_the_peer_has_stopped_reading():
     `wslessons.client.connections.shut` superfluous.
     """
     async with asyncio.timeout(20), chat_server(max_size=2**24) as (_, url), Link(url) as link:
-        async with ChatClient(link.url, "alice", close_timeout=0.1) as alice:
+        async with ChatClient(link.url, "alice", close_timeout=0.1, max_say=2**24) as alice:
             with link.stall():
                 sending = asyncio.create_task(alice.send("x" * 2**23))
                 await link.connections[0].wait_until(lambda seen: seen.up.held >= 65_536)
@@ -884,7 +909,7 @@ async def test_plain_text_does_not_repeat_what_is_in_doubt():
         asyncio.timeout(20),
         chat_server(max_size=2**24) as (_, url),
         Link(url) as link,
-        ChatClient(link.url, "a", text=True, reconnect_delays=SOON) as alice,
+        ChatClient(link.url, "a", text=True, max_say=2**24, reconnect_delays=SOON) as alice,
     ):
         with link.stall():
             sending = asyncio.create_task(alice.send("x" * 2**23))
@@ -1148,6 +1173,13 @@ async def json_session() -> tuple[JsonSession, Outbox]:
     return session, outbox
 
 
+async def added(outbox: Outbox, text: str) -> Outgoing:
+    """Put a message into the outbox."""
+    out = Outgoing(text)
+    await outbox.add(out)
+    return out
+
+
 def receive(session: JsonSession, event: Any) -> list[Event]:
     """Give the session an event of the server."""
     return list(session.receive(encode(event)))
@@ -1156,7 +1188,7 @@ def receive(session: JsonSession, event: Any) -> list[Event]:
 async def test_acknowledgement_may_overtake_the_message():
     """The answer to a repeat can come before the replay of what it acknowledges."""
     session, outbox = await json_session()
-    out = await outbox.add("mine")
+    out = await added(outbox, "mine")
     assert receive(session, Ack(out.id, 13, 0.0)) == []
     assert session.offset == 10
     assert receive(session, Joined("bob", 11)) == [Joined("bob", 11)]
@@ -1181,7 +1213,7 @@ async def test_gap_in_the_offsets_is_told():
 async def test_nobody_else_can_acknowledge():
     """A message under my id from another sender is a message, not my acknowledgement."""
     session, outbox = await json_session()
-    out = await outbox.add("mine")
+    out = await added(outbox, "mine")
     forged = Message("mallory", "mine", out.id, 11)
     assert receive(session, forged) == [forged]
     assert not out.acknowledged.done()
@@ -1190,7 +1222,7 @@ async def test_nobody_else_can_acknowledge():
 async def test_refused_message_raises():
     """An error that names a message's id is that message's; any other is an event."""
     session, outbox = await json_session()
-    out = await outbox.add("mine")
+    out = await added(outbox, "mine")
     assert receive(session, Error("rate", "too fast", "other")) != []
     assert receive(session, Error("blank", "a blank message", out.id)) == []
     with pytest.raises(Refused, match="a blank message") as raised:
@@ -1244,8 +1276,8 @@ async def test_slow_iteration_is_told_what_it_lost():
 async def test_outbox_waits_while_it_is_full():
     """`add` beyond the limit waits for an acknowledgement: the bound on what is repeated."""
     outbox = Outbox(limit=1, tries=3)
-    one = await outbox.add("one")
-    adding = asyncio.create_task(outbox.add("two"))
+    one = await added(outbox, "one")
+    adding = asyncio.create_task(added(outbox, "two"))
     await asyncio.sleep(0)
     assert (len(outbox), adding.done()) == (1, False)
     outbox.confirm(one.id, None)

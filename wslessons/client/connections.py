@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from websockets import ClientConnection, connect
+from websockets.proxy import get_proxy
 
 from wslessons.client import retry
 from wslessons.client.inbox import Connected, Disconnected, Event, Retrying
@@ -58,6 +59,9 @@ class Connections:
         """Set it for the connection there is to be the last."""
         self.was_in = asyncio.Event()
         """Set once the other side has let us in; failures before that are final."""
+        self._proxy: str | None = self.options.get("proxy", True)
+        if self._proxy is True:
+            self._proxy = get_proxy(self._uri)
         self._reconnect_delays, self._attempts, self._stable = reconnect_delays, attempts, stable
         self._report = report
         self._delays = reconnect_delays()
@@ -155,7 +159,7 @@ class Connections:
 
     def _judge(self, exc: Exception) -> Exception | None:
         """Return None to try again after a failed attempt, else the error to end with."""
-        error = retry.explain(exc, self._uri)
+        error = retry.explain(exc, self._uri, self._proxy)
         if not retry.transient(exc):
             return error
         try:

@@ -70,17 +70,22 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._pending)
 
-    async def add(self, text: str) -> Outgoing:
-        """Put a message at the end, once there is room. Raises `ChatClosed`."""
+    async def add(self, out: Outgoing) -> None:
+        """Put a message at the end, once there is room.
+
+        Args:
+            out: the message.
+
+        Raises:
+            ChatClosed: nothing is taken any more.
+        """
         await self._slots.acquire()
         if self._closed:
             self._slots.release()
             raise ChatClosed
-        out = Outgoing(text)
         self._pending[out.id] = out
         self._unsent.append(out)
         self._more.set()
-        return out
 
     async def next(self) -> Outgoing:
         """Return the next message to write, and count the try, unless it is `again`."""

@@ -70,9 +70,13 @@ def full_jitter(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine itself, where a proxy has no business."""
+    """Whether `host` names this machine itself, where a proxy has no business.
+
+    A server that listens everywhere prints 0.0.0.0 or :: as its host, which is this machine, too.
+    """
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
@@ -124,9 +128,25 @@ def retry_after(exc: Exception) -> float:
     return min(max(seconds, 0.0), LONGEST)
 
 
-def explain(exc: Exception, uri: WebSocketURI) -> UserError:
-    """Say in one sentence why there is no connection to `uri`, and what to look at."""
+def explain(exc: Exception, uri: WebSocketURI, proxy: str | None = None) -> UserError:
+    """Say in one sentence why there is no connection, and what to look at.
+
+    Args:
+        exc: why an attempt failed.
+        uri: where it was to lead.
+        proxy: the URL of the proxy on the way, if there is one.
+
+    Returns:
+        The error to raise.
+    """
     where = f"{uri.host}:{uri.port}"
+    if proxy and isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError):
+        # Only the proxy itself is connected to; it alone can be away.
+        shown = printable(proxy.rpartition("@")[2].rpartition("://")[2])
+        return UserError(
+            f"the proxy {shown} on the way to {where} can't be reached: check http_proxy and its"
+            f" kin in the environment, or add {uri.host} to no_proxy."
+        )
     return UserError(f"{_sentence(exc, where, uri)}.")
 
 
