@@ -54,8 +54,8 @@ from wslessons.client import (
     full_jitter,
 )
 from wslessons.client.inbox import Event, Inbox
-from wslessons.client.outbox import Outbox
-from wslessons.client.retry import explain, is_loopback, transient
+from wslessons.client.outbox import Outbox, Outgoing
+from wslessons.client.retry import LONGEST, explain, is_loopback, retry_after, transient
 from wslessons.client.sessions import JsonSession, TextSession
 from wslessons.errors import UserError
 from wslessons.link import Link
@@ -145,6 +145,7 @@ async def test_send_returns_when_the_server_has_it():
         message = await first(bob, Message)
         assert (message.sender, message.text) == ("alice", "hello")
         assert (message.offset, message.id) == (ack.offset, ack.id)
+        await first(alice, Joined)
         assert alice.offset == ack.offset
 
 
@@ -223,6 +224,31 @@ async def _until(client: ChatClient, text: str) -> AsyncGenerator[Event]:
         yield event
         if isinstance(event, Message) and event.text == text:
             return
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["json", "text"])
+async def test_a_text_that_is_too_long_harms_only_itself(text: bool):
+    """What the server would end the connection for is refused here; the limit itself is said."""
+    async with (
+        asyncio.timeout(20),
+        chat_server() as (_, url),
+        ChatClient(url, "bob") as bob,
+        ChatClient(url, "alice", text=text) as alice,
+    ):
+        # In JSON, a quotation mark is two bytes, and there are others around the text.
+        size = 8192 if text else 4000
+        longest = ("x" if text else '"') * size
+        *sent, failed, last = await asyncio.gather(
+            alice.send("before"),
+            alice.send(longest),
+            alice.send(longest + "x" * 300),
+            alice.send("after"),
+            return_exceptions=True,
+        )
+        assert not [each for each in (*sent, last) if isinstance(each, BaseException)]
+        assert isinstance(failed, ValueError)
+        assert "8,192 bytes" in str(failed)
+        assert await texts(bob, 3) == ["before", longest, "after"]
 
 
 async def test_a_name_that_utf8_cannot_carry_is_refused_at_once():
@@ -447,6 +473,120 @@ async def test_a_later_client_resumes_where_an_earlier_one_stopped():
             assert await texts(bob, 1) == ["two"]
 
 
+async def test_a_later_client_is_given_what_the_earlier_one_had_not_taken():
+    """The offset is what the iteration handed out: who resumes by it loses nothing that waited."""
+    async with (
+        asyncio.timeout(20),
+        chat_server() as (_, url),
+        ChatClient(url, "ann") as ann,
+    ):
+        async with ChatClient(url, "logger") as logger:
+            for number in range(10):
+                ack = await ann.send(str(number))
+            assert ack is not None
+            await logger.send("behind them all, and acknowledged")
+            taken = []
+            while len(taken) < 2:
+                taken.append((await first(logger, Message)).text)
+            resume = logger.offset, logger.epoch
+            assert resume[0] is not None
+            assert resume[0] < ack.offset
+        since, epoch = resume
+        async with ChatClient(url, "logger", since=since, epoch=epoch) as logger:
+            taken += await texts(logger, 8)
+            assert taken == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_a_restart_that_was_not_taken_yet_is_not_lost(taken: int):
+    """Who stops between the old life's last event and the new one's welcome hears of the gap."""
+    lives = iter(["old", "new"])
+    told = asyncio.Event()
+
+    async def server(connection: ServerConnection) -> None:
+        life = next(lives)
+        await connection.recv()
+        await connection.send(encode(Welcome("a", "/", life, 0, [], 0)), text=True)
+        if life == "old":
+            for number in (1, 2):
+                await connection.send(encode(Message("b", "x", str(number), number)), text=True)
+            await connection.close(1012)
+        else:
+            await connection.send(encode(Missed(None, 7)), text=True)
+            told.set()
+            id = re.findall(r'"id":"(\w+)"', str(await connection.recv()))[0]
+            await connection.send(encode(Ack(id, 1, 0.0)), text=True)
+            await connection.wait_closed()
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(server, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", reconnect_delays=SOON) as alice,
+    ):
+        await told.wait()
+        # An answer shows that all before it has been received, though nothing was taken.
+        await alice.send("are you there?")
+        for _ in range(taken):
+            await first(alice, Message)
+        assert (alice.offset, alice.epoch) == (taken, "old")
+        while taken < 2:
+            taken = (await first(alice, Message)).offset
+        assert (alice.offset, alice.epoch) == (2, "old")
+        assert (await first(alice, Welcome)).epoch == "new"
+        assert (alice.offset, alice.epoch) == (0, "new")
+        await first(alice, Missed)
+        assert (alice.offset, alice.epoch) == (7, "new")
+
+
+async def test_an_acknowledgement_in_a_gap_is_asked_for_again():
+    """A `Missed` that swallowed the answer makes the client repeat, without counting a try."""
+    said: list[bytes | str] = []
+
+    async def forgetful(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send(encode(Welcome("a", "/", "e", 0, [], 0)), text=True)
+        for gap in (5, 9):
+            said.append(await connection.recv())
+            await connection.send(encode(Missed(4, gap)), text=True)
+        said.append(await connection.recv())
+        id = re.findall(r'"id":"(\w+)"', str(said[-1]))[0]
+        await connection.send(encode(Ack(id, 3, 0.0)), text=True)
+        await connection.wait_closed()
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(forgetful, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", tries=1) as alice,
+    ):
+        ack = await alice.send("hello")
+        assert ack is not None
+        assert ack.offset == 3
+        assert len(said) == 3
+        assert len(set(said)) == 1
+        assert alice.offset == 0
+        await first(alice, Missed)
+        await first(alice, Missed)
+        assert alice.offset == 9
+
+
+async def test_repeating_into_a_gap_counts_each_connection_once():
+    """What is repeated on one connection stays one try, is in doubt as before, and keeps order."""
+    outbox = Outbox(limit=8, tries=2)
+    one, two, three = [await added(outbox, text) for text in ("one", "two", "three")]
+    assert [await outbox.next(), await outbox.next()] == [one, two]
+    outbox.ask_again()
+    outbox.ask_again()
+    assert [await outbox.next() for _ in range(3)] == [one, two, three]
+    assert [out.tries for out in (one, two, three)] == [1, 1, 1]
+    outbox.rewind()
+    outbox.ask_again()
+    assert [await outbox.next() for _ in range(3)] == [one, two, three]
+    assert [out.tries for out in (one, two, three)] == [2, 2, 2]
+    outbox.ask_again()
+    outbox.withdraw(one)
+    assert one.id in outbox
+
+
 async def test_closing_is_bounded_when_the_peer_has_stopped_reading():
     """A close frame that can't leave the write buffer is not waited for without end.
 
@@ -454,7 +594,7 @@ async def test_closing_is_bounded_when_the_peer_has_stopped_reading():
     `wslessons.client.connections.shut` superfluous.
     """
     async with asyncio.timeout(20), chat_server(max_size=2**24) as (_, url), Link(url) as link:
-        async with ChatClient(link.url, "alice", close_timeout=0.1) as alice:
+        async with ChatClient(link.url, "alice", close_timeout=0.1, max_say=2**24) as alice:
             with link.stall():
                 sending = asyncio.create_task(alice.send("x" * 2**23))
                 await link.connections[0].wait_until(lambda seen: seen.up.held >= 65_536)
@@ -597,6 +737,83 @@ async def test_failed_attempts_say_why():
             assert "nobody accepts connections" in (await first(alice, Retrying)).why
 
 
+async def test_attempts_bound_connections_that_end_before_the_welcome():
+    """A server that accepts and then sends all away is asked at most `attempts` times."""
+    handshakes = 0
+
+    async def full(connection: ServerConnection) -> None:
+        nonlocal handshakes
+        handshakes += 1
+        await connection.recv()
+        if handshakes == 1:
+            await connection.send(encode(Welcome("a", "/", "e", 0, [], 0)), text=True)
+            await connection.close(1012)
+        else:
+            await connection.close(1013, "full")
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(full, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", reconnect_delays=SOON, attempts=3) as alice,
+    ):
+        with pytest.raises(UserError, match=r"before it let us in: 1013 \(full\)"):
+            await rest(alice)
+        assert handshakes == 1 + 3
+
+
+async def test_late_welcome_after_a_break_is_another_attempt():
+    """A server that is busy after its restart is asked again, and our own 1002 is not its word."""
+    handshakes = 0
+
+    async def busy(connection: ServerConnection) -> None:
+        nonlocal handshakes
+        handshakes += 1
+        number = handshakes
+        await connection.recv()
+        if number == 2:
+            await connection.wait_closed()
+            return
+        await connection.send(encode(Welcome("a", "/", "e", 0, [], 0)), text=True)
+        if number == 1:
+            await connection.close(1012)
+        await connection.wait_closed()
+
+    async with (
+        asyncio.timeout(20),
+        plain_server(busy, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
+        ChatClient(url, "a", reconnect_delays=SOON, timeout=0.5) as alice,
+    ):
+        await first(alice, Welcome)
+        await first(alice, Welcome)
+        assert handshakes >= 3
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 503])
+async def test_server_that_says_later_is_asked_later(status: int):
+    """An HTTP answer that asks us to wait leads to another attempt, after `Retry-After`."""
+    refusals: list[int] = []
+    chat = ChatServer()
+
+    def gate(connection: ServerConnection, request: Request) -> Response | None:
+        if not refusals:
+            return chat.process_request(connection, request)
+        headers = Headers({"Retry-After": "1"})
+        return Response(refusals.pop(), "Later", headers, b"slow down\n")
+
+    async with asyncio.timeout(20), chat.serve(process_request=gate) as server:
+        url = serving.urls(server)[0]
+        async with ChatClient(url, "a", reconnect_delays=SOON) as alice:
+            await first(alice, Connected)
+            refusals.append(status)
+            for connection in server.connections:
+                connection.transport.abort()
+            assert (await first(alice, Retrying)).why == ""
+            retrying = await first(alice, Retrying)
+            assert f"HTTP {status}" in retrying.why
+            assert 1 <= retrying.delay <= 1.01
+            await first(alice, Welcome)
+
+
 @pytest.mark.parametrize("code", [1001, 1011, 1012, 1013])
 async def test_server_that_goes_away_is_come_back_to(code: int):
     """These close codes promise that another attempt may succeed."""
@@ -692,7 +909,7 @@ async def test_plain_text_does_not_repeat_what_is_in_doubt():
         asyncio.timeout(20),
         chat_server(max_size=2**24) as (_, url),
         Link(url) as link,
-        ChatClient(link.url, "a", text=True, reconnect_delays=SOON) as alice,
+        ChatClient(link.url, "a", text=True, max_say=2**24, reconnect_delays=SOON) as alice,
     ):
         with link.stall():
             sending = asyncio.create_task(alice.send("x" * 2**23))
@@ -758,7 +975,7 @@ async def test_server_that_welcomes_nobody_is_talked_to_all_the_same():
     async with (
         asyncio.timeout(20),
         plain_server(shout) as url,
-        ChatClient(url, "bob", patience=0.05) as bob,
+        ChatClient(url, "bob", timeout=0.05) as bob,
     ):
         assert await first(bob, Notice) == Notice("BOB")
         await bob.send("hello")
@@ -850,8 +1067,8 @@ async def test_server_that_agrees_and_then_says_nothing():
         asyncio.timeout(20),
         plain_server(never, subprotocols=[Subprotocol(SUBPROTOCOL)]) as url,
     ):
-        says = "the server ended the connection before it let us in: 1002 (no welcome)."
-        assert await fails(url, patience=0.05) == says
+        says = "the server did not welcome us within 0.05 s."
+        assert await fails(url, timeout=0.05) == says
 
 
 async def test_something_else_listens_there():
@@ -911,10 +1128,29 @@ def test_which_failures_are_worth_another_attempt():
     """A network that is away may return; a certificate is not trusted the next time either."""
     for exc in (ConnectionRefusedError(), TimeoutError(), socket.gaierror(), ssl.SSLEOFError()):
         assert transient(exc)
-    for status, expected in [(503, True), (404, False), (401, False)]:
+    for status, expected in [(503, True), (429, True), (404, False), (401, False)]:
         assert transient(InvalidStatus(Response(status, "", Headers()))) is expected
     for exc in (ssl.SSLCertVerificationError(), NegotiationError("x"), InvalidMessage("x")):
         assert not transient(exc)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        ("9" * 5000, LONGEST),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
+        ("-1", 0),
+        ("nan", 0),
+        ("soon", 0),
+        ("", 0),
+    ],
+)
+def test_retry_after_is_read_in_both_forms(value: str, seconds: float):
+    """Seconds and dates count, within bounds; what makes no sense is no wait."""
+    response = Response(503, "", Headers({"Retry-After": value}))
+    assert retry_after(InvalidStatus(response)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -937,6 +1173,13 @@ async def json_session() -> tuple[JsonSession, Outbox]:
     return session, outbox
 
 
+async def added(outbox: Outbox, text: str) -> Outgoing:
+    """Put a message into the outbox."""
+    out = Outgoing(text)
+    await outbox.add(out)
+    return out
+
+
 def receive(session: JsonSession, event: Any) -> list[Event]:
     """Give the session an event of the server."""
     return list(session.receive(encode(event)))
@@ -945,7 +1188,7 @@ def receive(session: JsonSession, event: Any) -> list[Event]:
 async def test_acknowledgement_may_overtake_the_message():
     """The answer to a repeat can come before the replay of what it acknowledges."""
     session, outbox = await json_session()
-    out = await outbox.add("mine")
+    out = await added(outbox, "mine")
     assert receive(session, Ack(out.id, 13, 0.0)) == []
     assert session.offset == 10
     assert receive(session, Joined("bob", 11)) == [Joined("bob", 11)]
@@ -970,7 +1213,7 @@ async def test_gap_in_the_offsets_is_told():
 async def test_nobody_else_can_acknowledge():
     """A message under my id from another sender is a message, not my acknowledgement."""
     session, outbox = await json_session()
-    out = await outbox.add("mine")
+    out = await added(outbox, "mine")
     forged = Message("mallory", "mine", out.id, 11)
     assert receive(session, forged) == [forged]
     assert not out.acknowledged.done()
@@ -979,7 +1222,7 @@ async def test_nobody_else_can_acknowledge():
 async def test_refused_message_raises():
     """An error that names a message's id is that message's; any other is an event."""
     session, outbox = await json_session()
-    out = await outbox.add("mine")
+    out = await added(outbox, "mine")
     assert receive(session, Error("rate", "too fast", "other")) != []
     assert receive(session, Error("blank", "a blank message", out.id)) == []
     with pytest.raises(Refused, match="a blank message") as raised:
@@ -1033,8 +1276,8 @@ async def test_slow_iteration_is_told_what_it_lost():
 async def test_outbox_waits_while_it_is_full():
     """`add` beyond the limit waits for an acknowledgement: the bound on what is repeated."""
     outbox = Outbox(limit=1, tries=3)
-    one = await outbox.add("one")
-    adding = asyncio.create_task(outbox.add("two"))
+    one = await added(outbox, "one")
+    adding = asyncio.create_task(added(outbox, "two"))
     await asyncio.sleep(0)
     assert (len(outbox), adding.done()) == (1, False)
     outbox.confirm(one.id, None)

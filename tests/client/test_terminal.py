@@ -14,11 +14,26 @@ from typing import Any
 import pytest
 import shell
 from websockets import Server, ServerConnection
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
 from wslessons import serving
 from wslessons.chat import ChatServer
-from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
+from wslessons.chat.events import (
+    SUBPROTOCOL,
+    Error,
+    Joined,
+    Left,
+    Message,
+    Missed,
+    Roster,
+    Welcome,
+    encode,
+)
 from wslessons.client import ChatClient, Connected, Disconnected, Notice, Retrying
+from wslessons.client.stdin import LONGEST, Decoder
 from wslessons.client.terminal import render, status, visible
 from wslessons.link import Link
 
@@ -224,8 +239,56 @@ async def test_closing_is_bounded():
         await bob.is_ready()
         with link.stall():
             await bob.types("/quit\r")
-            await bob.sees("wslessons: the server did not answer the close frame in time.")
+            await bob.sees("* the server did not answer the close frame")
+            assert await bob.end() == 0
+
+
+@on_a_terminal
+async def test_line_that_may_not_have_arrived_is_not_success():
+    """In plain text nothing acknowledges a line; a server that answers nothing may lack it."""
+    async with (
+        asyncio.timeout(50),
+        chat_server() as (_, url),
+        Link(url) as link,
+        terminal(link.url, "--name", "bob") as bob,
+    ):
+        await bob.sees("bob joined the chat")
+        await bob.is_ready()
+        with link.stall():
+            await bob.types("hello\r")
+            await bob.is_ready()
+            await bob.types("/quit\r")
+            await bob.sees("wslessons: the server did not answer: the last lines may not have")
             assert await bob.end() == 1
+
+
+async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve one WebSocket that welcomes people, and drops the connection at a close frame."""
+    protocol = ServerProtocol()
+    while data := await reader.read(65536):
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                protocol.send_response(protocol.accept(event))
+            elif isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
+                writer.close()
+                return
+            elif isinstance(event, Frame) and event.data == b"bob":
+                protocol.send_text(b"Welcome, bob!")
+        for output in protocol.data_to_send():
+            writer.write(output)
+    writer.close()
+
+
+@pytest.mark.parametrize("stdin", ["/quit\n", "hello\n/quit\n", "hello\n"])
+async def test_server_that_drops_the_connection_at_the_end(stdin: str):
+    """Who wanted to go and has said everything ends with 0, and is told what happened."""
+    async with asyncio.timeout(50), await asyncio.start_server(drop, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"ws://127.0.0.1:{port}"
+        code, out, errors = await shell.run("client", url, "--name", "bob", stdin=stdin)
+        assert (code, out) == (0, "Welcome, bob!\n")
+        assert errors.splitlines()[-1] == "* the server did not answer the close frame"
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\n[system] >>> forged\x9b31m\u202eevil"
@@ -318,6 +381,131 @@ async def test_server_that_closes_a_pipe():
         assert client.process.stderr is not None
         last = (await client.process.stderr.read()).decode().splitlines()[-1]
         assert last == "wslessons: the server closed the connection for good: 4000 (no bots)."
+
+
+@PROTOCOLS
+async def test_bad_line_of_a_pipe_is_told_and_the_others_are_said(words: list[str]):
+    """A line that the server would not take harms only itself; the exit code is 1."""
+    async with asyncio.timeout(50), chat_server() as (_, url), ChatClient(url, "alice") as alice:
+        stdin = "first\n" + "x" * 9000 + "\n" + "y" * 200_000 + "\nthird\n"
+        code, _, errors = await shell.run("client", url, "--name", "bot", *words, stdin=stdin)
+        assert code == 1
+        assert errors.splitlines()[-1].startswith("wslessons: 2 lines were not said")
+        assert "8,192 bytes" in errors
+        assert len(errors) < 1000
+        await until(alice, Joined("bot"))
+        for text in ("first", "third"):
+            event = await anext(alice)
+            assert isinstance(event, Message)
+            assert event.text == text
+
+
+@PROTOCOLS
+async def test_line_that_a_closing_server_did_not_take_is_not_success(words: list[str]):
+    """A server that is done (1000) while a line waits for its answer leaves that line unsaid."""
+    protocols = [Subprotocol(SUBPROTOCOL)] if words else None
+
+    async def done(connection: ServerConnection) -> None:
+        await connection.recv()
+        if words:
+            await connection.send(encode(Welcome("bot", "/", "e", 0, [], 0)), text=True)
+            await connection.recv()
+        else:
+            await connection.send("Welcome, bot!")
+        await connection.close(1000)
+
+    async with asyncio.timeout(50), serving.serve(done, subprotocols=protocols) as server:
+        lines = "".join(f"{number} {'x' * 4000}\n" for number in range(2000))
+        url = serving.urls(server)[0]
+        code, _, errors = await shell.run("client", url, "--name", "bot", *words, stdin=lines)
+        assert code == 1
+        assert errors.splitlines()[-1].startswith("wslessons: ")
+        assert "not said" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_byte_order_mark_is_no_part_of_the_first_line(encoding: str):
+    """What Windows redirects is read as it was meant, a command in the first line too."""
+    async with asyncio.timeout(50), chat_server() as (_, url):
+        process = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "wslessons", "client", url, "--name", "bot"],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate("/who\r\n".encode(encoding))
+        assert process.returncode == 0
+        assert "[system] here now: bot" in out.decode().splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix shell")
+async def test_closed_standard_input_is_an_empty_one():
+    """Where a service manager gives no stdin, there is nothing to say; that is no error."""
+    async with asyncio.timeout(50), chat_server() as (_, url):
+        process = await asyncio.create_subprocess_exec(
+            *["sh", "-c", '"$@" <&-', "sh", sys.executable, "-m", "wslessons", "client", url],
+            *["--name", "cron"],
+            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        _, errors = await process.communicate()
+        assert process.returncode == 0
+        assert b"Traceback" not in errors
+
+
+@on_a_terminal
+async def test_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch):
+    """A terminal that knows no control sequences is sent none, and can type all the same."""
+    import pexpect
+
+    async with asyncio.timeout(50), chat_server() as (_, url), ChatClient(url, "alice") as alice:
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "wslessons", "client", url, "--name", "bob"],
+            env=os.environ | {"TERM": "dumb"},
+            encoding="utf-8",
+            timeout=20,
+        )
+        try:
+            await until(alice, Joined("bob"))
+            child.sendline("hello")
+            await until(alice, Message("bob", "hello"))
+            child.sendline("/quit")
+            await asyncio.to_thread(child.expect, pexpect.EOF)
+            assert "\x1b" not in (child.before or "")
+        finally:
+            await asyncio.to_thread(child.close, True)
+
+
+async def test_dead_proxy_is_named(monkeypatch: pytest.MonkeyPatch):
+    """The proxy is the culprit, not the host behind it; this machine's addresses go past it."""
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:1")
+    async with asyncio.timeout(50), ChatServer().serve("0.0.0.0", 0) as server:
+        url = f"ws://0.0.0.0:{server.sockets[0].getsockname()[1]}"
+        code, _, _ = await shell.run("client", url, "--name", "bot", stdin="hi\n")
+        assert code == 0
+        code, _, errors = await shell.run("client", "ws://chat.example", stdin="hi\n")
+        assert code == 1
+        assert "the proxy 127.0.0.1:1 on the way to chat.example:80" in errors
+        assert "secret" not in errors
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_decoder_takes_bytes_in_any_pieces(size: int, encoding: str):
+    """Lines are the same however the bytes are cut; an endless one keeps a bounded part."""
+    text = "\u00fc\r\n\n" + "\U0001f600" * 70_000 + "\nlast"
+    data = text.encode(encoding)
+    if encoding == "utf-16-be":
+        data = b"\xfe\xff" + data
+    decoder = Decoder()
+    lines = []
+    for start in range(0, len(data), size):
+        lines += decoder.feed(data[start : start + size])
+        assert len(decoder._rest) <= LONGEST
+    lines += decoder.feed(b"", final=True)
+    assert lines == ["\u00fc", "", "\U0001f600" * LONGEST, "last"]
 
 
 async def test_errors_are_one_sentence_and_exit_code_1():

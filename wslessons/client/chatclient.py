@@ -10,10 +10,10 @@ from typing import Any, Self
 from websockets import ClientConnection, ConnectionClosed
 from websockets.typing import Subprotocol
 
-from wslessons.chat.events import SUBPROTOCOL, Ack, Missed
+from wslessons.chat.events import SUBPROTOCOL, Ack, Joined, Left, Message, Missed, Welcome
 from wslessons.client.connections import Connections, Delays, shut
-from wslessons.client.inbox import Event, Inbox
-from wslessons.client.outbox import Outbox
+from wslessons.client.inbox import Event, Inbox, Position
+from wslessons.client.outbox import Outbox, Outgoing
 from wslessons.client.retry import full_jitter
 from wslessons.client.sessions import JsonSession, TextSession
 from wslessons.serving import check_close
@@ -34,7 +34,8 @@ class ChatClient:
     `chat.v1+json`; `since` and `epoch`, to resume where an earlier client stopped; `pending`,
     messages that may be unacknowledged before `send` waits; `tries`, connections a message is
     written to before `send` raises `Unconfirmed`; `keep`, events that wait for the iteration before
-    the oldest go; `patience`, seconds to wait for the welcome; `stable`, seconds a connection
+    the oldest go; `max_say`, bytes that a message may have on the wire (our server's own limit is
+    the default); `timeout`, seconds to wait for the welcome; `stable`, seconds a connection
     must last for the delays to begin anew; `options` of `websockets.connect`.
 
     Not handled here: a server that has forgotten a message's id (see `chat.room.IDS`) by the
@@ -54,7 +55,8 @@ class ChatClient:
         pending: int = 64,
         tries: int = 10,
         keep: int = 1024,
-        patience: float = 5.0,
+        max_say: int = 8192,
+        timeout: float = 5.0,
         stable: float = 5.0,
         **options: Any,
     ) -> None:
@@ -66,7 +68,10 @@ class ChatClient:
         self._outbox = Outbox(pending, tries)
         self._json = JsonSession(self.name, self._outbox, since, epoch)
         self._session: JsonSession | TextSession = self._json
-        self._patience = patience
+        self._timeout = timeout
+        # A server may speak chat.v1+json again after a break, so its longer form counts.
+        self._form = TextSession(self.name) if text else self._json
+        self._max_say = max_say
         self._connections = Connections(
             url,
             reconnect_delays=reconnect_delays,
@@ -85,13 +90,21 @@ class ChatClient:
 
     @property
     def offset(self) -> int | None:
-        """The newest event seen, for `since`; None in plain text, which has no numbers."""
-        return self._json.offset
+        """The newest event that the iteration has handed out, for `since`; None in plain text.
+
+        What has arrived and still waits for the iteration is after it, so that a later client is
+        given it again. What this client said itself counts as handed out with its place.
+        """
+        return self._position[0]
 
     @property
     def epoch(self) -> str:
         """The life of the room in which `offset` means something."""
-        return self._json.epoch
+        return self._position[1]
+
+    @property
+    def _position(self) -> Position:
+        return self._inbox.position or (self._json.offset, self._json.epoch)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name=f"chat client {self.name}")
@@ -132,7 +145,8 @@ class ChatClient:
             text: what to say; the server trims it and puts it on one line.
 
         Raises:
-            ValueError: the text is blank, or has half a surrogate pair, which UTF-8 can't carry.
+            ValueError: the text is blank, is longer than `max_say`, or has half a surrogate pair,
+                which UTF-8 can't carry.
             Refused: the server does not want it.
             Unconfirmed: the connection broke too often before an answer came.
             ChatClosed: the client is closed.
@@ -142,7 +156,14 @@ class ChatClient:
         if not text.strip():
             raise ValueError("a blank message is not sent")
         _check_encodable(text)
-        out = await self._outbox.add(text)
+        out = Outgoing(text)
+        size = len(self._form.say(out))
+        if size > self._max_say:
+            # The server would end the connection (1009), and doubt would fall on all the others.
+            raise ValueError(
+                f"a message has at most {self._max_say:,} bytes; this one has {size:,}: split it"
+            )
+        await self._outbox.add(out)
         try:
             return await out.acknowledged
         except asyncio.CancelledError:
@@ -156,12 +177,15 @@ class ChatClient:
             with contextlib.suppress(ConnectionClosed):
                 await self._connection.send(self._session.who(), text=True)
 
-    async def close(self, code: int = 1000, reason: str = "") -> None:
+    async def close(self, code: int = 1000, reason: str = "") -> bool:
         """Send a close frame and wait for the reply, in bounded time. Idempotent.
 
         Args:
             code: the close code (RFC 6455, section 7.4).
             reason: at most 123 bytes of UTF-8.
+
+        Returns:
+            False if nobody can know whether the server has all that was written in plain text.
 
         Raises:
             UserError: a close frame can't carry that code or reason; nothing is closed.
@@ -169,10 +193,11 @@ class ChatClient:
         check_close(code, reason)
         self._connections.stopped = True
         if self._task is None:
-            return
+            return True
+        arrived = True
         if self._connection is not None:
             if self._session is not self._json:
-                await self._ping(self._connection)
+                arrived = await self._ping(self._connection)
             await shut(self._connection, code, reason, self._close_timeout)
             # What came before the reply is still to be received.
             await asyncio.wait([self._task], timeout=self._close_timeout)
@@ -181,9 +206,16 @@ class ChatClient:
         if not self._task.cancelled():
             # Whoever iterates gets the error; here it counts as seen.
             self._task.exception()
+        return arrived
 
-    async def _ping(self, connection: ClientConnection) -> None:
+    async def _ping(self, connection: ClientConnection) -> bool:
         """Wait until the other side has what was written, where nothing acknowledges it.
+
+        Args:
+            connection: one in plain text.
+
+        Returns:
+            Whether it answered in time.
 
         A server that reads the close frame together with the last lines answers it first, and what
         it would have said to those lines is lost.
@@ -191,6 +223,8 @@ class ChatClient:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(self._close_timeout):
                 await (await connection.ping())
+                return True
+        return False
 
     async def _run(self) -> None:
         """Use one connection after another."""
@@ -236,11 +270,22 @@ class ChatClient:
                 data = await connection.recv()
             except ConnectionClosed:
                 return
+            before = (self._json.offset, self._json.epoch)
             for event in self._session.receive(data):
-                self._inbox.put(event)
+                self._inbox.put(event, before if self._is_numbered(event, before) else None)
+                before = (self._json.offset, self._json.epoch)
                 if self._session.is_welcome(event):
                     self._connections.let_in()
                     welcomed.set()
+
+    def _is_numbered(self, event: Event, before: Position) -> bool:
+        """Whether somebody who resumes at `before` is given this event again."""
+        if self._session is not self._json:
+            return False
+        if isinstance(event, Welcome):
+            # Who stops before it has to hear that the room began anew.
+            return before[1] not in ("", event.epoch)
+        return isinstance(event, Message | Joined | Left | Missed)
 
     async def _write(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
         """Say hello, and then all that is not acknowledged yet, in order."""
@@ -248,10 +293,11 @@ class ChatClient:
         try:
             await connection.send(session.hello(), text=True)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._timeout):
                     await welcomed.wait()
             if not welcomed.is_set():
                 if session is self._json:
+                    self._connections.give_up(f"did not welcome us within {self._timeout:g} s")
                     await shut(connection, 1002, "no welcome", self._close_timeout)
                     return
                 # Not every server of plain text welcomes people.

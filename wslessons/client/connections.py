@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from websockets import ClientConnection, connect
+from websockets.proxy import get_proxy
 
 from wslessons.client import retry
 from wslessons.client.inbox import Connected, Disconnected, Event, Retrying
@@ -26,9 +27,17 @@ message of a chat is larger."""
 class Connections:
     """An asynchronous iterable of connections to `url`; the next follows when one has ended.
 
-    In: `reconnect_delays`, as `connect` takes it; `attempts`, how many may fail in a row (None: any
-    number); `stable`, seconds a connection must last for the delays to begin anew; `report`, called
-    with what happens; `options` of `connect`. Raises `UserError` at an end that is final.
+    Args:
+        url: where to connect to.
+        reconnect_delays: a function that returns a generator of seconds, as `connect` takes it.
+        attempts: how many may fail in a row (None: any number); one fails, too, when its
+            connection ends before the other side has let us in.
+        stable: seconds a connection must last for the delays to begin anew.
+        report: called with what happens.
+        options: those of `connect`.
+
+    Raises:
+        UserError: `url` is no WebSocket URL; from the iteration: the end is final.
     """
 
     def __init__(
@@ -50,16 +59,31 @@ class Connections:
         """Set it for the connection there is to be the last."""
         self.was_in = asyncio.Event()
         """Set once the other side has let us in; failures before that are final."""
+        self._proxy: str | None = self.options.get("proxy", True)
+        if self._proxy is True:
+            self._proxy = get_proxy(self._uri)
         self._reconnect_delays, self._attempts, self._stable = reconnect_delays, attempts, stable
         self._report = report
         self._delays = reconnect_delays()
         self._failures = 0
         self._why = ""
+        self._retry_after = 0.0
+        self._let_in = False
+        self._gave_up = ""
 
     def let_in(self) -> None:
         """Take note that the newest connection serves its purpose."""
         self._failures = 0
+        self._let_in = True
         self.was_in.set()
+
+    def give_up(self, why: str) -> None:
+        """Take note that we close the newest connection ourselves, as it serves no purpose.
+
+        Args:
+            why: what the server failed to do, in the past tense, for the error's sentence.
+        """
+        self._gave_up = why
 
     async def __aiter__(self) -> AsyncGenerator[ClientConnection]:
         loop = asyncio.get_running_loop()
@@ -75,6 +99,7 @@ class Connections:
             async for connection in connections:
                 response, began = connection.response, loop.time()
                 assert response is not None
+                self._let_in, self._gave_up = False, ""
                 self._report(
                     Connected(response.status_code, response.reason_phrase, connection.subprotocol)
                 )
@@ -90,10 +115,25 @@ class Connections:
                 await asyncio.sleep(delay)
 
     def _is_over(self, code: int, reason: str) -> bool:
-        """Tell of the end of a connection; return whether it was the last, or raise why."""
+        """Tell of the end of a connection.
+
+        Args:
+            code: the close code; 1006 where no close frame came.
+            reason: what came with it.
+
+        Returns:
+            Whether this connection was the last.
+
+        Raises:
+            UserError: it was, and not because everything was said.
+        """
         self._report(Disconnected(code, reason))
         if self.stopped:
             return True
+        if self._gave_up:
+            # The code is our own, come back as an echo; it is not what the server thinks of us.
+            self._count_failure(UserError(f"the server {self._gave_up}."))
+            return False
         says = f"{code} ({printable(reason)})" if reason else str(code)
         if not self.was_in.is_set():
             why = (
@@ -104,22 +144,37 @@ class Connections:
             return True
         if code not in retry.TRANSIENT:
             raise UserError(f"the server closed the connection for good: {says}.")
+        if not self._let_in:
+            self._count_failure(
+                UserError(f"the server ended the connection before it let us in: {says}.")
+            )
         return False
+
+    def _count_failure(self, error: UserError) -> None:
+        """Count an attempt that led nowhere; raise `error` if it was one too many."""
+        self._failures += 1
+        enough = self._attempts is not None and self._failures >= self._attempts
+        if enough or not self.was_in.is_set():
+            raise error
 
     def _judge(self, exc: Exception) -> Exception | None:
         """Return None to try again after a failed attempt, else the error to end with."""
-        self._failures += 1
-        error = retry.explain(exc, self._uri)
-        enough = self._attempts is not None and self._failures >= self._attempts
-        if enough or not self.was_in.is_set() or not retry.transient(exc):
+        error = retry.explain(exc, self._uri, self._proxy)
+        if not retry.transient(exc):
             return error
-        self._why = str(error)
+        try:
+            self._count_failure(error)
+        except UserError as final:
+            return final
+        self._why, self._retry_after = str(error), retry.retry_after(exc)
         return None
 
     def _next_delays(self) -> Generator[float]:
         """Go on with the delays where they were: one success is not a stable connection."""
         while True:
-            delay = next(self._delays)
+            # Added to what the server asks for: all whom it refused were told the same.
+            delay = next(self._delays) + self._retry_after
+            self._retry_after = 0.0
             self._report(Retrying(delay, self._why))
             yield delay
 

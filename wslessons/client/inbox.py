@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from wslessons.chat.events import Error, Joined, Left, Message, Missed, Pong, Roster, Welcome
 
-__all__ = ["Connected", "Disconnected", "Event", "Inbox", "Notice", "Retrying"]
+__all__ = ["Connected", "Disconnected", "Event", "Inbox", "Notice", "Position", "Retrying"]
+
+Position = tuple[int | None, str]
+"""An offset, and the epoch in which it means something."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,33 @@ class Inbox:
     """
 
     def __init__(self, keep: int) -> None:
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, Position | None]] = deque()
         self._keep = keep
         self._gone: int | None = 0
         self._gone_offset = 0
+        self._gone_before: Position | None = None
         self._more = asyncio.Event()
         self._ended = False
         self._error: Exception | None = None
 
-    def put(self, event: Event) -> None:
-        """Add an event; at the limit, the oldest one goes."""
+    @property
+    def position(self) -> Position | None:
+        """Where to resume in order to be given again what waits; None when nothing does."""
+        if self._gone_before is not None:
+            return self._gone_before
+        return next((before for _, before in self._events if before is not None), None)
+
+    def put(self, event: Event, before: Position | None = None) -> None:
+        """Add an event; at the limit, the oldest one goes.
+
+        Args:
+            event: what happened.
+            before: where to resume in order to be given this event again; None for what no
+                server repeats.
+        """
         if len(self._events) >= self._keep:
-            self._forget(self._events.popleft())
-        self._events.append(event)
+            self._forget(*self._events.popleft())
+        self._events.append((event, before))
         self._more.set()
 
     def end(self, error: Exception | None = None) -> None:
@@ -80,19 +97,31 @@ class Inbox:
         self._more.set()
 
     async def get(self) -> Event:
-        """Return the next event. Raises `StopAsyncIteration` or the error at the end."""
+        """Return the next event, once there is one.
+
+        Returns:
+            The oldest event that waits, or first a `Missed` for those that had to go.
+
+        Raises:
+            StopAsyncIteration: the client ended, and all was taken.
+            Exception: the same, with the error that ended it.
+        """
         while not self._events:
             if self._ended:
                 raise self._error or StopAsyncIteration
             self._more.clear()
             await self._more.wait()
+        self._gone_before = None
         if self._gone != 0:
             missed = Missed(self._gone, self._gone_offset)
             self._gone = 0
             return missed
-        return self._events.popleft()
+        event, _ = self._events.popleft()
+        return event
 
-    def _forget(self, event: Event) -> None:
+    def _forget(self, event: Event, before: Position | None) -> None:
+        if self._gone_before is None:
+            self._gone_before = before
         if isinstance(event, Missed):
             counts = self._gone is not None and event.count is not None
             self._gone = self._gone + event.count if counts else None

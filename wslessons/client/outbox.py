@@ -44,6 +44,8 @@ class Outgoing:
         self.id = secrets.token_hex(8)
         self.tries = 0
         """Connections it was written to."""
+        self.again = False
+        """Whether it is to be written once more to the same connection."""
         self.acknowledged: asyncio.Future[Ack | None] = asyncio.get_running_loop().create_future()
 
 
@@ -68,25 +70,32 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._pending)
 
-    async def add(self, text: str) -> Outgoing:
-        """Put a message at the end, once there is room. Raises `ChatClosed`."""
+    async def add(self, out: Outgoing) -> None:
+        """Put a message at the end, once there is room.
+
+        Args:
+            out: the message.
+
+        Raises:
+            ChatClosed: nothing is taken any more.
+        """
         await self._slots.acquire()
         if self._closed:
             self._slots.release()
             raise ChatClosed
-        out = Outgoing(text)
         self._pending[out.id] = out
         self._unsent.append(out)
         self._more.set()
-        return out
 
     async def next(self) -> Outgoing:
-        """Return the next message to write, and count the try."""
+        """Return the next message to write, and count the try, unless it is `again`."""
         while True:
             while self._unsent:
                 out = self._unsent.popleft()
                 if out.id in self._pending:
-                    out.tries += 1
+                    if not out.again:
+                        out.tries += 1
+                    out.again = False
                     return out
             self._more.clear()
             await self._more.wait()
@@ -96,7 +105,18 @@ class Outbox:
         for out in list(self._pending.values()):
             if out.tries >= self._tries:
                 self.fail(out.id, Unconfirmed(f"no acknowledgement on {out.tries} connections"))
+        for out in self._pending.values():
+            out.again = False
         self._unsent = deque(self._pending.values())
+        self._more.set()
+
+    def ask_again(self) -> None:
+        """Repeat what was written to this connection: its answers may be among what was missed."""
+        waiting = {out.id for out in self._unsent}
+        repeats = [out for out in self._pending.values() if out.tries and out.id not in waiting]
+        for out in repeats:
+            out.again = True
+        self._unsent.extendleft(reversed(repeats))
         self._more.set()
 
     def withdraw(self, out: Outgoing) -> None:

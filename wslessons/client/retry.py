@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import email.utils
 import random
 import socket
 import ssl
+import time
 from collections.abc import Callable, Generator
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -25,12 +27,25 @@ from websockets.uri import WebSocketURI, parse_uri
 from wslessons.errors import UserError
 from wslessons.wire.wording import printable
 
-__all__ = ["CLEAN", "TRANSIENT", "check_url", "explain", "full_jitter", "is_loopback", "transient"]
+__all__ = [
+    "CLEAN",
+    "TRANSIENT",
+    "check_url",
+    "explain",
+    "full_jitter",
+    "is_loopback",
+    "retry_after",
+    "transient",
+]
 
 CLEAN = frozenset({1000, 1005})
 """Close codes after which there is nothing to come back for (RFC 6455, section 7.4.1)."""
 TRANSIENT = frozenset({1001, 1006, 1011, 1012, 1013, 1014})
 """Close codes after which another attempt may succeed. The rest say that we are in the wrong."""
+LATER = frozenset({408, 425, 429})
+"""HTTP answers that ask for the same request later (RFC 9110, 8470 and 6585), as 503 does."""
+LONGEST = 3600.0
+"""Seconds of a `Retry-After` that are waited at most: a mistaken date must not mean for ever."""
 
 
 def full_jitter(
@@ -55,9 +70,13 @@ def full_jitter(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine itself, where a proxy has no business."""
+    """Whether `host` names this machine itself, where a proxy has no business.
+
+    A server that listens everywhere prints 0.0.0.0 or :: as its host, which is this machine, too.
+    """
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
@@ -77,14 +96,57 @@ def check_url(url: str) -> WebSocketURI:
 
 def transient(exc: Exception) -> bool:
     """Whether another attempt may succeed where this one failed with `exc`."""
+    if isinstance(exc, InvalidStatus) and exc.response.status_code in LATER:
+        return True
     # `ssl.SSLError` is an `OSError` and passes for a network error, which it often is; but a
     # certificate that is not trusted will not be trusted in a second either.
     return not isinstance(exc, ssl.SSLCertVerificationError) and process_exception(exc) is None
 
 
-def explain(exc: Exception, uri: WebSocketURI) -> UserError:
-    """Say in one sentence why there is no connection to `uri`, and what to look at."""
+def retry_after(exc: Exception) -> float:
+    """Read how long the server asks us to wait before the next attempt.
+
+    Args:
+        exc: why an attempt failed.
+
+    Returns:
+        Seconds, from 0 to `LONGEST`; 0 where the server did not say, or said nothing sensible.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    if not isinstance(exc, InvalidStatus):
+        return 0.0
+    values = exc.response.headers.get_all("Retry-After")
+    value = values[0].strip() if values else ""
+    if value.isascii() and value.isdigit():
+        # More digits than these are beyond the limit anyway, and slow to convert.
+        return LONGEST if len(value) > 9 else min(float(value), LONGEST)
+    try:
+        seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST)
+
+
+def explain(exc: Exception, uri: WebSocketURI, proxy: str | None = None) -> UserError:
+    """Say in one sentence why there is no connection, and what to look at.
+
+    Args:
+        exc: why an attempt failed.
+        uri: where it was to lead.
+        proxy: the URL of the proxy on the way, if there is one.
+
+    Returns:
+        The error to raise.
+    """
     where = f"{uri.host}:{uri.port}"
+    if proxy and isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError):
+        # Only the proxy itself is connected to; it alone can be away.
+        shown = printable(proxy.rpartition("@")[2].rpartition("://")[2])
+        return UserError(
+            f"the proxy {shown} on the way to {where} can't be reached: check http_proxy and its"
+            f" kin in the environment, or add {uri.host} to no_proxy."
+        )
     return UserError(f"{_sentence(exc, where, uri)}.")
 
 

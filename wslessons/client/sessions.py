@@ -40,8 +40,8 @@ TOLD = 1024
 class JsonSession:
     """`chat.v1+json`: knows its place in the room's log, so it can resume there.
 
-    It outlives connections. `offset` is the newest event seen and `epoch` the life of the room in
-    which that number means something; both are None and "" before the first welcome.
+    It outlives connections. `offset` is the newest event received and `epoch` the life of the room
+    in which that number means something; they are None and "" before the first welcome.
     """
 
     def __init__(self, name: str, outbox: Outbox, since: int | None, epoch: str) -> None:
@@ -97,6 +97,7 @@ class JsonSession:
                 self.offset = max(self.offset or 0, event.offset)
                 early = self._acknowledged_early
                 early -= {offset for offset in early if offset <= self.offset}
+                self._outbox.ask_again()
                 # None missed: what has been told only got its number.
                 if event.count != 0:
                     yield event
@@ -123,6 +124,8 @@ class JsonSession:
         before = _before(event)
         if before > offset:
             # Where numbers have holes, nobody can tell how many events are between two.
+            self.offset = before
+            self._outbox.ask_again()
             yield Missed(before - offset if isinstance(event.prev, UnsetType) else None, before)
         self.offset = event.offset
         if self._told.pop(_identity(event), False):

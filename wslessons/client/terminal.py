@@ -23,6 +23,7 @@ from wslessons.chat.codecs import TEXT, Record
 from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
 from wslessons.client.chatclient import ChatClient
 from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retrying
+from wslessons.client.outbox import ChatClosed
 from wslessons.client.retry import full_jitter
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError, need
@@ -33,6 +34,8 @@ ATTEMPTS = 5
 """Attempts in a row that may fail before the command gives up, after some 6 seconds."""
 SOON = partial(full_jitter, base=0.5, cap=5.0)
 """Delays for one person who is watching, and who need not be spread over much time."""
+SHOWN = 60
+"""Characters of a line that is quoted in a note."""
 GRACE = 2.0
 """Seconds that what was typed last has to be acknowledged before the connection is closed."""
 
@@ -104,16 +107,29 @@ class Talk:
     ) -> None:
         self._client, self._note, self._interactive = client, note, interactive
         self._ending = 0
+        self._said = self._unsaid = 0
+        self._arrived = True
+        self._closed = False
 
     async def run(self, lines: AsyncIterator[str]) -> None:
-        """Talk until the lines or the server end it. Raises `UserError` where that is not clean."""
+        """Talk until the lines or the server end it.
+
+        Args:
+            lines: what to say, one by one.
+
+        Raises:
+            UserError: the server ended it and was not done, or lines were not said.
+        """
         showing = asyncio.create_task(self._show())
         sending = asyncio.create_task(self._send(lines))
         try:
             with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C without a prompt
                 await asyncio.wait([showing, sending], return_when=asyncio.FIRST_COMPLETED)
+                if showing.done() and not showing.exception() and not self._interactive:
+                    # A line that is in the pipe already is one that will not be said.
+                    await asyncio.wait([sending], timeout=GRACE)
             if not showing.done():
-                await self._client.close()
+                self._arrived = await self._client.close()
             await showing
         finally:
             for task in (showing, sending):
@@ -121,8 +137,15 @@ class Talk:
             await asyncio.wait([showing, sending])
         if not sending.cancelled() and (error := sending.exception()):
             raise error
+        if self._unsaid:
+            lines_were = "1 line was" if self._unsaid == 1 else f"{self._unsaid} lines were"
+            more = "; the rest of the input was not read" if self._closed else ""
+            raise UserError(f"{lines_were} not said, or nobody can know whether{more}.")
+        if self._said and not self._arrived:
+            raise UserError("the server did not answer: the last lines may not have arrived.")
         if self._ending == 1006:
-            raise UserError("the server did not answer the close frame in time.")
+            # Our own wish to go is fulfilled all the same, and everything was said before.
+            self._note("the server did not answer the close frame")
 
     async def _show(self) -> None:
         async for event in self._client:
@@ -144,22 +167,33 @@ class Talk:
                 if text == "/who":
                     await self._client.who()
                 elif self._interactive:
-                    task = asyncio.create_task(self._send_or_note(text))
+                    task = asyncio.create_task(self._say(text))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                 else:
-                    await self._client.send(text)
+                    await self._say(text)
+                    if self._closed:
+                        return
         finally:
             if tasks:
                 _, late = await asyncio.wait(set(tasks), timeout=GRACE)
                 for task in late:
                     task.cancel()
 
-    async def _send_or_note(self, text: str) -> None:
+    async def _say(self, text: str) -> None:
+        """Say one line; a line that can't be said is told and counted, and the next ones go on."""
+        self._unsaid += 1
         try:
             await self._client.send(text)
-        except UserError as exc:
-            self._note(f"{visible(text)!r}: {exc}")
+        except (UserError, ValueError) as exc:
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+            self._note(f"{visible(shown)!r}: {exc}")
+            self._closed = isinstance(exc, ChatClosed)
+            if self._interactive:
+                self._unsaid -= 1  # Who typed it has seen the note.
+        else:
+            self._unsaid -= 1
+            self._said += 1
 
 
 async def typed_lines() -> AsyncGenerator[str]:
@@ -171,9 +205,30 @@ async def typed_lines() -> AsyncGenerator[str]:
             yield await session.prompt_async("> ")
 
 
+def can_prompt() -> bool:
+    """Whether somebody types here, on a terminal that can keep a prompt below what arrives."""
+    # Each is None where a service manager, or pythonw, starts the program without it.
+    return (
+        sys.stdin is not None
+        and sys.stdin.isatty()
+        and sys.stdout is not None
+        and sys.stdout.isatty()
+        and os.environ.get("TERM") != "dumb"
+    )
+
+
 async def talk(url: str, name: str, *, json: bool) -> None:
-    """Run the terminal's client. Raises `UserError`."""
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    """Run the terminal's client.
+
+    Args:
+        url: where the chat is.
+        name: who we are.
+        json: whether to ask for the subprotocol chat.v1+json.
+
+    Raises:
+        UserError: there is no connection, it ended badly, or lines were not said.
+    """
+    interactive = can_prompt()
     with contextlib.ExitStack() as stack:
         if interactive:
             need("prompt_toolkit", "client")
@@ -185,7 +240,7 @@ async def talk(url: str, name: str, *, json: bool) -> None:
             text=not json,
             reconnect_delays=SOON,
             attempts=ATTEMPTS,
-            patience=5 if json else 2,
+            timeout=5 if json else 2,
         )
         async with client:
             if interactive:
