@@ -161,10 +161,10 @@ def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0, **options: A
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)
 
-    async def handle(connection: ServerConnection) -> None:
+    def handle(connection: ServerConnection) -> Awaitable[None]:
         if isinstance(connection, LoggedConnection):
             connection.opened = True
-        await handler(connection)
+        return handler(connection)
 
     return websockets.serve(handle, host, port, **options)
 

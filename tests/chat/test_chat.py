@@ -21,11 +21,10 @@ from websockets.asyncio.client import ClientConnection
 from wslessons.chat import ChatServer, Gone
 from wslessons.chat import room as room_module
 from wslessons.chat import server as chat_module
-from wslessons.chat import session as session_module
+from wslessons.chat.codecs import clean_text
 from wslessons.chat.events import SUBPROTOCOL
-from wslessons.chat.fanout import CHUNK
-from wslessons.chat.frames import Writer
-from wslessons.chat.rules import TokenBucket, clean_name, clean_text
+from wslessons.chat.fanout import CHUNK, Writer
+from wslessons.chat.rules import TokenBucket, clean_name
 
 Start = Callable[..., Awaitable["Running"]]
 
@@ -815,7 +814,7 @@ async def test_slowed_down_sender_that_leaves_does_not_stay_as_a_ghost(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a sender queued beyond its rate keeps it in the roster for a bounded time only."""
-    monkeypatch.setattr(session_module, "GRACE", 0.1)
+    monkeypatch.setattr(chat_module, "GRACE", 0.1)
     running = await start(rate=1, burst=1)
     async with running.join("other") as other:
         async with running.join("fast") as fast:
@@ -872,7 +871,7 @@ async def test_crowd_that_comes_and_goes_leaves_nothing(start: Start) -> None:
     await until(lambda: not room.visitors and not running.server.handler_tasks)
     assert running.chat.people() == []
     assert len(room.fanout) == 0
-    # The fan-out keeps one cursor for each form.
+    # The fan-out keeps one cursor for each codec.
     assert len(room.log.receivers) <= 2
     if descriptors is not None:
         for _ in range(100):

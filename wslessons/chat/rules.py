@@ -1,20 +1,14 @@
-"""What a chat asks of its people: a name that forges nothing, text on one line, a bounded pace.
+"""What a chat asks of its members: a name that looks like no notice, and a bounded rate.
 
 Not handled here: names that only look alike (a Cyrillic letter for a Latin one).
 """
 
 from __future__ import annotations
 
-import re
 import time
 import unicodedata
 
-__all__ = ["TokenBucket", "clean_name", "clean_text"]
-
-# White space that would begin a new line or column, and what would steer a terminal or turn the
-# direction of the text around it (Unicode's explicit embeddings, overrides and isolates).
-_SPACES = re.compile("[\t-\r\x85\u2028\u2029]+")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+__all__ = ["TokenBucket", "clean_name"]
 
 
 def clean_name(text: str) -> str:
@@ -36,18 +30,6 @@ def clean_name(text: str) -> str:
     if unicodedata.normalize("NFKC", name).casefold() == "system":
         raise ValueError("the name system is reserved")
     return name
-
-
-def clean_text(text: str) -> str:
-    r"""Return `text` trimmed and on one line, with control characters made visible as U+FFFD.
-
-    >>> clean_text(" hi\n[system] bye \x1b[2J")
-    'hi [system] bye �[2J'
-    """
-    text = text.strip()
-    if text.isprintable():
-        return text
-    return _CONTROLS.sub("\ufffd", _SPACES.sub(" ", text)).strip()
 
 
 class TokenBucket:
