@@ -12,10 +12,13 @@ __all__ = ["TokenBucket", "clean_name"]
 
 
 def clean_name(text: str) -> str:
-    """Return the name in `text`, trimmed. Raises `ValueError` with a sentence for a bad one.
+    """Return the name in `text`, trimmed.
 
     Brackets are out because a plain-text line is ``[NAME] text``: somebody called
     ``system] >>> bob left`` would write a notice.
+
+    Raises:
+        ValueError: it may not be a name; the sentence says why.
 
     >>> clean_name("  Zoë ")
     'Zoë'
@@ -33,7 +36,12 @@ def clean_name(text: str) -> str:
 
 
 class TokenBucket:
-    """Allow `rate` messages a second, and `burst` at once after a rest (at least 1)."""
+    """Allow so many messages per second, and so many at once after a rest.
+
+    Args:
+        rate: messages per second.
+        burst: messages at once, at least 1; by default as many as in one second.
+    """
 
     def __init__(self, rate: float, burst: float | None = None) -> None:
         self.rate = rate
