@@ -31,8 +31,8 @@ __all__ = ["RAW_MAX_SIZE", "echo", "echo_raw"]
 logger = logging.getLogger(__name__)
 
 RAW_MAX_SIZE = 2**24
-"""Bytes a message for `echo_raw` may have: the Autobahn cases send that much, the library's default
-is a sixteenth of it."""
+"""Bytes that a message for `echo_raw` may have. The Autobahn cases send that much; the library's
+default is a sixteenth of it."""
 
 
 async def echo(connection: ServerConnection) -> None:

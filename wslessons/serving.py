@@ -84,7 +84,7 @@ def peer(connection: ServerConnection) -> str:
 
 
 def urls(server: Server, scheme: str = "ws") -> list[str]:
-    """List the URLs where `server` accepts connections, one a listening socket, with real ports."""
+    """List the URLs where `server` accepts connections, with real ports, one per socket."""
     return [f"{scheme}://{host_port(sock.getsockname())}" for sock in server.sockets]
 
 
@@ -137,9 +137,9 @@ class LoggedConnection(ServerConnection):
         The library has a deadline for the peer's answer and none for getting its own close frame
         into a socket that is full, so that a peer that reads nothing would hold its handler.
         """
-        patience = None if self.close_timeout is None else self.close_timeout + 0.1
+        timeout = None if self.close_timeout is None else self.close_timeout + 0.1
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await super().close(code, reason)
         except TimeoutError:
             self.transport.abort()
@@ -175,25 +175,37 @@ def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0, **options: A
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)
 
-    async def handle(connection: ServerConnection) -> None:
+    def handle(connection: ServerConnection) -> Awaitable[None]:
         if isinstance(connection, LoggedConnection):
             connection.opened = True
-        await handler(connection)
+        return handler(connection)
 
     return websockets.serve(handle, host, port, **options)
 
 
-async def shut(server: Server, code: int = 1001, reason: str = "", patience: float = 0.5) -> None:
+async def shut(
+    server: Server,
+    code: int = 1001,
+    reason: str = "",
+    timeout: float = 0.5,  # noqa: ASYNC109 - it bounds two steps, each by itself
+) -> None:
     """Close `server` and everything of it in bounded time.
 
-    Clients get a close frame with `code` (RFC 6455, section 7.4.1). A connection whose peer has
-    not answered after `patience` seconds is aborted, a handler that has not returned is cancelled,
-    and one that ignores even that is left behind after as long again.
+    A connection whose peer has not answered in time is aborted, a handler that has not returned is
+    cancelled, and one that ignores even that is left behind after as long again.
+
+    Args:
+        server: one of `serve`.
+        code: the close code that clients get; 1001 is "going away".
+        reason: the reason that clients get, at most 123 bytes of UTF-8.
+        timeout: seconds to wait for the peers, and again for the handlers.
+
+    Source: RFC 6455, section 7.4.1.
     """
     server.close(code=code, reason=reason)
     closed = asyncio.ensure_future(server.wait_closed())
     try:
-        await asyncio.wait([closed], timeout=patience)
+        await asyncio.wait([closed], timeout=timeout)
         if closed.done():
             return
         for connection in [c for c in LoggedConnection.alive if c.server is server]:
@@ -201,7 +213,7 @@ async def shut(server: Server, code: int = 1001, reason: str = "", patience: flo
         stuck = set(server.handler_tasks)
         for task in stuck:
             task.cancel()
-        await asyncio.wait([closed], timeout=patience)
+        await asyncio.wait([closed], timeout=timeout)
         if not closed.done():
             logger.warning("%d handlers ignored being cancelled and were left", len(stuck))
     finally:

@@ -12,7 +12,7 @@ import pytest
 from wslessons.bench import fanout, tools
 from wslessons.bench.fanout_load import FRAME, TEXT_SIZE, Load, Receiver
 from wslessons.bench.fanout_server import CONTENDERS
-from wslessons.chat.frames import text_frame
+from wslessons.chat.fanout import text_frame
 from wslessons.errors import UserError
 
 

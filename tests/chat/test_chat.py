@@ -9,8 +9,10 @@ import logging
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -18,14 +20,13 @@ import websockets
 from websockets import ConnectionClosed, InvalidStatus, Server, connect
 from websockets.asyncio.client import ClientConnection
 
-from wslessons.chat import ChatServer, Gone
+from wslessons.chat import ChatServer, Gone, Room
 from wslessons.chat import room as room_module
 from wslessons.chat import server as chat_module
-from wslessons.chat import session as session_module
+from wslessons.chat.codecs import clean_text
 from wslessons.chat.events import SUBPROTOCOL
-from wslessons.chat.fanout import CHUNK
-from wslessons.chat.frames import Writer
-from wslessons.chat.rules import TokenBucket, clean_name, clean_text
+from wslessons.chat.fanout import CHUNK, Writer
+from wslessons.chat.rules import TokenBucket, clean_name
 
 Start = Callable[..., Awaitable["Running"]]
 
@@ -795,6 +796,64 @@ async def test_rooms_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) 
         await stack.enter_async_context(running.join("b", "/rooms/full1"))
 
 
+class EndingRooms:
+    """A bus that ends rooms, as one does whose log begins anew."""
+
+    def room_factory(
+        self, rooms: Mapping[str, Room], forget: Callable[[str], None]
+    ) -> Callable[[str, int], Room]:
+        """Open plain rooms, and keep what ends them."""
+        self.rooms, self.end = rooms, forget
+        return Room
+
+
+async def test_a_room_that_its_bus_ends_is_gone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is empty or not: later the server forgets other rooms, and opens it anew."""
+    monkeypatch.setattr(chat_module, "IDLE_ROOMS", 1)
+    bus = EndingRooms()
+    running = await start(bus=bus)
+
+    async def come_and_go(path: str) -> None:
+        async with running.join("a", path):
+            room = bus.rooms[path]
+        await until(lambda: not room.visitors)
+
+    await come_and_go("/rooms/idle")
+    bus.end("/rooms/idle")
+    async with running.join("alice", "/rooms/full") as alice:
+        bus.end("/rooms/full")
+        async with running.join("bob", "/rooms/full") as bob:
+            await alice.send("in the old room")
+            await bob.send("/who")
+            assert await bob.recv() == "[system] here now: bob"
+    for n in range(3):
+        await come_and_go(f"/rooms/{n}")
+    assert list(running.chat.rooms) == ["/rooms/2"]
+
+
+def test_a_chat_loads_nothing_of_the_bus() -> None:
+    """A script with a chat pays for no bus, also when it hands one over."""
+    script = """
+import sys
+from wslessons.chat import ChatServer, Room
+
+class Bus:
+    def room_factory(self, rooms, forget):
+        return Room
+
+ChatServer(bus=Bus())._open("/")
+print(sum(name.startswith("wslessons") for name in sys.modules))
+print([name for name in sys.modules if name.startswith("wslessons.scaling")])
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=30
+    ).stdout.splitlines()
+    assert int(out[0]) <= 14
+    assert out[1] == "[]"
+
+
 # Limits.
 
 
@@ -815,7 +874,7 @@ async def test_slowed_down_sender_that_leaves_does_not_stay_as_a_ghost(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a sender queued beyond its rate keeps it in the roster for a bounded time only."""
-    monkeypatch.setattr(session_module, "GRACE", 0.1)
+    monkeypatch.setattr(chat_module, "GRACE", 0.1)
     running = await start(rate=1, burst=1)
     async with running.join("other") as other:
         async with running.join("fast") as fast:
@@ -872,7 +931,7 @@ async def test_crowd_that_comes_and_goes_leaves_nothing(start: Start) -> None:
     await until(lambda: not room.visitors and not running.server.handler_tasks)
     assert running.chat.people() == []
     assert len(room.fanout) == 0
-    # The fan-out keeps one cursor for each form.
+    # The fan-out keeps one cursor for each codec.
     assert len(room.log.receivers) <= 2
     if descriptors is not None:
         for _ in range(100):

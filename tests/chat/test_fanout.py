@@ -21,8 +21,8 @@ from websockets.protocol import State
 
 from wslessons.chat import fanout
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
-from wslessons.chat.fanout import Fanout
-from wslessons.chat.frames import FrameWriter, text_frame
+from wslessons.chat.connection import FrameWriter
+from wslessons.chat.fanout import Fanout, text_frame
 
 
 class Line:
@@ -35,7 +35,7 @@ class Line:
 
 
 class Numbers:
-    """A form that shows the number, `ack` to its sender, and what was missed."""
+    """A codec that shows the number, `ack` to its sender, and what was missed."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
@@ -46,7 +46,7 @@ class Numbers:
         self.encoded.append(item.number)
         return f"{self.prefix}{item.number}".encode()
 
-    def own(self, item: Line) -> bytes | None:
+    def to_sender(self, item: Line) -> bytes | None:
         """An acknowledgement for even numbers, nothing for odd ones."""
         return None if item.number % 2 else f"{self.prefix}ack {item.number}".encode()
 
@@ -102,17 +102,17 @@ def payloads(data: bytes) -> list[str]:
     return lines
 
 
-async def reference(cursor: Receiver[Line], id: str, form: Numbers, lines: list[str]) -> None:
+async def reference(cursor: Receiver[Line], id: str, codec: Numbers, lines: list[str]) -> None:
     """Serve one member the readable way: a task that forwards from its own `Receiver`."""
     while True:
         try:
             item = await cursor.recv()
         except Lagged as lag:
-            lines.append(form.missed(lag.skipped, cursor.offset).decode())
+            lines.append(codec.missed(lag.skipped, cursor.offset).decode())
             continue
         except Closed:
             return
-        payload = form.own(item) if item.origin == id else form.encode(item)
+        payload = codec.to_sender(item) if item.origin == id else codec.encode(item)
         if payload is not None:
             lines.append(payload.decode())
 
@@ -137,8 +137,8 @@ async def tick() -> None:
 
 async def test_one_write_for_all_that_is_ready(room: Fanout[Line]) -> None:
     """All that is sent in one turn of the loop reaches a member in a single write."""
-    writer, form = FakeWriter(), Numbers()
-    room.join("a", form, writer, room.channel.subscribe())
+    writer, codec = FakeWriter(), Numbers()
+    room.join("a", codec, writer, room.channel.subscribe())
     for n in range(3):
         room.send(Line(n))
     assert writer.writes == []
@@ -146,28 +146,28 @@ async def test_one_write_for_all_that_is_ready(room: Fanout[Line]) -> None:
     assert [payloads(data) for data in writer.writes] == [["0", "1", "2"]]
 
 
-async def test_each_item_is_encoded_once_for_each_form(room: Fanout[Line]) -> None:
-    """A hundred members of two forms cost two encodings, laggards and late joiners included."""
-    forms = Numbers(), Numbers("json ")
+async def test_each_item_is_encoded_once_for_each_codec(room: Fanout[Line]) -> None:
+    """A hundred members of two codecs cost two encodings, laggards and late joiners included."""
+    codecs = Numbers(), Numbers("json ")
     writers = [FakeWriter() for _ in range(100)]
     writers[0].ready = False
     for i, writer in enumerate(writers):
-        room.join(str(i), forms[i % 2], writer, room.channel.subscribe())
+        room.join(str(i), codecs[i % 2], writer, room.channel.subscribe())
     room.send(Line(7))
     await tick()
     writers[0].drain()
     late = FakeWriter()
-    room.join("late", forms[0], late, room.channel.subscribe(since=0))
+    room.join("late", codecs[0], late, room.channel.subscribe(since=0))
     assert [writer.lines() for writer in (*writers[:2], late)] == [["7"], ["json 7"], ["7"]]
     assert all(writer.lines() == writers[i % 2].lines() for i, writer in enumerate(writers))
-    assert [form.encoded for form in forms] == [[7], [7]]
+    assert [codec.encoded for codec in codecs] == [[7], [7]]
 
 
-async def test_sender_gets_its_own_form(room: Fanout[Line]) -> None:
+async def test_sender_gets_its_own_codec(room: Fanout[Line]) -> None:
     """Who sent a line gets the acknowledgement in its place, or nothing, in order with the rest."""
-    form, alice, bob = Numbers(), FakeWriter(), FakeWriter()
-    room.join("alice", form, alice, room.channel.subscribe())
-    room.join("bob", form, bob, room.channel.subscribe())
+    codec, alice, bob = Numbers(), FakeWriter(), FakeWriter()
+    room.join("alice", codec, alice, room.channel.subscribe())
+    room.join("bob", codec, bob, room.channel.subscribe())
     for n, origin in enumerate(["alice", "bob", "alice", "alice"]):
         room.send(Line(n, origin))
     await tick()
@@ -184,9 +184,9 @@ async def test_sender_gets_its_own_form(room: Fanout[Line]) -> None:
 
 async def test_full_connection_is_left_alone_and_lags_in_the_ring(room: Fanout[Line]) -> None:
     """A member over its high-water mark gets nothing until it drains, then what it missed."""
-    form, slow, quick = Numbers(), FakeWriter(), FakeWriter()
-    room.join("slow", form, slow, room.channel.subscribe())
-    room.join("quick", form, quick, room.channel.subscribe())
+    codec, slow, quick = Numbers(), FakeWriter(), FakeWriter()
+    room.join("slow", codec, slow, room.channel.subscribe())
+    room.join("quick", codec, quick, room.channel.subscribe())
     slow.full_after = 1
     for n in range(10):
         room.send(Line(n))
@@ -203,8 +203,8 @@ async def test_full_connection_is_left_alone_and_lags_in_the_ring(room: Fanout[L
 
 async def test_notice_is_not_lost_on_a_connection_that_is_full_again(room: Fanout[Line]) -> None:
     """A notice that could not be written is written later, and then counts all that was missed."""
-    form, slow = Numbers(), FakeWriter()
-    room.join("slow", form, slow, room.channel.subscribe())
+    codec, slow = Numbers(), FakeWriter()
+    room.join("slow", codec, slow, room.channel.subscribe())
     slow.ready = False
     for n in range(6):
         room.send(Line(n))
@@ -223,16 +223,16 @@ async def test_notice_is_not_lost_on_a_connection_that_is_full_again(room: Fanou
 
 async def test_more_than_the_ring_in_one_turn_loses_nothing(room: Fanout[Line]) -> None:
     """Members who only wait for the tick are not lapped: `send` flushes before it would do so."""
-    form, writer, fresh, drained = Numbers(), FakeWriter(), FakeWriter(), FakeWriter()
-    room.join("a", form, writer, room.channel.subscribe())
-    room.join("drained", form, drained, room.channel.subscribe())
+    codec, writer, fresh, drained = Numbers(), FakeWriter(), FakeWriter(), FakeWriter()
+    room.join("a", codec, writer, room.channel.subscribe())
+    room.join("drained", codec, drained, room.channel.subscribe())
     drained.ready = False
     room.send(Line(0))
     await tick()
     for n in range(1, 4):
         room.send(Line(n))
     drained.drain()
-    room.join("fresh", form, fresh, room.channel.subscribe(since=0))
+    room.join("fresh", codec, fresh, room.channel.subscribe(since=0))
     for n in range(4, 40):
         room.send(Line(n))
     await tick()
@@ -246,9 +246,9 @@ async def test_more_than_the_ring_in_one_turn_loses_nothing(room: Fanout[Line]) 
 async def test_large_batches_go_out_in_bounded_writes(room: Fanout[Line]) -> None:
     """No write is larger than `chunk`, and a member that fills up between two keeps its place."""
     room.chunk = 10
-    form, writer, quick = Numbers("x" * 6), FakeWriter(), FakeWriter()
-    room.join("a", form, writer, room.channel.subscribe())
-    room.join("b", form, quick, room.channel.subscribe())
+    codec, writer, quick = Numbers("x" * 6), FakeWriter(), FakeWriter()
+    room.join("a", codec, writer, room.channel.subscribe())
+    room.join("b", codec, quick, room.channel.subscribe())
     writer.full_after = 2
     for n in range(4):
         room.send(Line(n))
@@ -262,23 +262,23 @@ async def test_large_batches_go_out_in_bounded_writes(room: Fanout[Line]) -> Non
 
 async def test_leaving_is_final(room: Fanout[Line]) -> None:
     """Whoever leaves, in step, behind, or caught up, gets nothing more and leaves no cursor."""
-    form = Numbers()
-    writers = {id: FakeWriter() for id in ("step", "behind", "caught-up", "stays")}
+    codec = Numbers()
+    writers = {id: FakeWriter() for id in ("in sync", "behind", "caught-up", "stays")}
     for id, writer in writers.items():
-        room.join(id, form, writer, room.channel.subscribe())
+        room.join(id, codec, writer, room.channel.subscribe())
     before = len(room.channel.receivers)
     writers["behind"].ready = writers["caught-up"].ready = False
     room.send(Line(0))
     await tick()
     room.send(Line(1))
     writers["caught-up"].drain()
-    for id in ("step", "behind", "caught-up", "nobody"):
+    for id in ("in sync", "behind", "caught-up", "nobody"):
         room.leave(id)
     writers["behind"].drain()
     room.send(Line(2))
     await tick()
     assert {id: writer.lines() for id, writer in writers.items()} == {
-        "step": ["0"],
+        "in sync": ["0"],
         "behind": [],
         "caught-up": ["0", "1"],
         "stays": ["0", "1", "2"],
@@ -317,7 +317,7 @@ def test_behaves_as_a_task_for_each_member_would(steps: list[tuple[str, int, str
 
     async def run() -> None:
         room: Fanout[Line] = Fanout(Channel(capacity=4))
-        form = Numbers()
+        codec = Numbers()
         sent: list[Line] = []
         writers = {str(i): FakeWriter() for i in range(3)}
         since = dict.fromkeys(writers, 0)
@@ -325,10 +325,10 @@ def test_behaves_as_a_task_for_each_member_would(steps: list[tuple[str, int, str
         tasks: dict[str, asyncio.Task[None]] = {}
 
         def join(id: str, offset: int) -> None:
-            room.join(id, form, writers[id], room.channel.subscribe(since=offset))
+            room.join(id, codec, writers[id], room.channel.subscribe(since=offset))
             since[id] = offset
             cursor = unbounded.subscribe(since=offset)
-            tasks[id] = asyncio.create_task(reference(cursor, id, form, expected[id]))
+            tasks[id] = asyncio.create_task(reference(cursor, id, codec, expected[id]))
 
         # The reference reads a log that never forgets: what the other has lost shows against it.
         unbounded: Channel[Line] = Channel(capacity=1000)

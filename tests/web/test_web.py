@@ -15,7 +15,7 @@ from websockets import ConnectionClosed, InvalidStatus, connect
 from wslessons import web
 from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL, Message
-from wslessons.chat.frames import text_frame
+from wslessons.chat.fanout import text_frame
 from wslessons.client import ChatClient
 from wslessons.web.metrics import payloads
 

@@ -26,10 +26,10 @@ from websockets import ConnectionClosed, ServerConnection, broadcast
 from wslessons.bench.tools import answer_parent, raise_descriptor_limit
 from wslessons.chat import ChatServer, Room
 from wslessons.chat.channel import Receiver
-from wslessons.chat.codecs import JsonForm, Record, TextForm
+from wslessons.chat.codecs import JsonCodec, Record, TextCodec
+from wslessons.chat.connection import FrameWriter
 from wslessons.chat.events import Message
-from wslessons.chat.fanout import Fanout, Form
-from wslessons.chat.frames import FrameWriter, Writer
+from wslessons.chat.fanout import Codec, Fanout, Writer
 
 CONTENDERS = ("chat", "tasks", "broadcast", "naive", "floor")
 TEXT_SIZE = 64
@@ -45,13 +45,13 @@ class Broadcast(Fanout[Record]):
     def __init__(self, room: Room) -> None:
         super().__init__(room.log)
         self._connections: dict[str, ServerConnection] = {}
-        self._form: Form[Record] = TextForm()
+        self._codec: Codec[Record] = TextCodec()
 
-    def join(self, id: str, form: Form[Record], writer: Writer, cursor: Receiver[Record]) -> None:
+    def join(self, id: str, codec: Codec[Record], writer: Writer, cursor: Receiver[Record]) -> None:
         """Add a connection."""
         assert isinstance(writer, FrameWriter)
         assert isinstance(writer.connection, ServerConnection)
-        assert not isinstance(form, JsonForm)
+        assert not isinstance(codec, JsonCodec)
         cursor.close()
         self._connections[id] = writer.connection
 
@@ -64,7 +64,7 @@ class Broadcast(Fanout[Record]):
         self.channel.send(item)
         if isinstance(item.event, Message):
             others = [c for id, c in self._connections.items() if id != item.origin]
-            broadcast(others, self._form.encode(item), text=True)
+            broadcast(others, self._codec.encode(item), text=True)
 
 
 class BroadcastChat(ChatServer):

@@ -63,7 +63,11 @@ class Channel(Generic[T]):
     >>> reader.take_ready()
     ['b', 'c']
 
-    In: `capacity`, how many items are kept, at least 1. Raises `ValueError` when it is less.
+    Args:
+        capacity: how many items are kept, at least 1.
+
+    Raises:
+        ValueError: the capacity is less than 1.
     """
 
     def __init__(self, capacity: int = 256) -> None:
@@ -95,12 +99,18 @@ class Channel(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over the items kept, the oldest first."""
-        return iter(self._between(self.offset - len(self._ring), self.offset))
+        # A ring that is full has its oldest item where the next one will go.
+        oldest = self.offset % self.capacity if len(self._ring) == self.capacity else 0
+        return iter(self._ring[oldest:] + self._ring[:oldest])
 
     def send(self, item: T) -> int:
-        """Append `item` and return the number of readers. Never waits.
+        """Append `item`. Never waits.
 
-        Raises `Closed` after `close()`.
+        Returns:
+            The number of readers there are.
+
+        Raises:
+            Closed: the channel has been closed.
         """
         if self.closed:
             raise Closed("the channel is closed")
@@ -114,11 +124,14 @@ class Channel(Generic[T]):
         return len(self._receivers)
 
     def subscribe(self, since: int | None = None) -> Receiver[T]:
-        """Return a new reader.
+        """Return a new reader. What it asks for and is no longer kept, its first read reports.
 
-        In: `since`, the offset of the last item it has seen; None begins with the next item sent,
-        0 with the first ever. What is no longer kept is reported by `Lagged` on the first read.
-        Raises `ValueError` for an offset that does not exist yet.
+        Args:
+            since: the offset of the last item it has seen; None begins with the next item sent,
+                0 with the first ever.
+
+        Raises:
+            ValueError: no item has this offset yet.
         """
         if since is None:
             since = self.offset
@@ -130,14 +143,6 @@ class Channel(Generic[T]):
         """Take no more items; each reader still gets what it has not read. Idempotent."""
         self.closed = True
         self._wake()
-
-    def _between(self, start: int, stop: int) -> list[T]:
-        """Return the items after offset `start`, up to and with `stop`; all must be kept."""
-        first = start % self.capacity
-        last = first + stop - start
-        if last <= self.capacity:
-            return self._ring[first:last]
-        return self._ring[first:] + self._ring[: last - self.capacity]
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -174,7 +179,13 @@ class Receiver(Generic[T]):
         return self.channel.offset - self.offset
 
     def recv_nowait(self) -> T:
-        """Return the next item. Raises `Lagged`, `Empty` or `Closed`."""
+        """Return the next item.
+
+        Raises:
+            Lagged: items that this reader has not read are gone; the next call goes on after them.
+            Empty: nothing is ready now.
+            Closed: the channel is closed and there is nothing left to read.
+        """
         channel = self.channel
         self._check()
         if self.offset == channel.offset:
@@ -184,9 +195,13 @@ class Receiver(Generic[T]):
         return item
 
     async def recv(self) -> T:
-        """Wait for the next item and return it. Raises `Lagged` or `Closed`.
+        """Wait for the next item and return it.
 
         Cancelling is safe: an item is either returned or still there for the next call.
+
+        Raises:
+            Lagged: items that this reader has not read are gone; the next call goes on after them.
+            Closed: the channel is closed and there is nothing left to read.
         """
         self._check()
         while self.offset == self.channel.offset:
@@ -212,13 +227,17 @@ class Receiver(Generic[T]):
     def take_ready(self) -> list[T]:
         """Return all that is ready, the oldest first; an empty list when nothing is.
 
-        Raises `Lagged` or `Closed`.
+        Raises:
+            Lagged: items that this reader has not read are gone; the next call goes on after them.
+            Closed: the channel is closed and there is nothing left to read.
         """
         self._check()
-        newest = self.channel.offset
-        items = self.channel._between(self.offset, newest)
-        self.offset = newest
-        return items
+        channel = self.channel
+        ready, first = channel.offset - self.offset, self.offset % channel.capacity
+        self.offset = channel.offset
+        items = channel._ring[first : first + ready]
+        # What did not fit before the ring's end goes on at its beginning.
+        return items + channel._ring[: ready - len(items)]
 
     def close(self) -> None:
         """Stop reading: the channel no longer counts this reader. Idempotent."""

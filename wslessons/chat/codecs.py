@@ -1,40 +1,98 @@
-"""How the room's events look on the wire: as lines of plain text, or as `chat.v1+json`."""
+"""What the two protocols look like on the wire, in both directions, for servers and for clients.
+
+A codec turns bytes into typed events (see `events`) and back. `TEXT` is the protocol of a client
+that asks for no subprotocol, `JSON` is the subprotocol ``chat.v1+json``. Codecs do no I/O.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from wslessons.chat.events import (
     Ack,
+    ClientEvent,
     Error,
+    Hello,
     Joined,
+    Left,
     Message,
     Missed,
+    Pong,
     RoomEvent,
     Roster,
+    Say,
+    ServerEvent,
     Welcome,
+    Who,
     encode,
 )
 
-__all__ = ["JSON", "TEXT", "JsonForm", "Record", "TextForm"]
+__all__ = ["JSON", "TEXT", "Answer", "JsonCodec", "Record", "TextCodec", "clean_text"]
+
+Answer = Welcome | Missed | Ack | Roster | Pong | Error
+"""What is sent to one member only."""
+
+# White space that would begin a new line or column, and what would steer a terminal or turn the
+# direction of the text around it (Unicode's explicit embeddings, overrides and isolates).
+_SPACES = re.compile("[\t-\r\x85\u2028\u2029]+")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# The lines of plain text as a client reads them; `TextCodec` writes them.
+_MOVE = re.compile(r"\[system\] >>> (.+) (joined|left) the chat")
+_MISSED = re.compile(r"\[system\] you missed (?:(\d+) )?messages?")
+_LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
+
+_client_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ClientEvent)
+_server_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ServerEvent)
 
 
+def clean_text(text: str) -> str:
+    r"""Return `text` trimmed and on one line, with control characters made visible as U+FFFD.
+
+    >>> clean_text(" hi\n[system] bye \x1b[2J")
+    'hi [system] bye �[2J'
+    """
+    text = text.strip()
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub("\ufffd", _SPACES.sub(" ", text)).strip()
+
+
+@dataclass(slots=True, eq=False)
 class Record:
     """An event in a room's log, with what the wire does not show. See `fanout.Item`."""
 
-    __slots__ = ("event", "frames", "key", "origin")
-
-    def __init__(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
-        self.event = event
-        self.origin = origin
-        """Id of the connection that said it; empty for what is everybody's."""
-        self.key = key
-        """Session and id under which it is published only once; empty for no such promise."""
-        self.frames: dict[Any, bytes] = {}
+    event: RoomEvent
+    origin: str = ""
+    """Id of the connection that said it; empty for what is everybody's."""
+    key: str = ""
+    """Session and id under which it is published only once; empty for no such promise."""
+    frames: dict[Any, bytes] = field(default_factory=dict)
 
 
-class TextForm:
+class TextCodec:
     """The plain-text protocol, as the client that asks for no subprotocol sees it."""
+
+    # The server's side.
+
+    def decode_hello(self, data: str) -> Hello:
+        """Return the first message of a client, which is its name."""
+        return Hello(data)
+
+    def decode_client(self, data: str) -> ClientEvent | Error | None:
+        """Return the event that a client's line stands for; None for a blank line.
+
+        >>> TEXT.decode_client(" hi "), TEXT.decode_client("/who")
+        (Say(text='hi', id=''), Who())
+        """
+        text = clean_text(data)
+        if text == "/who":
+            return Who()
+        return Say(text) if text else None
 
     def encode(self, item: Record) -> bytes:
         """Return the line for everybody."""
@@ -44,8 +102,8 @@ class TextForm:
         verb = "joined" if isinstance(event, Joined) else "left"
         return self.system(f">>> {event.name} {verb} the chat")
 
-    def own(self, item: Record) -> bytes | None:
-        """Whoever said it knows it."""
+    def to_sender(self, item: Record) -> bytes | None:
+        """Return what the sender gets in place of the line: nothing."""
         return None
 
     def missed(self, count: int | None, offset: int) -> bytes:
@@ -54,33 +112,85 @@ class TextForm:
             return self.system("you missed messages")
         return self.system(f"you missed {count} message{'' if count == 1 else 's'}")
 
-    def welcome(self, event: Welcome) -> bytes:
-        """Return the answer to the name."""
-        return f"Welcome, {event.name}!".encode()
-
-    def roster(self, people: list[str], count: int) -> bytes:
-        """Return the answer to ``/who``."""
-        more = f" and {count - len(people)} more" if count > len(people) else ""
-        return self.system(f"here now: {', '.join(people)}{more}")
-
-    def error(self, code: str, text: str, id: str = "") -> bytes:
-        """Return what was wrong."""
-        return self.system(text)
+    def answer(self, event: Answer) -> bytes:
+        """Return the line for an event that one member gets; no bytes where there is none."""
+        match event:
+            case Welcome(name=name):
+                return f"Welcome, {name}!".encode()
+            case Missed(count=count, offset=offset):
+                return self.missed(count, offset)
+            case Roster(people=people, count=count):
+                more = f" and {count - len(people)} more" if count > len(people) else ""
+                return self.system(f"here now: {', '.join(people)}{more}")
+            case Error(text=text):
+                return self.system(text)
+            case _:
+                return b""
 
     def system(self, text: str) -> bytes:
-        """Return a notice: nobody can be called ``system``, so nobody can forge one."""
+        """Return a notice of the server; nobody can be called ``system``."""
         return f"[system] {text}".encode()
 
+    # The client's side.
 
-class JsonForm:
-    """The subprotocol `chat.v1+json`."""
+    def decode_server(self, data: str) -> RoomEvent | Missed | None:
+        """Return the event that a server's line stands for; None for a notice that people read.
+
+        >>> TEXT.decode_server("[alice] hi")
+        Message(sender='alice', text='hi', id='', offset=0, time=0.0, prev=UNSET)
+        >>> TEXT.decode_server("[system] >>> bob left the chat")
+        Left(name='bob', offset=0, time=0.0, prev=UNSET)
+        """
+        if match := _MOVE.fullmatch(data):
+            return (Joined if match[2] == "joined" else Left)(match[1])
+        if match := _MISSED.fullmatch(data):
+            return Missed(int(match[1]) if match[1] else None, 0)
+        if data.startswith("[system] ") or not (match := _LINE.fullmatch(data)):
+            return None
+        return Message(match[1], match[2])
+
+
+class JsonCodec:
+    """The subprotocol ``chat.v1+json``."""
+
+    # The server's side.
+
+    def decode_hello(self, data: str) -> Hello:
+        """Return the first message of a client.
+
+        Raises:
+            ValueError: it is no `hello`; the sentence says what is wrong.
+        """
+        try:
+            event = _client_decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise ValueError(f"the first message must be a hello: {exc}") from None
+        if not isinstance(event, Hello):
+            raise ValueError("the first message must be a hello")
+        return event
+
+    def decode_client(self, data: str) -> ClientEvent | Error | None:
+        """Return a client's event, or the error with which to answer what is none.
+
+        >>> JSON.decode_client('{"type": "say", "text": "hi"}')
+        Say(text='hi', id='')
+        """
+        try:
+            event = _client_decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            return Error("invalid", str(exc))
+        if isinstance(event, Say):
+            event.text = clean_text(event.text)
+            if not event.text:
+                return Error("blank", "a blank message is not sent", event.id)
+        return event
 
     def encode(self, item: Record) -> bytes:
         """Return the event for everybody."""
         return encode(item.event)
 
-    def own(self, item: Record) -> bytes | None:
-        """Return the acknowledgement of what was said."""
+    def to_sender(self, item: Record) -> bytes | None:
+        """Return what the sender gets in place of the event: the acknowledgement."""
         event = item.event
         if isinstance(event, Message):
             return encode(Ack(event.id, event.offset, event.time))
@@ -90,18 +200,20 @@ class JsonForm:
         """Return the notice of a gap."""
         return encode(Missed(count, offset))
 
-    def welcome(self, event: Welcome) -> bytes:
-        """Return the answer to `Hello`."""
+    def answer(self, event: Answer) -> bytes:
+        """Return an event that one member gets."""
         return encode(event)
 
-    def roster(self, people: list[str], count: int) -> bytes:
-        """Return the answer to `Who`."""
-        return encode(Roster(people, count))
+    # The client's side.
 
-    def error(self, code: str, text: str, id: str = "") -> bytes:
-        """Return what was wrong."""
-        return encode(Error(code, text, id))
+    def decode_server(self, data: str | bytes) -> ServerEvent:
+        """Return a server's event.
+
+        Raises:
+            msgspec.DecodeError: it is none that we know; the sentence says why.
+        """
+        return _server_decoder.decode(data)
 
 
-TEXT = TextForm()
-JSON = JsonForm()
+TEXT = TextCodec()
+JSON = JsonCodec()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from websockets import ConnectionClosed, ServerConnection
+from websockets.asyncio.connection import Connection as AnyConnection
 from websockets.protocol import State
 
 from wslessons import serving
-from wslessons.chat.frames import FrameWriter, Writer
-from wslessons.chat.rules import clean_text
+from wslessons.chat.codecs import clean_text
+from wslessons.chat.fanout import Writer
 
-__all__ = ["Connection", "Gone", "LibraryConnection", "Refused"]
+__all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection", "Refused"]
+
+logger = logging.getLogger(__name__)
+
+_OPEN = State.OPEN
 
 
 class Gone(Exception):
@@ -66,8 +74,82 @@ class Connection(Protocol):
         ...
 
 
+class FrameWriter:
+    """Write ready-made frames to a connection of `websockets`, past the library's own `send`.
+
+    The facts about the library that it relies on are guarded by `tests/chat/test_fanout.py`, which
+    would notice a release that changes them.
+
+    Args:
+        connection: one whose opening handshake is done.
+    """
+
+    # Slots, as there are many of these and each write visits them all: less memory to walk.
+    __slots__ = ("_protocol", "_transport", "connection")
+
+    def __init__(self, connection: AnyConnection) -> None:
+        self.connection = connection
+        self._protocol = connection.protocol
+        self._transport = connection.transport
+
+    def write(self, data: bytes) -> bool:
+        """Write whole frames, all or nothing. Never raises: False when the time is not right.
+
+        - After a close frame nothing may follow (RFC 6455, section 5.5.1), and once the state is
+          CLOSED the transport raises.
+        - Inside a fragmented message another data frame is an error (section 5.4); the client
+          would fail the connection with 1002.
+        - After a reset the state stays OPEN until the loop's next turn and writes vanish; then
+          asyncio logs a warning for each, and uvloop raises. The transport is already closing.
+        - Over the high-water mark the transport would buffer without bound.
+        """
+        connection = self.connection
+        if (
+            connection.paused
+            or self._protocol.state is not _OPEN
+            or connection.send_in_progress is not None
+            or self._transport.is_closing()
+        ):
+            return False
+        try:
+            self._transport.write(data)
+        except Exception as exc:
+            # One broken connection must not keep the others from getting theirs.
+            logger.debug("write failed, dropping the connection: %r", exc)
+            self._transport.abort()
+            return False
+        return True
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the buffer has drained or the fragmented message has ended."""
+        connection = self.connection
+        if self._protocol.state is not _OPEN or self._transport.is_closing():
+            return
+        if connection.send_in_progress is not None:
+            # Ours alone could be cancelled; this future belongs to the library, so only listen.
+            connection.send_in_progress.add_done_callback(lambda _: callback())
+        elif connection.paused:
+            waiter = connection.loop.create_future()
+            connection.drain_waiters.append(waiter)
+
+            def drained(waiter: asyncio.Future[None]) -> None:
+                connection.drain_waiters.remove(waiter)
+                # A lost connection sets an exception, and one nobody looks at would be logged.
+                if waiter.exception() is None:
+                    callback()
+
+            waiter.add_done_callback(drained)
+        else:
+            connection.loop.call_soon(callback)
+
+
 class LibraryConnection:
-    """A connection of `websockets` as the chat sees it."""
+    """A connection of `websockets` as the chat sees it.
+
+    Args:
+        connection: one whose opening handshake is done.
+        fanout: False to have each message sent by a task of its own.
+    """
 
     def __init__(self, connection: ServerConnection, *, fanout: bool = True) -> None:
         assert connection.request is not None
@@ -84,14 +166,22 @@ class LibraryConnection:
         return self._connection.state is State.OPEN
 
     async def recv(self) -> str | bytes:
-        """Return the next message. Raises `Gone`."""
+        """Return the next message.
+
+        Raises:
+            Gone: the connection has ended.
+        """
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
             raise Gone(self._connection.close_code or 1006) from exc
 
     async def send(self, payload: bytes) -> None:
-        """Send a text message. Raises `Gone`."""
+        """Send a text message.
+
+        Raises:
+            Gone: the connection has ended.
+        """
         try:
             await self._connection.send(payload, text=True)
         except ConnectionClosed as exc:

@@ -1,7 +1,7 @@
 """The events of the chat, as the subprotocol `chat.v1+json` has them.
 
 A client that asks for no subprotocol gets plain text, one line a message; that protocol can be
-read off `codecs.TextForm`. A client that asks for ``chat.v1+json`` (RFC 6455, section
+read off `codecs.TextCodec`. A client that asks for ``chat.v1+json`` (RFC 6455, section
 1.9) exchanges the JSON objects below, one a text message, told apart by their member ``type``.
 
 From the client, `hello` first and within the server's name timeout:
@@ -55,7 +55,7 @@ Times are seconds since 1970, UTC. Unknown members are ignored; unknown types ar
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -79,8 +79,6 @@ __all__ = [
     "ServerEvent",
     "Welcome",
     "Who",
-    "decode_client",
-    "decode_server",
     "encode",
 ]
 
@@ -210,21 +208,5 @@ ClientEvent = Hello | Say | Who | Ping
 RoomEvent = Joined | Left | Message
 ServerEvent = Welcome | Joined | Left | Message | Ack | Missed | Roster | Pong | Error
 
-_client_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ClientEvent)
-_server_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ServerEvent)
 encode = msgspec.json.Encoder().encode
 """Return an event as JSON, in UTF-8."""
-
-
-def decode_client(data: str | bytes) -> ClientEvent:
-    """Read what a client sent. Raises `msgspec.DecodeError` with a sentence that says what's wrong.
-
-    >>> decode_client('{"type": "say", "text": "hi"}')
-    Say(text='hi', id='')
-    """
-    return _client_decoder.decode(data)
-
-
-def decode_server(data: str | bytes) -> ServerEvent:
-    """Read what a server sent. Raises `msgspec.DecodeError`."""
-    return _server_decoder.decode(data)

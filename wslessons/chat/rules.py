@@ -1,27 +1,24 @@
-"""What a chat asks of its people: a name that forges nothing, text on one line, a bounded pace.
+"""What a chat asks of its members: a name that looks like no notice, and a bounded rate.
 
 Not handled here: names that only look alike (a Cyrillic letter for a Latin one).
 """
 
 from __future__ import annotations
 
-import re
 import time
 import unicodedata
 
-__all__ = ["TokenBucket", "clean_name", "clean_text"]
-
-# White space that would begin a new line or column, and what would steer a terminal or turn the
-# direction of the text around it (Unicode's explicit embeddings, overrides and isolates).
-_SPACES = re.compile("[\t-\r\x85\u2028\u2029]+")
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+__all__ = ["TokenBucket", "clean_name"]
 
 
 def clean_name(text: str) -> str:
-    """Return the name in `text`, trimmed. Raises `ValueError` with a sentence for a bad one.
+    """Return the name in `text`, trimmed.
 
     Brackets are out because a plain-text line is ``[NAME] text``: somebody called
     ``system] >>> bob left`` would write a notice.
+
+    Raises:
+        ValueError: it may not be a name; the sentence says why.
 
     >>> clean_name("  Zoë ")
     'Zoë'
@@ -38,20 +35,13 @@ def clean_name(text: str) -> str:
     return name
 
 
-def clean_text(text: str) -> str:
-    r"""Return `text` trimmed and on one line, with control characters made visible as U+FFFD.
-
-    >>> clean_text(" hi\n[system] bye \x1b[2J")
-    'hi [system] bye �[2J'
-    """
-    text = text.strip()
-    if text.isprintable():
-        return text
-    return _CONTROLS.sub("\ufffd", _SPACES.sub(" ", text)).strip()
-
-
 class TokenBucket:
-    """Allow `rate` messages a second, and `burst` at once after a rest (at least 1)."""
+    """Allow so many messages per second, and so many at once after a rest.
+
+    Args:
+        rate: messages per second.
+        burst: messages at once, at least 1; by default as many as in one second.
+    """
 
     def __init__(self, rate: float, burst: float | None = None) -> None:
         self.rate = rate

@@ -3,9 +3,9 @@
     async with ChatServer().serve("localhost", 8765) as server:
         await server.wait_closed()
 
-How a line travels: the sender's connection -> `ChatServer.handle` -> `Room.say` -> (the bus, where
-servers share rooms) -> the room's log (a `Channel`), with a number -> everyone's cursor in that log
--> one write a connection (`Fanout`) -> everybody else's socket.
+How a line travels: the sender's connection -> its codec (`codecs`) -> `ChatServer.run` ->
+`Room.say` -> (the bus, where servers share rooms) -> the room's log (a `Channel`), with a number ->
+everyone's cursor in that log -> one write per connection (`Fanout`) -> everybody else's socket.
 
 Plain text is for a client that asks for no subprotocol. Its first message is its name, trimmed:
 
@@ -16,61 +16,115 @@ Plain text is for a client that asks for no subprotocol. Its first message is it
     < [system] you missed N messages     to one who read too slowly; then it goes on
     < [system] >>> NAME left the chat    to everyone who is still there
 
-The subprotocol ``chat.v1+json`` carries the same events; see `events`. People of both
+The subprotocol ``chat.v1+json`` carries the same events; see `events`. Members of both
 protocols share a room. Rooms go by path: ``/rooms/NAME``, and ``/`` is the default room; any other
 path is refused with HTTP 404.
 
 The core, `ChatServer.handle`, knows no WebSocket library: it drives any `Connection`. One that can
 take ready-made frames (`Connection.writer`) is served by the room's fan-out; any other by a task
-of its own, `wslessons.chat.session.forward`. What they send is the same.
+of its own, `forward`. What they send is the same.
 
 Not handled here: who may connect at all (Origin, tokens, TLS), history on disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from websockets import Request, Response, ServerConnection
 from websockets.typing import Subprotocol
 
 from wslessons import serving
-from wslessons.chat.codecs import JSON, TEXT, JsonForm, TextForm
+from wslessons.chat.channel import Closed, Lagged, Receiver
+from wslessons.chat.codecs import JSON, TEXT, JsonCodec, Record, TextCodec
 from wslessons.chat.connection import Connection, Gone, LibraryConnection, Refused
 from wslessons.chat.events import (
     SUBPROTOCOL,
+    Ack,
+    Error,
     Hello,
+    Ping,
+    Pong,
+    Roster,
+    Say,
     Welcome,
+    Who,
 )
 from wslessons.chat.room import Room
-from wslessons.chat.rules import TokenBucket
-from wslessons.chat.session import Session, hear_name
+from wslessons.chat.rules import TokenBucket, clean_name
 
-if TYPE_CHECKING:
-    from wslessons.scaling.bus import Backplane
-
-__all__ = ["ChatServer", "Connection", "Gone", "Room"]
+__all__ = ["ChatServer", "Connection", "Gone", "Room", "RoomSource"]
 
 logger = logging.getLogger(__name__)
 
 PATH = re.compile(r"/|/rooms/[A-Za-z0-9._~-]{1,64}")
 IDLE_ROOMS = 64
 """Empty rooms that keep their log, so that people who lost their connections can resume."""
+GRACE = 5.0
+"""Seconds for which what a rate-limited client sent before it left is still let through. (While
+more than the library's `max_queue` waits, its Close has not been read; then keepalive ends it.)"""
+
+
+class RoomSource(Protocol):
+    """A bus, as far as a chat needs it: it brings the rooms that several servers share."""
+
+    def room_factory(
+        self, rooms: Mapping[str, Room], forget: Callable[[str], None]
+    ) -> Callable[[str, int], Room]:
+        """Return what opens a new room, given its path and how many events it keeps.
+
+        Args:
+            rooms: all rooms of the server by path, as they are at any time.
+            forget: called with the path of a room that the bus has ended.
+        """
+        ...
+
+
+async def forward(
+    cursor: Receiver[Record], connection: Connection, codec: TextCodec | JsonCodec
+) -> None:
+    """Send one member everything from `cursor` on, item by item: what `Fanout` does for many.
+
+    Ends when the log is closed.
+
+    Raises:
+        Gone: the connection has ended.
+    """
+    while True:
+        try:
+            item = await cursor.recv()
+        except Lagged as lag:
+            await connection.send(codec.missed(lag.skipped, cursor.offset))
+            continue
+        except Closed:
+            return
+        mine = item.origin == connection.id
+        payload = codec.to_sender(item) if mine else codec.encode(item)
+        if payload:
+            await connection.send(payload)
 
 
 class ChatServer:
     """All rooms of one server, and the handler of its connections.
 
-    In: `capacity`, events kept in each room's log; `rate`, messages a second from one connection
-    (0 for no limit; over it the sender is slowed down, not cut off), with bursts of `burst`;
-    `name_timeout`, seconds to wait for the name; `max_size`, bytes in one message; `max_rooms`,
-    rooms at a time; `fanout`, False to serve each member by a task of its own instead; `bus`, what
-    `wslessons.scaling.bus.from_url` returns, entered, to share the rooms with other servers.
+    Args:
+        capacity: events kept in each room's log.
+        rate: messages per second from one connection, 0 for no limit; over it the sender is slowed
+            down, not cut off.
+        burst: messages at once after a rest; by default as many as in one second.
+        name_timeout: seconds to wait for the name.
+        max_size: bytes in one message.
+        max_rooms: rooms at a time.
+        fanout: False to serve each member by a task of its own instead.
+        bus: what `wslessons.scaling.bus.from_url` returns, entered, to share the rooms with other
+            servers.
     """
 
     def __init__(
@@ -83,7 +137,7 @@ class ChatServer:
         max_size: int = 8192,
         max_rooms: int = 1000,
         fanout: bool = True,
-        bus: Backplane | None = None,
+        bus: RoomSource | None = None,
     ) -> None:
         self.capacity = capacity
         self.rate = rate
@@ -95,17 +149,15 @@ class ChatServer:
         self.rooms: dict[str, Room] = {}
         """The rooms there are, by path; an empty one is kept for a while."""
         self._idle: OrderedDict[str, None] = OrderedDict()
-        self._new_room: Callable[[str, int], Room] = Room
-        # A bus that reaches nobody else would only be a longer way to the log.
-        if bus is not None and not bus.local:
-            from wslessons.scaling.rooms import SharedRooms
-
-            self._new_room = SharedRooms(bus, self.rooms).open
+        """The paths of empty rooms, the longest empty first."""
+        self._new_room: Callable[[str, int], Room] = (
+            Room if bus is None else bus.room_factory(self.rooms, self.forget)
+        )
 
     def people(self, path: str = "/") -> list[str]:
         """Return the names of all who are in a room, in the order in which they came."""
         room = self.rooms.get(path)
-        return list(room.people.values()) if room else []
+        return list(room.members.values()) if room else []
 
     # With `websockets`.
 
@@ -113,7 +165,7 @@ class ChatServer:
     def options(self) -> dict[str, Any]:
         """What to pass to `websockets.serve` beside `handler`.
 
-        No compression: for short lines it costs 32 KiB a connection and gains next to nothing.
+        No compression: for short lines it costs 32 KiB per connection and gains next to nothing.
         """
         return {
             "subprotocols": [Subprotocol(SUBPROTOCOL)],
@@ -128,7 +180,10 @@ class ChatServer:
     def serve(self, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Any:
         """Serve the chat by `wslessons.serving.serve`: ``async with chat.serve() as server``.
 
-        In: `options` of `websockets.serve`, which go before those of the chat.
+        Args:
+            host: the address to bind.
+            port: the TCP port; 0 takes a free one, see `wslessons.serving.urls`.
+            options: those of `websockets.serve`, which go before those of the chat.
         """
         return serving.serve(self.handler, host, port, **(self.options | options))
 
@@ -137,9 +192,9 @@ class ChatServer:
         refusal = self.refusal(request.path.partition("?")[0])
         return connection.respond(*refusal) if refusal else None
 
-    async def handler(self, connection: ServerConnection) -> None:
-        """Serve one connection of `websockets`."""
-        await self.handle(LibraryConnection(connection, fanout=self.fanout))
+    def handler(self, connection: ServerConnection) -> Awaitable[None]:
+        """Serve one connection of `websockets`: what `websockets.serve` takes and awaits."""
+        return self.handle(LibraryConnection(connection, fanout=self.fanout))
 
     # With any library.
 
@@ -156,77 +211,162 @@ class ChatServer:
 
         Nothing a client does raises: it is refused with a close code and a reason that says why.
         """
-        form = JSON if connection.subprotocol == SUBPROTOCOL else TEXT
+        codec = JSON if connection.subprotocol == SUBPROTOCOL else TEXT
         try:
+            hello = await self.read_hello(connection, codec)
+            room = self._open(connection.path)
+            codec, session = room.codec(codec), hello.session or connection.id
             try:
-                hello = await hear_name(connection, self.name_timeout)
-                await self._attend(connection, form, hello)
-            except Refused as refusal:
-                logger.info("closing %s: %d %s", connection.peer, refusal.code, refusal.reason)
-                await connection.close(refusal.code, refusal.reason)
+                with await self._admit(connection, codec, room, hello) as cursor:
+                    if connection.writer is None:
+                        await self._run_and_forward(connection, codec, room, session, cursor)
+                    else:
+                        # The reader is the only task: a connection that the fan-out cannot write
+                        # to any more is a closed one, and ends its reader.
+                        room.fanout.join(connection.id, codec, connection.writer, cursor)
+                        await self.run(connection, codec, room, session)
+            finally:
+                self._leave(connection, room)
+        except Refused as refusal:
+            logger.info("closing %s: %d %s", connection.peer, refusal.code, refusal.reason)
+            await connection.close(refusal.code, refusal.reason)
         except Gone:
             pass
 
-    async def _attend(
-        self, connection: Connection, form: TextForm | JsonForm, hello: Hello
-    ) -> None:
-        """Let somebody into the room and stay until the connection ends."""
-        room = self._open(connection.path)
-        form = room.form(form)
-        room.visitors += 1
-        cursor, entered = room.log.subscribe(), False
+    async def read_hello(self, connection: Connection, codec: TextCodec | JsonCodec) -> Hello:
+        """Wait for the first message and return it, with a name that may be used.
+
+        Raises:
+            Refused: it did not come in time, or is wrong; the sentence says what was.
+            Gone: the connection has ended.
+        """
         try:
-            if hello.since is not None:
-                await room.catch_up(hello.since, hello.epoch)
-            cursor, epoch_over = room.resume(hello.since, hello.epoch)
-            begin = room.begins_after(cursor, None if epoch_over else hello.since)
-            await connection.send(
-                form.welcome(Welcome(hello.name, room.path, room.epoch, begin, *room.roster()))
-            )
-            if epoch_over:
-                await connection.send(form.missed(None, cursor.offset))
-            room.connections[connection.id] = connection
-            room.enter(connection.id, hello.name)
-            entered = True
-            logger.info("%s joined %s from %s", hello.name, room.path, connection.peer)
-            session = Session(
-                connection,
-                form,
-                room,
-                hello.session or connection.id,
-                bucket=TokenBucket(self.rate, self.burst) if self.rate else None,
-                max_size=self.max_size,
-            )
-            await session.stay(cursor)
-        finally:
+            async with asyncio.timeout(self.name_timeout):
+                data = await connection.recv()
+        except TimeoutError:
+            raise Refused(1008, f"no name within {self.name_timeout:g} seconds") from None
+        if isinstance(data, bytes):
+            raise Refused(1008, "the first message must be text: your name")
+        try:
+            hello = codec.decode_hello(data)
+            hello.name = clean_name(hello.name)
+        except ValueError as exc:
+            raise Refused(1008, str(exc)) from None
+        return hello
+
+    async def run(
+        self, connection: Connection, codec: TextCodec | JsonCodec, room: Room, session: str
+    ) -> None:
+        """Do what a member of `room` asks for, message by message, until the connection ends.
+
+        Args:
+            connection: the member's.
+            codec: that of its protocol, as the room has it.
+            room: where it is a member.
+            session: under which the ids of its messages are remembered.
+
+        Raises:
+            Refused: the member has to go.
+            Gone: the connection has ended.
+        """
+        bucket = TokenBucket(self.rate, self.burst) if self.rate else None
+        grace = GRACE
+        while True:
+            data = await connection.recv()
+            if bucket is not None and (delay := bucket.take()):
+                if not connection.is_open:
+                    grace -= delay
+                    if grace < 0:
+                        return
+                await asyncio.sleep(delay)
+            if isinstance(data, bytes):
+                raise Refused(1003, "this chat takes text messages, not binary ones")
+            if len(data) > self.max_size:
+                raise Refused(1009, f"a message has at most {self.max_size} bytes")
+            match codec.decode_client(data):
+                case Say(text=text, id=id):
+                    key = f"{session}/{id}" if id else ""
+                    if offset := room.say(connection.id, text, id, key):
+                        # Said before: the acknowledgement is of the past, and not in the log again.
+                        await connection.send(codec.answer(Ack(id, offset, time.time())))
+                case Who():
+                    await connection.send(codec.answer(Roster(*room.roster())))
+                case Ping(id=id):
+                    await connection.send(codec.answer(Pong(id)))
+                case Hello():
+                    error = Error("joined", "you have said hello already")
+                    await connection.send(codec.answer(error))
+                case Error() as error:
+                    await connection.send(codec.answer(error))
+
+    async def _run_and_forward(
+        self,
+        connection: Connection,
+        codec: TextCodec | JsonCodec,
+        room: Room,
+        session: str,
+        cursor: Receiver[Record],
+    ) -> None:
+        """Run both directions of a member as two tasks that end together."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                forwarding = tasks.create_task(forward(cursor, connection, codec))
+                await self.run(connection, codec, room, session)
+                forwarding.cancel()
+        except ExceptionGroup as group:
+            # One direction fails because the other has ended; what is no `Gone` tells more.
+            _, others = group.split(Gone)
+            raise (others or group).exceptions[0] from None
+
+    async def _admit(
+        self, connection: Connection, codec: TextCodec | JsonCodec, room: Room, hello: Hello
+    ) -> Receiver[Record]:
+        """Welcome somebody, let everyone know, and return their place in the room's log."""
+        cursor, offset, gap = await room.admit(hello)
+        try:
+            welcome = Welcome(hello.name, room.path, room.epoch, offset, *room.roster())
+            await connection.send(codec.answer(welcome))
+            if gap:
+                await connection.send(codec.missed(None, cursor.offset))
+        except BaseException:
             cursor.close()
-            room.connections.pop(connection.id, None)
-            if entered:
-                room.leave(connection.id)
-                logger.info("%s left %s", hello.name, room.path)
-            room.visitors -= 1
-            self._close_if_empty(room)
+            raise
+        room.connections[connection.id] = connection
+        room.enter(connection.id, hello.name)
+        logger.info("%s joined %s from %s", hello.name, room.path, connection.peer)
+        return cursor
 
-    def _open(self, path: str) -> Room:
-        """Return the room at `path`, new if need be."""
-        if self.refusal(path):
-            raise Refused(1013 if PATH.fullmatch(path) else 1008, "there is no room for you here")
-        room = self.rooms.get(path)
-        if room is None:
-            if len(self.rooms) >= self.max_rooms:
-                self._forget_idle()
-            room = self.rooms[path] = self._new_room(path, self.capacity)
-        self._idle.pop(path, None)
-        return room
-
-    def _close_if_empty(self, room: Room) -> None:
+    def _leave(self, connection: Connection, room: Room) -> None:
+        """Undo what `_open` and `_admit` did, however far they got."""
+        room.connections.pop(connection.id, None)
+        name = room.members.get(connection.id)
+        if name is not None:
+            room.leave(connection.id)
+            logger.info("%s left %s", name, room.path)
+        room.visitors -= 1
         if room.visitors or self.rooms.get(room.path) is not room:
             return
         self._idle[room.path] = None
         self._idle.move_to_end(room.path)
         if len(self._idle) > IDLE_ROOMS:
-            self._forget_idle()
+            self.forget(next(iter(self._idle)))
 
-    def _forget_idle(self) -> None:
-        path, _ = self._idle.popitem(last=False)
+    # Rooms.
+
+    def _open(self, path: str) -> Room:
+        """Return the room at `path` for one more connection, new if need be."""
+        if self.refusal(path):
+            raise Refused(1013 if PATH.fullmatch(path) else 1008, "there is no room for you here")
+        room = self.rooms.get(path)
+        if room is None:
+            if len(self.rooms) >= self.max_rooms:
+                self.forget(next(iter(self._idle)))
+            room = self.rooms[path] = self._new_room(path, self.capacity)
+        self._idle.pop(path, None)
+        room.visitors += 1
+        return room
+
+    def forget(self, path: str) -> None:
+        """Let go of the room at `path`: the next one who comes there opens a new one."""
         del self.rooms[path]
+        self._idle.pop(path, None)

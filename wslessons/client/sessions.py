@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator
 
 import msgspec
 from msgspec import UnsetType
 
+from wslessons.chat.codecs import JSON, TEXT
 from wslessons.chat.events import (
     Ack,
     Error,
@@ -21,17 +21,12 @@ from wslessons.chat.events import (
     Say,
     Welcome,
     Who,
-    decode_server,
     encode,
 )
 from wslessons.client.inbox import Event, Notice
 from wslessons.client.outbox import Outbox, Outgoing, Refused
 
 __all__ = ["JsonSession", "TextSession"]
-
-_MOVE = re.compile(r"\[system\] >>> (.+) (joined|left) the chat")
-_MISSED = re.compile(r"\[system\] you missed (?:(\d+) )?messages?")
-_LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
 
 TOLD = 1024
 """Events without a number that are remembered."""
@@ -73,7 +68,7 @@ class JsonSession:
     def receive(self, data: str | bytes) -> Iterator[Event]:
         """Yield what is new in a message of the server; never raises."""
         try:
-            event = decode_server(data)
+            event = JSON.decode_server(data)
         except (msgspec.DecodeError, RecursionError) as exc:
             # A newer server may send more than we know; an event that we can't read leaves a gap
             # in the offsets, which the next one shows.
@@ -192,11 +187,5 @@ class TextSession:
         """
         if isinstance(data, bytes):
             yield Notice(f"a binary message of {len(data)} bytes")
-        elif match := _MOVE.fullmatch(data):
-            yield (Joined if match[2] == "joined" else Left)(match[1])
-        elif match := _MISSED.fullmatch(data):
-            yield Missed(int(match[1]) if match[1] else None, 0)
-        elif data.startswith("[system] ") or not (match := _LINE.fullmatch(data)):
-            yield Notice(data)
         else:
-            yield Message(match[1], match[2])
+            yield TEXT.decode_server(data) or Notice(data)

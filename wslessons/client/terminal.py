@@ -64,14 +64,8 @@ def render(event: Event) -> str:
     match event:
         case Message() | Joined() | Left():
             line = TEXT.encode(Record(event))
-        case Missed():
-            line = TEXT.missed(event.count, event.offset)
-        case Welcome():
-            line = TEXT.welcome(event)
-        case Roster():
-            line = TEXT.roster(event.people, event.count)
-        case Error():
-            line = TEXT.error(event.code, event.text)
+        case Missed() | Welcome() | Roster() | Error():
+            line = TEXT.answer(event)
         case Notice():
             return visible(event.text)
         case _:

@@ -30,7 +30,7 @@ class Service(Protocol):
         """What `websockets.serve` takes beside the handler."""
         ...
 
-    async def handler(self, connection: ServerConnection) -> None:
+    def handler(self, connection: ServerConnection) -> Awaitable[None]:
         """Serve one connection."""
         ...
 

@@ -89,7 +89,7 @@ class WebChat:
     async def rooms(self, request: Request) -> Response:
         """List the rooms in which somebody is."""
         rooms = self.chat.rooms.values()
-        listed = [{"room": r.path, "people": len(r.people)} for r in rooms if r.people]
+        listed = [{"room": r.path, "people": len(r.members)} for r in rooms if r.members]
         return _json(listed, NO_STORE)
 
     async def expose(self, request: Request) -> Response:

@@ -24,7 +24,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from wslessons.chat.connection import Gone
-from wslessons.chat.frames import Writer
+from wslessons.chat.fanout import Writer
 from wslessons.serving import host_port
 from wslessons.web.metrics import Meter
 

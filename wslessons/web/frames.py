@@ -33,7 +33,7 @@ CLOSE_TIMEOUT = 1.0
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """A connection of uvicorn that is also a `wslessons.chat.frames.Writer`."""
+    """A connection of uvicorn that is also a `wslessons.chat.fanout.Writer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

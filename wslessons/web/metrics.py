@@ -48,7 +48,7 @@ def payloads(data: bytes) -> Iterator[bytes]:
 def texts(data: bytes) -> list[str]:
     """Return the texts of joined text frames.
 
-    >>> from wslessons.chat.frames import text_frame
+    >>> from wslessons.chat.fanout import text_frame
     >>> texts(text_frame(b"one") + text_frame("zwölf".encode()))
     ['one', 'zwölf']
     """
@@ -121,10 +121,10 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "chat_people",
             "People in all rooms, whichever library carries them.",
-            sum(len(room.people) for room in rooms),
+            sum(len(room.members) for room in rooms),
         )
         yield GaugeMetricFamily(
-            "chat_rooms", "Rooms with people in them.", sum(bool(room.people) for room in rooms)
+            "chat_rooms", "Rooms with people in them.", sum(bool(room.members) for room in rooms)
         )
         yield CounterMetricFamily(
             "chat_messages_received", "Messages from clients.", meter.received

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
 from wslessons.chat.channel import Channel
+from wslessons.chat.room import Room
 from wslessons.errors import UserError
 from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, People, Status
 from wslessons.scaling.bus.subscription import Subscription, offset_of
@@ -136,6 +137,18 @@ class Backplane:
     def start(self) -> int:
         """The number after which reading began."""
         return max(self._before.values(), default=0)
+
+    def room_factory(
+        self, rooms: Mapping[str, Room], forget: Callable[[str], None]
+    ) -> Callable[[str, int], Room]:
+        """Return what opens rooms for a chat server: see `wslessons.chat.server.RoomSource`."""
+        if self.local:
+            # A bus that reaches nobody else would only be a longer way to the log.
+            return Room
+        # Rooms know their bus; a bus meets them only when a chat asks for some.
+        from wslessons.scaling.rooms import SharedRooms
+
+        return SharedRooms(self, rooms, forget).open
 
     # Who is where: see `wslessons.scaling.bus.presence`.
 

@@ -23,13 +23,12 @@ from itertools import islice
 
 import msgspec
 
-from wslessons.chat.channel import Receiver
-from wslessons.chat.codecs import JsonForm, Record, TextForm
-from wslessons.chat.events import Joined, Left, Message, Missed, RoomEvent
-from wslessons.chat.room import IDS, ROSTER, Room
+from wslessons.chat.codecs import JsonCodec, Record, TextCodec
+from wslessons.chat.events import Hello, Joined, Left, Message, Missed, RoomEvent
+from wslessons.chat.room import IDS, ROSTER, Admission, Room
 from wslessons.errors import UserError
 from wslessons.scaling.bus import Backplane, Event, Gap, Numbered
-from wslessons.scaling.rooms.forms import SharedJson, SharedRecord, SharedText
+from wslessons.scaling.rooms.codecs import SharedJson, SharedRecord, SharedText
 
 __all__ = ["SharedRoom"]
 
@@ -54,7 +53,7 @@ class SharedRoom(Room):
         """A number after which all that happened is in the log, while the log is empty."""
         self._asked: dict[str, str] = {}
         """For keys that are under way: the connection to acknowledge, if not the one it was."""
-        self._forms = SharedText(), SharedJson(self.number)
+        self._codecs = SharedText(), SharedJson(self.number)
         # What the bus has kept of this room: a client of another server may resume in it.
         for _, item in bus.items():
             if isinstance(item, Event | Numbered | Gap):
@@ -62,35 +61,34 @@ class SharedRoom(Room):
                 if about.room in (path, None):
                     self.take(item)
 
-    def form(self, form: TextForm | JsonForm) -> TextForm | JsonForm:
+    def codec(self, codec: TextCodec | JsonCodec) -> TextCodec | JsonCodec:
         """Return how this room's events look in one of the two protocols."""
-        return self._forms[isinstance(form, JsonForm)]
+        return self._codecs[isinstance(codec, JsonCodec)]
 
     # Whoever comes, from here or from another server.
 
-    async def catch_up(self, since: int | None, epoch: str) -> None:
-        """Give this server a moment to read what a client has already seen on another."""
-        bus = self._shared
-        if since and bus.has_log and epoch in ("", bus.epoch) and bus.status.state == "connected":
+    async def admit(self, hello: Hello) -> Admission:
+        """Return where somebody begins, who may have seen more than this server has read yet."""
+        log, since, bus = self.log, hello.since, self._shared
+        if since is None:
+            cursor = log.subscribe()
+            return Admission(cursor, self.number(cursor.offset), False)
+        connected = bus.status.state == "connected"
+        if since and bus.has_log and hello.epoch in ("", bus.epoch) and connected:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP):
                     await bus.reached(self.path, since)
         self._drain()
-
-    def resume(self, since: int | None, epoch: str) -> tuple[Receiver[Record], bool]:
-        """Return a cursor after number `since`, and whether an unknown number is missing."""
-        log = self.log
-        if since is None:
-            return log.subscribe(), False
         kept = [(n, r) for n, r in enumerate(log, log.oldest) if _number(r)]
         floor = _prev(kept[0][1]) if kept else self._floor
-        bus = self._shared
         # Nobody can have seen what has not been read here, unless this server is the one behind.
         unheard_of = not bus.has_read(self.path, since) and bus.status.state == "connected"
-        if (epoch and epoch != self.epoch) or since < floor or unheard_of:
-            return log.subscribe(since=log.oldest - 1), True
+        if (hello.epoch and hello.epoch != self.epoch) or since < floor or unheard_of:
+            cursor = log.subscribe(since=log.oldest - 1)
+            return Admission(cursor, self.number(cursor.offset), True)
         places = [place for place, record in kept if _number(record) <= since]
-        return log.subscribe(since=places[-1] if places else log.oldest - 1), False
+        cursor = log.subscribe(since=places[-1] if places else log.oldest - 1)
+        return Admission(cursor, max(self.number(cursor.offset), since), False)
 
     def number(self, offset: int) -> int:
         """Return the bus's number of what stands at `offset` of the room's own log."""
@@ -102,10 +100,6 @@ class SharedRoom(Room):
                 return _prev(record) if number is None else number
             number = _number(record)
         return self._floor if number is None else number
-
-    def begins_after(self, cursor: Receiver[Record], since: int | None) -> int:
-        """Return the number after which a member begins, who may be ahead of this server."""
-        return max(self.number(cursor.offset), since or 0)
 
     def enter(self, id: str, name: str) -> None:
         """Add somebody and tell everyone, the newcomer too."""
@@ -168,9 +162,9 @@ class SharedRoom(Room):
         if event.offset:
             self._asked.pop(event.key, None)
         self._append(SharedRecord(happened, origin, told=told), event.prev)
-        if isinstance(happened, Left) and event.connection in self.people:
+        if isinstance(happened, Left) and event.connection in self.members:
             # Others could not hear us, and took this one for gone.
-            self._publish(Joined(self.people[event.connection]))
+            self._publish(Joined(self.members[event.connection]))
 
     def take_dropped(self, item: Event) -> None:
         """Tell the one who said it that the others will never hear it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Mapping
 
 from wslessons.chat.channel import Closed
 from wslessons.chat.room import Room
@@ -33,12 +34,16 @@ RESTART = 1012
 class SharedRooms:
     """The rooms of one server that are on a bus.
 
-    In: the `bus`, which is running when the first room is opened; `rooms`, all rooms of the server
-    by path.
+    Args:
+        bus: one that is running when the first room is opened.
+        rooms: all rooms of the server by path.
+        forget: called with the path of a room that the bus has ended.
     """
 
-    def __init__(self, bus: Backplane, rooms: dict[str, Room]) -> None:
-        self._bus, self._rooms = bus, rooms
+    def __init__(
+        self, bus: Backplane, rooms: Mapping[str, Room], forget: Callable[[str], None]
+    ) -> None:
+        self._bus, self._rooms, self._forget = bus, rooms, forget
         self._task: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -97,7 +102,7 @@ class SharedRooms:
 
     def _end(self, room: SharedRoom) -> None:
         """End a room whose numbers mean nothing any more; its people may come back to a new one."""
-        del self._rooms[room.path]
+        self._forget(room.path)
         for connection in room.connections.values():
             task = asyncio.create_task(connection.close(RESTART, "the room begins anew"))
             self._closing.add(task)

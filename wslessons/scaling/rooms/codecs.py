@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from dataclasses import dataclass, field
 
-from wslessons.chat.codecs import JsonForm, Record, TextForm
-from wslessons.chat.events import Ack, Message, Missed, RoomEvent, encode
+from wslessons.chat.codecs import JsonCodec, Record, TextCodec
+from wslessons.chat.events import Ack, Error, Message, Missed, RoomEvent, encode
 
 __all__ = ["SharedJson", "SharedRecord", "SharedText"]
 
 
+@dataclass(slots=True, eq=False)
 class SharedRecord(Record):
     """A record with its place in the bus's numbering."""
 
-    __slots__ = ("lost", "number", "prev", "told")
+    # Only a log on a bus has gaps in it, and only the codecs below see them.
+    event: RoomEvent | Missed  # ty: ignore[incompatible-attribute-override]
+    told: bool = False
+    """Whether it has been told before, without a number."""
+    lost: str = ""
+    """Why nobody else will hear it: then it is only for the one who said it."""
+    prev: int = 0
+    number: int = field(init=False)
 
-    def __init__(
-        self, event: RoomEvent | Missed, origin: str = "", *, told: bool = False, lost: str = ""
-    ) -> None:
-        # Only a log on a bus has gaps in it, and only its own forms see them.
-        super().__init__(cast(RoomEvent, event), origin)
-        self.told = told
-        """Whether it has been told before, without a number."""
-        self.lost = lost
-        """Why nobody else will hear it: then it is only for the one who said it."""
-        self.number = event.offset
-        self.prev = 0
+    def __post_init__(self) -> None:
+        self.number = self.event.offset
 
 
-class SharedText(TextForm):
+class SharedText(TextCodec):
     """Plain text; numbers are no part of it."""
 
     def encode(self, item: Record) -> bytes:
@@ -41,16 +40,17 @@ class SharedText(TextForm):
             return self.missed(item.event.count, 0)
         return super().encode(item)
 
-    def own(self, item: Record) -> bytes | None:
-        """Whoever said it knows it, unless it got lost."""
+    def to_sender(self, item: Record) -> bytes | None:
+        """Return the notice that what was said got lost, or nothing."""
         lost = isinstance(item, SharedRecord) and item.lost
         return self.system(lost) if lost else None
 
 
-class SharedJson(JsonForm):
-    """`chat.v1+json` with the numbers of the bus.
+class SharedJson(JsonCodec):
+    """The subprotocol ``chat.v1+json`` with the numbers of the bus.
 
-    In: `number`, which returns the bus's number of a place in the room's own log.
+    Args:
+        number: returns the bus's number of a place in the room's own log.
     """
 
     def __init__(self, number: Callable[[int], int]) -> None:
@@ -63,14 +63,14 @@ class SharedJson(JsonForm):
             return b""
         return encode(Missed(0, item.number)) if item.told else super().encode(item)
 
-    def own(self, item: Record) -> bytes | None:
+    def to_sender(self, item: Record) -> bytes | None:
         """Return the acknowledgement of what was said, once it has a number."""
         assert isinstance(item, SharedRecord)
         event = item.event
         if not isinstance(event, Message):
             return None
         if item.lost:
-            return self.error("lost", item.lost, event.id)
+            return self.answer(Error("lost", item.lost, event.id))
         if not item.number:
             return None
         return encode(Ack(event.id, item.number, event.time, item.prev))
