@@ -52,7 +52,7 @@ from wslessons.chat.rules import TokenBucket
 from wslessons.chat.session import Session, hear_name
 
 if TYPE_CHECKING:
-    from wslessons.scaling.bus import Backplane
+    from wslessons.scaling.bus import Bus
 
 __all__ = ["ChatServer", "Connection", "Gone", "Room"]
 
@@ -83,7 +83,7 @@ class ChatServer:
         max_size: int = 8192,
         max_rooms: int = 1000,
         fanout: bool = True,
-        bus: Backplane | None = None,
+        bus: Bus | None = None,
     ) -> None:
         self.capacity = capacity
         self.rate = rate

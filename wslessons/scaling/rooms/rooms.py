@@ -9,16 +9,16 @@ import logging
 from wslessons.chat.channel import Closed
 from wslessons.chat.room import Room
 from wslessons.scaling.bus import (
-    Backplane,
-    Down,
+    Bus,
+    Committed,
     Dropped,
     Event,
     Gap,
     Item,
     NewEpoch,
-    Numbered,
+    NodeDown,
+    NodeUp,
     Status,
-    Up,
 )
 from wslessons.scaling.rooms.room import SharedRoom
 
@@ -37,7 +37,7 @@ class SharedRooms:
     by path.
     """
 
-    def __init__(self, bus: Backplane, rooms: dict[str, Room]) -> None:
+    def __init__(self, bus: Bus, rooms: dict[str, Room]) -> None:
         self._bus, self._rooms = bus, rooms
         self._task: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -66,7 +66,7 @@ class SharedRooms:
 
     def _take(self, item: Item) -> None:
         match item:
-            case Event(room=path) | Numbered(event=Event(room=path)) | Gap(room=str(path)):
+            case Event(room=path) | Committed(event=Event(room=path)) | Gap(room=str(path)):
                 if isinstance(room := self._rooms.get(path), SharedRoom):
                     room.take(item)
             case Gap():
@@ -76,12 +76,12 @@ class SharedRooms:
                 for event in events:
                     if isinstance(room := self._rooms.get(event.room), SharedRoom):
                         room.take_dropped(event)
-            case Down(rooms=rooms):
+            case NodeDown(rooms=rooms):
                 for path, people in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):
                         for connection, name in people.items():
                             room.gone(connection, name)
-            case Up(rooms=rooms):
+            case NodeUp(rooms=rooms):
                 for path, people in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):
                         for name in people.values():
