@@ -22,18 +22,18 @@ from wslessons.link import Link
 from wslessons.scaling.brokers import Broker, find_program
 from wslessons.scaling.brokers import run as run_broker
 from wslessons.scaling.bus import (
-    Backplane,
-    Down,
+    Bus,
+    Committed,
     Dropped,
     Event,
     Gap,
     Log,
     Memory,
     NewEpoch,
-    Numbered,
+    NodeDown,
+    NodeUp,
     Status,
     Subscription,
-    Up,
     from_url,
 )
 from wslessons.scaling.bus.remote import Remote
@@ -119,7 +119,7 @@ async def until(true: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def status(bus: Backplane, state: str) -> None:
+async def status(bus: Bus, state: str) -> None:
     """Wait until the bus has this state."""
     reader = bus.subscribe()
     while bus.status.state != state:
@@ -253,7 +253,7 @@ async def test_presence_crosses_servers_and_ends_with_them(url: str):
             # A server that starts later learns it, too.
             async with from_url(url, beat=0.2) as three:
                 await until(lambda: three.people("/") == ({"c1": "alice"}, 1))
-        downs = [await next_of(reader, Down) for _ in range(2)]
+        downs = [await next_of(reader, NodeDown) for _ in range(2)]
         assert {down.node: down.rooms for down in downs} == {
             two.node: {"/": {"c1": "alice"}},
             three.node: {},
@@ -290,7 +290,7 @@ async def test_a_killed_server_leaves_no_ghosts(url: str):
         finally:
             victim.kill()
             await victim.wait()
-        down = await next_of(reader, Down)
+        down = await next_of(reader, NodeDown)
         assert (down.node, down.rooms) == ("victim", {"/": {"c1": "ghost"}})
         assert bus.people("/") == ({}, 0)
 
@@ -325,8 +325,8 @@ async def test_messages_from_elsewhere_harm_nobody(url: str, brokers: dict[str, 
     """What is no message of ours is skipped, wherever on the broker it appears."""
     async with asyncio.timeout(20), from_url(url) as bus:
         assert isinstance(bus, Remote)
-        await bus._transport.tell(b"\xff not ours")
-        await bus._transport.tell(b'[{"type": "unheard of"}]')
+        await bus._transport.publish(b"\xff not ours")
+        await bus._transport.publish(b'[{"type": "unheard of"}]')
         if isinstance(bus, Log):
             await bus._log.append(bus._log.group("/"), b"not ours either", "x:1", 1, 1)
         reader = bus.subscribe()
@@ -519,7 +519,7 @@ async def test_a_log_loses_nothing_to_a_cut_and_local_readers_hear_on(
         asyncio.timeout(40),
         linked(kind, brokers[family]) as (through, link),
         from_url(url_for(kind, base, name)) as one,
-        from_url(url_for(kind, {family: through}, name), patience=0.1) as two,
+        from_url(url_for(kind, {family: through}, name), timeout=0.1) as two,
     ):
         far, near = one.subscribe(), two.subscribe()
         two.publish(Event("/", "before"))
@@ -533,13 +533,13 @@ async def test_a_log_loses_nothing_to_a_cut_and_local_readers_hear_on(
             assert [(event.data, event.offset) for event in early] == [
                 (["two", number], 0) for number in range(50)
             ]
-        heard = [await next_of(near, Event, Numbered) for _ in range(100)]
-        numbered = [item.event for item in heard if isinstance(item, Numbered)]
+        heard = [await next_of(near, Event, Committed) for _ in range(100)]
+        numbered = [item.event for item in heard if isinstance(item, Committed)]
         assert [event.data for event in numbered] == [["two", number] for number in range(50)]
         others = [item.data for item in heard if isinstance(item, Event)]
         assert others == [["one", number] for number in range(50)]
         there = [await next_event(far) for _ in range(100)]
-        order = [item.event if isinstance(item, Numbered) else item for item in heard]
+        order = [item.event if isinstance(item, Committed) else item for item in heard]
         assert [(e.offset, e.data) for e in there] == [(e.offset, e.data) for e in order]
 
 
@@ -548,7 +548,7 @@ async def test_a_log_loses_nothing_to_a_broker_that_hangs(brokers: dict[str, Bro
     url = url_for("kafka", {"kafka": brokers["kafka"].url})
     pid = brokers["kafka"].nodes[0].pid
     assert pid is not None
-    async with asyncio.timeout(40), from_url(url) as one, from_url(url, patience=0.1) as two:
+    async with asyncio.timeout(40), from_url(url) as one, from_url(url, timeout=0.1) as two:
         far, near = one.subscribe(), two.subscribe()
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -561,7 +561,7 @@ async def test_a_log_loses_nothing_to_a_broker_that_hangs(brokers: dict[str, Bro
             ]
         finally:
             os.kill(pid, signal.SIGCONT)
-        numbered = [(await next_of(near, Numbered)).event for _ in range(50)]
+        numbered = [(await next_of(near, Committed)).event for _ in range(50)]
         there = [await next_event(far) for _ in range(50)]
         assert [(e.offset, e.data) for e in there] == [(e.offset, e.data) for e in numbered]
         assert [event.data for event in there] == [*range(50)]
@@ -579,7 +579,7 @@ async def test_a_split_longer_than_the_backlog_is_a_reported_gap(
         asyncio.timeout(40),
         linked(kind, brokers[family]) as (through, link),
         from_url(url_for(kind, base, name)) as one,
-        from_url(url_for(kind, {family: through}, name), backlog=20, patience=0.1) as two,
+        from_url(url_for(kind, {family: through}, name), backlog=20, timeout=0.1) as two,
     ):
         far, near = one.subscribe(), two.subscribe()
         with link.cut():
@@ -632,13 +632,13 @@ async def test_a_server_that_was_cut_off_is_down_and_then_up_again(brokers: dict
         await until(lambda: one.people("/")[1] + two.people("/")[1] == 2)
         reader, deaf = one.subscribe(), two.subscribe()
         with link.cut():
-            down = await next_of(reader, Down)
+            down = await next_of(reader, NodeDown)
             assert down.rooms == {"/": {"b": "bob"}}
             assert one.people("/") == ({}, 0)
             assert two.people("/") == ({"a": "alice"}, 1)
-        up = await next_of(reader, Up)
+        up = await next_of(reader, NodeUp)
         assert up.rooms == {"/": {"b": "bob"}}
-        assert not [item for item in deaf.take_ready() if isinstance(item, Down)]
+        assert not [item for item in deaf.take_ready() if isinstance(item, NodeDown)]
 
 
 @pytest.mark.parametrize("kind", ["jetstream", "streams"])

@@ -20,7 +20,7 @@ from wslessons.chat.events import SUBPROTOCOL, Message, Missed, Roster
 from wslessons.client import ChatClient
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
-from wslessons.scaling.bus import Backplane, Event, Log, Memory, from_url
+from wslessons.scaling.bus import Bus, Event, Log, Memory, from_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -65,7 +65,7 @@ every_log = pytest.mark.parametrize("url", LOGS, indirect=True)
 class Running:
     """A chat server on a bus."""
 
-    def __init__(self, chat: ChatServer, bus: Backplane, server: Server) -> None:
+    def __init__(self, chat: ChatServer, bus: Bus, server: Server) -> None:
         self.chat, self.bus = chat, bus
         self.url = serving.urls(server)[0]
 
@@ -262,7 +262,7 @@ async def test_local_chat_goes_on_without_the_broker(kind: str, brokers: dict[st
     name = f"t{next(NAMES)}"
     base = {each: one.url for each, one in brokers.items()}
     log = kind in LOGS
-    options: dict[str, Any] = {"beat": 0.5} | ({"patience": 0.1} if log else {})
+    options: dict[str, Any] = {"beat": 0.5} | ({"timeout": 0.1} if log else {})
     async with (
         asyncio.timeout(40),
         linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
@@ -316,7 +316,7 @@ async def test_what_the_backlog_has_no_room_for_is_told_to_all(
         asyncio.timeout(40),
         linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
         serving_on(url_for(kind, base, name)) as far,
-        serving_on(url_for(kind, {FAMILY[kind]: through}, name), backlog=10, patience=0.1) as near,
+        serving_on(url_for(kind, {FAMILY[kind]: through}, name), backlog=10, timeout=0.1) as near,
         far.json("faraway") as away,
         near.json("alice") as alice,
     ):

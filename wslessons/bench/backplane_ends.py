@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from wslessons.bench.backplane_bare import BARE, End, Heard
-from wslessons.scaling.bus import Backplane, Event, from_url
+from wslessons.scaling.bus import Bus, Event, from_url
 
 __all__ = ["KINDS", "BusEnd", "make_end"]
 
@@ -32,7 +32,7 @@ KINDS = {
 class BusEnd(End):
     """A bus of `wslessons.scaling.bus`."""
 
-    bus: Backplane
+    bus: Bus
     _task: asyncio.Task[None] | None = None
 
     async def open(self, heard: Heard | None = None) -> None:

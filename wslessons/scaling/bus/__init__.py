@@ -1,4 +1,4 @@
-"""Many servers, one conversation: one seam, and four things to put behind it.
+"""Many servers, one conversation: one interface, and four kinds of broker to put behind it.
 
     async with from_url("nats://127.0.0.1:4222?stream=chat") as bus:
         bus.publish(Event("/rooms/tea", {"text": "hello"}))
@@ -16,40 +16,36 @@
 
 With a log all servers agree on one order and its numbers, events are kept, and a client may resume
 on another server. Several servers of a broker are separated by commas. Options:
-`wslessons.scaling.bus.addresses.OPTIONS`; with `redis://`, ``sentinel=SERVICE`` says that the hosts
+`wslessons.scaling.bus.url.OPTIONS`; with `redis://`, ``sentinel=SERVICE`` says that the hosts
 are Sentinels.
 
-The parts: `seam` is the interface, `subscription` its readers, `items` what they are given;
-`memory`, `pubsub` and `log` are the promises, `remote`, `outbox` and `presence` what the latter two
-share; `nats`, `jetstream`, `redis`, `streams` and `kafka` are transports, kept connected by
-`transport`; `broker` starts brokers for lessons and tests.
+The modules: `bus` is the interface with its readers, and the bus of a single process; `items` is
+what they are given; `pubsub` and `log` are the two promises, with `remote` and `presence` for what
+both need; `nats`, `redis` and `kafka` are the brokers, kept connected by `transport`; `url` names
+them.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from wslessons.scaling.bus.addresses import Address
+from wslessons.scaling.bus.bus import Bus, Memory, Subscription
 from wslessons.scaling.bus.items import (
-    Down,
+    Committed,
     Dropped,
     Event,
     Gap,
     Item,
     NewEpoch,
-    Numbered,
+    NodeDown,
+    NodeUp,
     Status,
-    Up,
 )
 from wslessons.scaling.bus.log import Log
-from wslessons.scaling.bus.memory import Memory
 from wslessons.scaling.bus.pubsub import PubSub
-from wslessons.scaling.bus.seam import Backplane
-from wslessons.scaling.bus.subscription import Subscription
+from wslessons.scaling.bus.url import from_url
 
 __all__ = [
-    "Backplane",
-    "Down",
+    "Bus",
+    "Committed",
     "Dropped",
     "Event",
     "Gap",
@@ -57,37 +53,10 @@ __all__ = [
     "Log",
     "Memory",
     "NewEpoch",
-    "Numbered",
+    "NodeDown",
+    "NodeUp",
     "PubSub",
     "Status",
     "Subscription",
-    "Up",
     "from_url",
 ]
-
-
-def from_url(url: str, **options: Any) -> Backplane:
-    """Return the bus that `url` names, not connected yet: ``async with from_url(...) as bus``.
-
-    In: `options`, the keyword arguments of `Memory`, `PubSub` or `Log`; those of all three are
-    `node` and `keep`. Raises `UserError` for a URL that can't be used, and for an extra that is
-    not installed.
-    """
-    if url in ("memory:", "memory://"):
-        return Memory(**options)
-    address = Address(url)
-    if address.scheme == "nats":
-        from wslessons.scaling.bus import jetstream, nats
-
-        if address.has("stream"):
-            return Log(jetstream.JetStream(address), **options)
-        return PubSub(nats.Core(address), **options)
-    if address.scheme == "redis":
-        from wslessons.scaling.bus import redis, streams
-
-        if address.has("stream"):
-            return Log(streams.Streams(address), **options)
-        return PubSub(redis.Channels(address), **options)
-    from wslessons.scaling.bus import kafka
-
-    return Log(kafka.Topic(address), **options)

@@ -13,15 +13,17 @@ __all__ = ["Unnumbered"]
 class Unnumbered:
     """Events on their way to the log and back.
 
-    In: `patience`, seconds that an event may be under way; `deliver`, called with each event that
-    is to be delivered without a number; `most`, up to how many are `few`.
-
     Once one has waited too long, all of them are delivered, and every further one at once, until
     the last has come back: so they stay in order.
+
+    Args:
+        timeout: seconds that an event may be under way.
+        deliver: called with each event that is to be delivered without a number.
+        most: up to how many are `few`.
     """
 
-    def __init__(self, patience: float, deliver: Callable[[Event], None], most: int) -> None:
-        self._patience, self._deliver, self._most = patience, deliver, most
+    def __init__(self, timeout: float, deliver: Callable[[Event], None], most: int) -> None:
+        self._timeout, self._deliver, self._most = timeout, deliver, most
         self.few = asyncio.Event()
         """Set while no more are under way than there should be."""
         self.few.set()
@@ -42,7 +44,7 @@ class Unnumbered:
             self.deliver(event)
         elif self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._patience, self._lose_patience)
+            self._timer = loop.call_later(self._timeout, self._time_out)
 
     def deliver(self, event: Event) -> None:
         """Deliver an event without a number, unless it has been."""
@@ -64,7 +66,7 @@ class Unnumbered:
             self.stop()
         return delivered
 
-    def has_told(self, key: str) -> bool:
+    def has_delivered(self, key: str) -> bool:
         """Whether an event with this key has been delivered without a number."""
         return key in self._keys
 
@@ -80,7 +82,7 @@ class Unnumbered:
             self._timer.cancel()
             self._timer = None
 
-    def _lose_patience(self) -> None:
+    def _time_out(self) -> None:
         self._timer = None
         self._alone = True
         for event in list(self._events.values()):

@@ -1,8 +1,9 @@
 """What travels between servers, and what a reader of a bus is given.
 
-On the wire a message is a JSON array of `Event`, `Beat` and `Move`, told apart by ``type``, so that
-what became ready in one turn of the loop is one message, and ``nats sub`` shows a person what is
-going on. A reader gets `Event`, and, in its place in the order, whatever else there is to know.
+On the wire a message is a JSON array of `Event`, `Beat` and `PresenceChange`, told apart by
+``type``, so that what became ready in one turn of the loop is one message, and ``nats sub`` shows a
+person what is going on. A reader gets `Event`, and, in its place in the order, whatever else there
+is to know.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import msgspec
 
 __all__ = [
     "Beat",
-    "Down",
+    "Committed",
     "Dropped",
     "Event",
     "Gap",
     "Item",
-    "Move",
     "NewEpoch",
-    "Numbered",
+    "NodeDown",
+    "NodeUp",
     "Occupancy",
+    "People",
+    "PresenceChange",
     "Status",
-    "Up",
     "Wire",
     "decode",
     "encode",
@@ -36,9 +38,10 @@ People = dict[str, str]
 
 
 class Event(msgspec.Struct, tag="event", omit_defaults=True, gc=False):
-    """Something that happened in a room. The publisher gives `room`, `data` and perhaps two more.
+    """Something that happened in a room.
 
-    `data` is anything JSON can hold. What the bus fills in when it delivers is not on the wire.
+    The publisher gives `room`, `data` and perhaps `connection` and `key`; `data` is anything
+    JSON can hold. What the bus fills in when it delivers is not on the wire.
     """
 
     room: str
@@ -50,13 +53,13 @@ class Event(msgspec.Struct, tag="event", omit_defaults=True, gc=False):
     node: str = ""
     """The server it came from; filled in by `publish`, as are the next two."""
     seq: int = 0
-    """The how-manieth event of that server it is."""
+    """Its sequence number among all events of that server."""
     nth: int = 0
-    """The how-manieth of that server in this room; only where events can get lost."""
+    """Its sequence number among that server's events in this room, where events can get lost."""
     lost: int = 0
     """For a note in place of events: how many of them their server had no space to keep."""
     offset: int = 0
-    """Its number in the log, filled in on delivery; 0 while it has none (see `Numbered`)."""
+    """Its number in the log, filled in on delivery; 0 while it has none (see `Committed`)."""
     prev: int = 0
     """No event of this room has a number between this one and `offset`; filled in on delivery."""
     epoch: str = ""
@@ -68,8 +71,8 @@ class Event(msgspec.Struct, tag="event", omit_defaults=True, gc=False):
         return f"{self.node}:{self.seq}"
 
 
-class Numbered(msgspec.Struct):
-    """An event that was delivered with offset 0 has got its number; it is not to be told again."""
+class Committed(msgspec.Struct):
+    """An event that was delivered with offset 0 has got its number: readers had it before."""
 
     event: Event
 
@@ -106,21 +109,21 @@ class Dropped(msgspec.Struct):
     events: list[Event]
 
 
-class Down(msgspec.Struct):
-    """A server has not been heard of for so long that its people count as gone."""
+class NodeDown(msgspec.Struct):
+    """A server has given no sign of life for so long that its people count as gone."""
 
     node: str
     rooms: dict[str, People]
 
 
-class Up(msgspec.Struct):
+class NodeUp(msgspec.Struct):
     """A server that counted as gone is back, with its people."""
 
     node: str
     rooms: dict[str, People]
 
 
-Item = Event | Numbered | Gap | Status | NewEpoch | Dropped | Down | Up
+Item = Event | Committed | Gap | Status | NewEpoch | Dropped | NodeDown | NodeUp
 
 
 class Occupancy(msgspec.Struct, omit_defaults=True):
@@ -140,7 +143,7 @@ class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
     """Seconds since the server started."""
     rooms: dict[str, Occupancy]
     number: int
-    """The how-manieth beat, the same in all its parts."""
+    """The beat's sequence number, the same in all its parts."""
     last: bool = True
     """Whether this is its last part: a room in none of them is empty."""
     ask: bool = False
@@ -149,7 +152,7 @@ class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
     """Whether the server stops, and its people go with it."""
 
 
-class Move(msgspec.Struct, tag="move", omit_defaults=True):
+class PresenceChange(msgspec.Struct, tag="presence", omit_defaults=True):
     """Somebody came, with a name, or went, with none; the next beat says the same again."""
 
     node: str
@@ -158,7 +161,7 @@ class Move(msgspec.Struct, tag="move", omit_defaults=True):
     name: str = ""
 
 
-Wire = Event | Beat | Move
+Wire = Event | Beat | PresenceChange
 
 encode = msgspec.json.Encoder().encode
 """Return one part of a message as JSON."""
@@ -171,5 +174,9 @@ def join(parts: Sequence[bytes]) -> bytes:
 
 
 def decode(data: bytes) -> list[Wire]:
-    """Read a message. Raises `msgspec.DecodeError`."""
+    """Return the parts of a message.
+
+    Raises:
+        msgspec.DecodeError: it is none of ours.
+    """
     return _decoder.decode(data)

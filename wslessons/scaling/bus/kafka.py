@@ -1,6 +1,6 @@
 """Kafka: a topic that every server reads in full (https://kafka.apache.org/documentation/).
 
-No consumer group: a group shares a topic out among its members, and here each has to hear all. The
+No consumer group: a group shares a topic out among its members, and here each has to get all. The
 record's key is the room, which decides its partition, so numbers are in order within a room: a
 number is the record's offset plus one, times 1,000, plus the event's place in the record; times
 the number of partitions, plus the partition. Signs of life go to the topic ``NAME.presence``, whose
@@ -19,10 +19,17 @@ from collections.abc import Callable, Coroutine
 from itertools import chain
 from typing import Any
 
-from wslessons.errors import UserError, need
-from wslessons.scaling.bus.addresses import Address
-from wslessons.scaling.bus.tasks import Unreachable, first_to_end, let_go
-from wslessons.scaling.bus.transport import CHECK, LOST_AFTER, LogHost, LogTransport
+from wslessons.errors import need
+from wslessons.scaling.bus.transport import (
+    CHECK,
+    LOST_AFTER,
+    PLACES,
+    LogTransport,
+    Unreachable,
+    close_quietly,
+    first_to_end,
+)
+from wslessons.scaling.bus.url import Address
 
 need("aiokafka", "kafka")
 from aiokafka import (  # noqa: E402 -- only after the sentence above
@@ -32,10 +39,8 @@ from aiokafka import (  # noqa: E402 -- only after the sentence above
     errors,
 )
 
-__all__ = ["PLACES", "Topic"]
+__all__ = ["Topic"]
 
-PLACES = 1000
-"""Numbers that each record has for its events."""
 # The client reports every failed attempt to connect; our status says it once.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
@@ -43,11 +48,11 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 class Topic(LogTransport):
     """A topic of Kafka; the broker creates it if it is set up to.
 
-    In: `address`, with the options `topic` (default: wslessons) and `fetch_wait`, the milliseconds
-    for which the broker holds a fetch when it has nothing to give (500, as is Kafka's default).
+    Args:
+        address: with the options `topic` (default: wslessons) and `fetch_wait`, the milliseconds
+            for which the broker holds a fetch when it has nothing to give (default: 500, which is
+            Kafka's own).
     """
-
-    host: LogHost
 
     def __init__(self, address: Address) -> None:
         super().__init__(f"Kafka at {address.hosts_text}")
@@ -55,19 +60,16 @@ class Topic(LogTransport):
         self._topic = address.option("topic", "wslessons")
         self._wait = address.number("fetch_wait", 500)
         self._presence = TopicPartition(f"{self._topic}.presence", 0)
-        self.tail: dict[int, int] = {}
-        self._lanes = 1
-        self._epoch = ""
+        self._partitions = 1
         self._next: dict[int, int] = {}
         """For each partition, the offset of the record to read next."""
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
-        self._broken = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
-    def lane(self, room: str) -> int:
+    def partition(self, room: str) -> int:
         """Return the partition of `room`."""
-        return zlib.crc32(room.encode()) % self._lanes
+        return zlib.crc32(room.encode()) % self._partitions
 
     def group(self, room: str) -> str:
         """Return the room: each has records of its own."""
@@ -78,7 +80,7 @@ class Topic(LogTransport):
         await super().close()
         await asyncio.gather(*self._closing)
 
-    async def tell(self, data: bytes) -> None:
+    async def publish(self, data: bytes) -> None:
         """Send to the topic beside the log."""
         await self._send(self._presence, data, None)
 
@@ -87,12 +89,11 @@ class Topic(LogTransport):
 
     async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
         """Send a record, and wait until the replicas in sync have it."""
-        await self._send(TopicPartition(self._topic, self.lane(group)), data, group.encode())
+        await self._send(TopicPartition(self._topic, self.partition(group)), data, group.encode())
 
     async def _send(self, to: TopicPartition, data: bytes, key: bytes | None) -> None:
         self._check_connected()
-        if self._producer is None:
-            raise Unreachable("the connection is lost")
+        assert self._producer is not None
         headers = [("epoch", self._epoch.encode())] if to == self._presence else None
         try:
             async with asyncio.timeout(2 * LOST_AFTER):
@@ -102,7 +103,7 @@ class Topic(LogTransport):
         except (errors.KafkaError, OSError, TimeoutError) as exc:
             # A producer that failed once may not be used again (its sequence has a hole).
             self._broken.set()
-            raise Unreachable(_why(exc)) from exc
+            raise Unreachable(_explain(exc)) from exc
 
     async def _connect(self) -> None:
         options: dict[str, Any] = {
@@ -117,7 +118,6 @@ class Topic(LogTransport):
                 "sasl_plain_username": self._address.user,
                 "sasl_plain_password": self._address.password,
             }
-        self._broken = asyncio.Event()
         try:
             self._producer = AIOKafkaProducer(
                 **options, enable_idempotence=True, max_request_size=self.limit
@@ -132,45 +132,42 @@ class Topic(LogTransport):
             await self._consumer.start()
             await self._assign(self._producer, self._consumer)
         except errors.AuthenticationFailedError as exc:
-            raise UserError(
-                f"{self.label} does not accept the user name and password in the URL: {exc}."
-            ) from None
+            raise self._refused(exc) from None
         except (errors.KafkaError, OSError) as exc:
-            raise Unreachable(_why(exc)) from exc
+            raise Unreachable(_explain(exc)) from exc
 
     async def _assign(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
         """Find where to begin, and what has happened to the log meanwhile."""
-        lanes = len(await producer.partitions_for(self._topic))
+        count = len(await producer.partitions_for(self._topic))
         await producer.partitions_for(self._presence.topic)
-        partitions = {lane: TopicPartition(self._topic, lane) for lane in range(lanes)}
+        partitions = {n: TopicPartition(self._topic, n) for n in range(count)}
         everything = [*partitions.values(), self._presence]
         consumer.assign(everything)
         oldest = await consumer.beginning_offsets(everything)
         newest = await consumer.end_offsets(everything)
         epoch = await self._find_epoch(producer, consumer, oldest[self._presence], newest)
-        behind = any(newest[partitions[lane]] < at for lane, at in self._next.items())
-        known = (self._epoch.partition("+")[0], self._lanes)
-        if not self._epoch or known != (epoch, lanes) or behind:
+        behind = any(newest[partitions[n]] < at for n, at in self._next.items())
+        known = (self._epoch.partition("+")[0], self._partitions)
+        if not self._epoch or known != (epoch, count) or behind:
             # The same epoch with fewer records: some were lost, and their numbers come again.
             self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
-            self._lanes = lanes
-            most = max(1, self.history // lanes)
+            self._partitions = count
+            most = max(1, self.history // count)
             self._next = {
-                lane: max(oldest[each], newest[each] - most) for lane, each in partitions.items()
+                n: max(oldest[each], newest[each] - most) for n, each in partitions.items()
             }
-            self.host.opened(
-                self._epoch, {lane: self._before(lane, at) for lane, at in self._next.items()}
-            )
+            before = {n: self._before(n, at) for n, at in self._next.items()}
+            self.host.on_opened(self._epoch, before)
             self.tail = self.tail or {
-                lane: self._number(lane, newest[each] - 1)
-                for lane, each in partitions.items()
-                if newest[each] > self._next[lane]
+                n: self._number(n, newest[each] - 1)
+                for n, each in partitions.items()
+                if newest[each] > self._next[n]
             }
-        for lane, each in partitions.items():
-            if oldest[each] > self._next[lane]:
-                self.host.trimmed(lane, self._before(lane, oldest[each]), None)
-                self._next[lane] = oldest[each]
-            consumer.seek(each, self._next[lane])
+        for n, each in partitions.items():
+            if oldest[each] > self._next[n]:
+                self.host.on_trimmed(n, self._before(n, oldest[each]), None)
+                self._next[n] = oldest[each]
+            consumer.seek(each, self._next[n])
         consumer.seek(self._presence, max(newest[self._presence], oldest[self._presence]))
 
     async def _find_epoch(
@@ -193,27 +190,29 @@ class Topic(LogTransport):
 
     async def _serve(self) -> None:
         try:
-            await first_to_end(self._read(), self._watch(), self._broken.wait())
+            await first_to_end(self._read(), self._watch())
         except (errors.KafkaError, OSError) as exc:
-            raise Unreachable(_why(exc)) from exc
+            raise Unreachable(_explain(exc)) from exc
 
     async def _read(self) -> None:
         assert self._consumer is not None
         while True:
             ready = await self._consumer.getmany(timeout_ms=int(CHECK * 1000))
             for record in chain.from_iterable(ready.values()):
-                lane, value = record.partition, record.value or b""
+                partition, value = record.partition, record.value or b""
                 if record.topic != self._topic:
-                    self.host.heard(value)
+                    self.host.on_message(value)
                 else:
-                    self._next[lane] = record.offset + 1
-                    self.host.entry(lane, self._number(lane, record.offset), self._lanes, value)
+                    self._next[partition] = record.offset + 1
+                    self.host.on_entry(
+                        partition, self._number(partition, record.offset), self._partitions, value
+                    )
 
-    def _number(self, lane: int, offset: int) -> int:
-        return (offset + 1) * PLACES * self._lanes + lane
+    def _number(self, partition: int, offset: int) -> int:
+        return (offset + 1) * PLACES * self._partitions + partition
 
-    def _before(self, lane: int, offset: int) -> int:
-        return self._number(lane, offset) - self._lanes if offset else 0
+    def _before(self, partition: int, offset: int) -> int:
+        return self._number(partition, offset) - self._partitions if offset else 0
 
     async def _watch(self) -> None:
         """Ask for the cluster's metadata again and again, as a sign of life."""
@@ -238,12 +237,12 @@ class Topic(LogTransport):
             self._close_later(consumer.stop, consumer._client.close)
 
     def _close_later(self, *closing: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        task = asyncio.create_task(let_go(*closing, seconds=3 * LOST_AFTER))
+        task = asyncio.create_task(close_quietly(*closing, seconds=3 * LOST_AFTER))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
-def _why(exc: BaseException) -> str:
+def _explain(exc: BaseException) -> str:
     """Say an error in words."""
     if isinstance(exc, TimeoutError | errors.KafkaTimeoutError | errors.RequestTimedOutError):
         return "it does not answer in time"

@@ -7,11 +7,12 @@ number. So a client can leave one server and resume on another.
 events that became ready meanwhile, and repeats it until the broker has it. A repeat that turns out
 to be one is recognized by its sequence number and delivered to nobody.
 
-**While the broker can't be reached**, an event that has no number after `patience` seconds is
+**While the broker can't be reached**, an event that has no number after `timeout` seconds is
 delivered to this server's readers without one (offset 0), so that local conversation goes on. It
 stays in the backlog, is published when the broker is back, and then gets its number: readers that
-had it get `Numbered` and don't tell it again. If the backlog is full the oldest goes: a `Dropped`
-here, and in the log a note in its place, which is a `Gap` with the exact count everywhere else.
+had it get `Committed`, and need not show it twice. If the backlog is full the oldest goes: a
+`Dropped` here, and in the log a note in its place, which is a `Gap` with the exact count everywhere
+else.
 """
 
 from __future__ import annotations
@@ -25,18 +26,17 @@ from wslessons.errors import UserError
 from wslessons.scaling.bus.early import Unnumbered
 from wslessons.scaling.bus.items import (
     Beat,
+    Committed,
     Dropped,
     Event,
     Gap,
-    Move,
-    Numbered,
+    PresenceChange,
     decode,
     encode,
     join,
 )
 from wslessons.scaling.bus.remote import Outbox, Remote, logger
-from wslessons.scaling.bus.tasks import Unreachable
-from wslessons.scaling.bus.transport import LogTransport
+from wslessons.scaling.bus.transport import LogTransport, Unreachable
 
 __all__ = ["Log"]
 
@@ -50,34 +50,41 @@ NODES = 10_000
 
 
 class Log(Remote):
-    """See `wslessons.scaling.bus.log`, and `Remote` for the other arguments.
+    """One order and one numbering for all servers, and nothing lost.
 
-    In: `patience`, seconds that local readers wait for an event's number.
+    Args:
+        transport: the connection to the broker.
+        timeout: seconds that local readers wait for an event's number (default 1).
+        options: the other arguments of `Remote`.
     """
 
     has_log = True
 
-    def __init__(self, transport: LogTransport, *, patience: float = 1.0, **options: Any) -> None:
+    def __init__(self, transport: LogTransport, *, timeout: float = 1.0, **options: Any) -> None:
         super().__init__(transport, **options)
         self._log = transport
         transport.history = self._channel.capacity
-        self._told: Outbox[None] = Outbox(1000, 2**20)
+        self._beside: Outbox[None] = Outbox(1000, 2**20)
         """Signs of life, which go beside the log."""
         self._seqs: OrderedDict[tuple[str, str], int] = OrderedDict()
         """The newest sequence number of each server and group."""
-        self._unnumbered = Unnumbered(patience, self._put, 2 * self._waiting.most)
+        self._unnumbered = Unnumbered(timeout, self._put, 2 * self._waiting.most)
         self._notes: dict[str, Event] = {}
         """For each room, the note in place of events that were dropped."""
         self._in_flight: list[Event] = []
         self._opened = False
 
     async def start_up(self) -> None:
-        """Connect, and read what the log has kept. Raises `UserError`."""
+        """Connect, and read what the log has kept.
+
+        Raises:
+            UserError: the broker can't be reached, refuses us, or does not give its history.
+        """
         await super().start_up()
         try:
             async with asyncio.timeout(10):
-                for lane, number in self._log.tail.items():
-                    await self._reached(lane, number)
+                for partition, number in self._log.tail.items():
+                    await self._reached(partition, number)
         except TimeoutError:
             raise UserError(f"{self._log.label} does not give its history in time.") from None
 
@@ -91,7 +98,11 @@ class Log(Remote):
         self._waiting.clear()
 
     def publish(self, event: Event) -> None:
-        """Take an event on its way to the log."""
+        """Take an event on its way to the log.
+
+        Raises:
+            UserError: it is too large or no JSON, or the bus was stopped.
+        """
         if event.key and event.key in self._keys:
             return
         event.nth = 0
@@ -101,9 +112,9 @@ class Log(Remote):
         self._waiting.put(event, data)
         self._unnumbered.add(event)
 
-    # What the transport calls.
+    # What a transport with a log calls as well: see `LogHost`.
 
-    def opened(self, epoch: str, before: dict[int, int]) -> None:
+    def on_opened(self, epoch: str, before: dict[int, int]) -> None:
         """Take note which life of the log this is, and where reading begins."""
         if not self._opened:
             self._opened, self.epoch = True, epoch
@@ -115,7 +126,7 @@ class Log(Remote):
         self._before |= before
         self._at |= before
 
-    def entry(self, lane: int, first: int, step: int, data: bytes) -> None:
+    def on_entry(self, partition: int, first: int, step: int, data: bytes) -> None:
         """Deliver the events of one entry."""
         try:
             parts = decode(data)
@@ -125,20 +136,20 @@ class Log(Remote):
         for place, event in enumerate(parts):
             if isinstance(event, Event):
                 self._take(event, first + place * step)
-        self._progress(lane, first + max(0, len(parts) - 1) * step)
+        self._progress(partition, first + max(0, len(parts) - 1) * step)
 
-    def trimmed(self, lane: int, number: int, count: int | None) -> None:
+    def on_trimmed(self, partition: int, number: int, count: int | None) -> None:
         """Report what the log did not keep until we could read it."""
         self.missed += count or 0
-        self._before[lane] = number
-        for room in [room for room in self._newest if self.lane(room) == lane]:
+        self._before[partition] = number
+        for room in [room for room in self._newest if self.partition(room) == partition]:
             del self._newest[room]
         self._put(Gap(count, None, "", number), number)
-        self._progress(lane, number)
+        self._progress(partition, number)
 
-    def lane(self, room: str) -> int:
-        """Return in which of the log's lanes `room` is."""
-        return self._log.lane(room)
+    def partition(self, room: str) -> int:
+        """Return the partition of the log that `room` is in."""
+        return self._log.partition(room)
 
     def _take(self, event: Event, number: int) -> None:
         seqs, source = self._seqs, (event.node, self._log.group(event.room))
@@ -149,7 +160,8 @@ class Log(Remote):
         if len(seqs) > NODES:
             seqs.popitem(last=False)
         ours = event.node == self.node
-        told = (ours and self._unnumbered.remove(event.seq)) or self._unnumbered.has_told(event.key)
+        early = ours and self._unnumbered.remove(event.seq)
+        early = early or self._unnumbered.has_delivered(event.key)
         if self._is_repeat(event.key):
             return
         event.epoch = self.epoch
@@ -160,7 +172,7 @@ class Log(Remote):
             self._put(gap, number)
             return
         self._number(event, event.room, number)
-        self._put(Numbered(event) if told or event.lost else event, number)
+        self._put(Committed(event) if early or event.lost else event, number)
 
     def _drop(self) -> None:
         """Give up the oldest event that waits, and leave a note in its place."""
@@ -177,7 +189,7 @@ class Log(Remote):
 
     def _work(self) -> list[Coroutine[Any, Any, None]]:
         """Return what is to run while the bus does."""
-        return [*super()._work(), self._tell_all()]
+        return [*super()._work(), self._send_beside()]
 
     async def _send_all(self) -> None:
         while True:
@@ -213,19 +225,19 @@ class Log(Remote):
                 logger.debug("not in the log yet: %s", exc)
                 await asyncio.sleep(RETRY)
 
-    async def _tell_all(self) -> None:
+    async def _send_beside(self) -> None:
         while True:
-            await self._told.changed.wait()
-            batch = self._told.take(BATCH, min(BATCH_BYTES, self._log.limit - 2))
+            await self._beside.changed.wait()
+            batch = self._beside.take(BATCH, min(BATCH_BYTES, self._log.limit - 2))
             try:
-                await self._log.tell(join([data for _, data in batch]))
+                await self._log.publish(join([data for _, data in batch]))
             except Unreachable as exc:
-                logger.debug("not told: %s", exc)
+                logger.debug("not sent beside the log: %s", exc)
 
-    def _tell(self, part: Beat | Move) -> None:
+    def _announce(self, part: Beat | PresenceChange) -> None:
         data = encode(part)
-        if self.status.state == "connected" and self._told.has_room(data):
-            self._told.put(None, data)
+        if self.status.state == "connected" and self._beside.has_room(data):
+            self._beside.put(None, data)
 
     def _is_sending(self) -> bool:
         return bool(self._in_flight or self._waiting or self._notes)

@@ -1,31 +1,56 @@
-"""NATS: a message goes to a subject, and to whoever listens, at most once (https://docs.nats.io).
+"""NATS: `Core`, a subject, and `JetStream`, a log.
 
-With a stream it is a log: see `wslessons.scaling.bus.jetstream`.
+What is published to a subject goes to whoever listens, at most once.
+
+With JetStream, entries are appended to the subject ``NAME`` of the stream ``NAME`` and kept on as
+many servers as it has replicas; signs of life go beside it to ``NAME.presence``. The number of an
+event is its entry's sequence number in the stream times 1,000, plus its place in the entry. The
+epoch is made of the time at which the stream was created. Reading is an ordered consumer:
+ephemeral, without acknowledgements, recreated after the last entry read as soon as one is missing.
+
+Sources: https://docs.nats.io and https://docs.nats.io/nats-concepts/jetstream
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from hashlib import blake2s
+from typing import Any
 
 from wslessons.errors import UserError, need
-from wslessons.scaling.bus.addresses import Address
-from wslessons.scaling.bus.tasks import Unreachable, first_to_end, let_go
-from wslessons.scaling.bus.transport import CHECK, LOST_AFTER, Transport
+from wslessons.scaling.bus.transport import (
+    CHECK,
+    LOST_AFTER,
+    PLACES,
+    LogTransport,
+    Transport,
+    Unreachable,
+    close_quietly,
+    first_to_end,
+)
+from wslessons.scaling.bus.url import Address
 
 need("nats", "nats")
 import nats.errors  # noqa: E402 -- only after the sentence above
 import nats.js.errors  # noqa: E402
 from nats.aio.client import Client  # noqa: E402
 from nats.aio.msg import Msg  # noqa: E402
+from nats.js import api  # noqa: E402
 
-__all__ = ["Core", "say"]
+__all__ = ["Core", "JetStream"]
+
+ALIVE = 1.0
+"""Seconds between two signs of life of a consumer that has nothing to deliver."""
+NO_PEERS = 10005
+"""Error code of a cluster whose servers have not all found each other yet."""
 
 
 class Core(Transport):
     """A subject of NATS.
 
-    In: `address`, with the option `subject` (default: wslessons).
+    Args:
+        address: with the option `subject` (default: wslessons).
     """
 
     _no_echo = True
@@ -36,10 +61,9 @@ class Core(Transport):
         self._address = address
         self.subject = address.option("subject", "wslessons")
         self._client: Client | None = None
-        self._closed = asyncio.Event()
         self._error: Exception | None = None
 
-    async def tell(self, data: bytes) -> None:
+    async def publish(self, data: bytes) -> None:
         """Publish to the subject."""
         await self._publish(self.subject, data)
 
@@ -50,14 +74,14 @@ class Core(Transport):
         try:
             await self._client.flush(math.ceil(LOST_AFTER))
         except (nats.errors.Error, OSError) as exc:
-            raise Unreachable(say(exc)) from exc
+            raise Unreachable(_explain(exc)) from exc
 
     async def _connect(self) -> None:
         error: Exception = TimeoutError()
         # One server after another by ourselves, to learn what is wrong with each.
         for host in self._address.shuffled():
-            client, self._closed, self._error = Client(), asyncio.Event(), None
-            self._client = client
+            self._client = client = Client()
+            self._broken, self._error = asyncio.Event(), None
             try:
                 await client.connect(
                     f"nats://{host}",
@@ -78,19 +102,14 @@ class Core(Transport):
             except (nats.errors.Error, OSError, TimeoutError) as exc:
                 error = self._error or exc
                 if "authorization" in str(error).lower():
-                    raise UserError(
-                        f"{self.label} does not accept the user name and password in the URL."
-                    ) from None
-        raise Unreachable(say(error))
+                    raise self._refused() from None
+        raise Unreachable(_explain(error))
 
     async def _subscribe(self, client: Client) -> None:
-        await client.subscribe(self.subject, cb=self._take_told)
+        await client.subscribe(self.subject, cb=self._take_message)
         await client.flush(math.ceil(LOST_AFTER))
 
     async def _serve(self) -> None:
-        await first_to_end(self._closed.wait(), self._watch())
-
-    async def _watch(self) -> None:
         """Ask for a sign of life again and again."""
         while True:
             await asyncio.sleep(CHECK)
@@ -99,29 +118,174 @@ class Core(Transport):
     async def _disconnect(self) -> None:
         if self._client is not None:
             # It would wait for a stalled socket to take what was not sent.
-            await let_go(self._client.close)
+            await close_quietly(self._client.close)
         self._client = None
 
     async def _publish(self, subject: str, data: bytes) -> None:
         self._check_connected()
-        if self._client is None or not self._client.is_connected:
+        assert self._client is not None
+        if not self._client.is_connected:
             raise Unreachable("the connection is lost")
         try:
             await self._client.publish(subject, data)
         except (nats.errors.Error, OSError) as exc:
-            raise Unreachable(say(exc)) from exc
+            raise Unreachable(_explain(exc)) from exc
 
-    async def _take_told(self, msg: Msg) -> None:
-        self.host.heard(msg.data)
+    async def _take_message(self, msg: Msg) -> None:
+        self.host.on_message(msg.data)
 
     async def _take_error(self, exc: Exception) -> None:
         self._error = exc
 
     async def _take_closed(self) -> None:
-        self._closed.set()
+        self._broken.set()
 
 
-def say(exc: BaseException) -> str:
+class JetStream(Core, LogTransport):
+    """A stream of NATS JetStream; it is created if there is none.
+
+    Args:
+        address: with the options `stream`; `replicas` (default: 3 if the address names three
+            servers or more, else 1); `max_age`, seconds that entries are kept (default: a day);
+            `max_bytes`, the most they may take (default: 256 MiB).
+    """
+
+    _no_echo = False
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self._stream = address.option("stream", "wslessons")
+        self._replicas = address.number("replicas", 3 if len(address.hosts) >= 3 else 1)
+        self._max_age = address.number("max_age", 86_400)
+        self._max_bytes = address.number("max_bytes", 2**28)
+        self.subject = f"{self._stream}.presence"
+        self._next = 0
+        """Sequence number of the entry to read next."""
+        self._due = 0
+        """Number that the next delivery of our consumer has."""
+        self._alive = 0.0
+
+    async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
+        """Publish to the stream, and wait until it is stored on most of its replicas."""
+        self._check_connected()
+        assert self._client is not None
+        headers = {"Nats-Msg-Id": id, "Nats-Expected-Stream": self._stream}
+        try:
+            await self._client.jetstream().publish(
+                self._stream, data, timeout=LOST_AFTER, headers=headers
+            )
+        except (nats.errors.Error, OSError) as exc:
+            raise Unreachable(_explain(exc)) from exc
+
+    async def _subscribe(self, client: Client) -> None:
+        await super()._subscribe(client)
+        info = await self._open_stream(client)
+        epoch = blake2s(f"{self._stream} {info.created}".encode(), digest_size=8).hexdigest()
+        if epoch != self._epoch or info.state.last_seq < self._next - 1:
+            self._epoch = epoch
+            # Entries, not events; an entry has one event or more.
+            self._next = max(info.state.first_seq, info.state.last_seq - self.history + 1, 1)
+            self.host.on_opened(epoch, {0: _before(self._next)})
+            self.tail = self.tail or {0: info.state.last_seq * PLACES}
+        elif info.state.first_seq > self._next:
+            self.host.on_trimmed(0, _before(info.state.first_seq), None)
+            self._next = info.state.first_seq
+        await self._consume(client)
+
+    async def _open_stream(self, client: Client) -> api.StreamInfo:
+        """Return the stream, made if need be; a cluster that has no leader yet is given time."""
+        jetstream = client.jetstream(timeout=LOST_AFTER)
+        config = api.StreamConfig(
+            name=self._stream,
+            subjects=[self._stream],
+            num_replicas=self._replicas,
+            max_age=self._max_age,
+            max_bytes=self._max_bytes,
+        )
+        begun = asyncio.get_running_loop().time()
+        while True:
+            try:
+                return await jetstream.stream_info(self._stream)
+            except nats.js.errors.NotFoundError:
+                try:
+                    return await jetstream.add_stream(config)
+                except nats.js.errors.BadRequestError as exc:
+                    why = exc
+                    if exc.err_code != NO_PEERS:
+                        raise UserError(
+                            f"{self.label} can't keep the stream {self._stream}: {_explain(exc)}."
+                        ) from None
+                except (nats.errors.Error, nats.js.errors.Error) as exc:
+                    why = exc
+            except (nats.errors.Error, nats.js.errors.Error) as exc:
+                why = exc
+            # A server without JetStream has nobody who responds; one of a new cluster may be mute.
+            mute = isinstance(
+                why, nats.errors.NoRespondersError | nats.js.errors.ServiceUnavailableError
+            )
+            if asyncio.get_running_loop().time() - begun > (2 if mute else 8):
+                raise UserError(
+                    f"{self.label} has no JetStream that answers ({_explain(why)}): "
+                    "start the server with --jetstream, or leave ?stream= out of the URL."
+                ) from None
+            await asyncio.sleep(0.1)
+
+    async def _consume(self, client: Client) -> None:
+        inbox = client.new_inbox()
+        self._due = 1
+        self._alive = asyncio.get_running_loop().time()
+        await client.subscribe(inbox, cb=self._take_entry)
+        await client.jetstream(timeout=LOST_AFTER).add_consumer(
+            self._stream,
+            api.ConsumerConfig(
+                deliver_subject=inbox,
+                deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._next,
+                ack_policy=api.AckPolicy.NONE,
+                max_deliver=1,
+                idle_heartbeat=ALIVE,
+                flow_control=True,
+                inactive_threshold=10,
+                num_replicas=1,
+                mem_storage=True,
+            ),
+        )
+
+    async def _take_entry(self, msg: Msg) -> None:
+        self._alive = asyncio.get_running_loop().time()
+        if not msg.reply.startswith("$JS.ACK."):
+            headers: dict[str, Any] = msg.headers or {}
+            if msg.reply:  # flow control: the server goes on when we answer
+                await msg.respond(b"")
+            elif (last := headers.get("Nats-Last-Consumer")) and int(last) >= self._due:
+                self._broken.set()
+            return
+        # $JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.DELIVERED.SEQUENCE.CONSUMER_SEQUENCE.TIME.PENDING
+        fields = msg.reply.split(".")
+        sequence, delivery = (int(field) for field in fields[-4:-2])
+        if delivery != self._due or self._broken.is_set():
+            self._broken.set()
+            return
+        self._due += 1
+        self._next = sequence + 1
+        self.host.on_entry(0, sequence * PLACES, 1, msg.data)
+
+    async def _serve(self) -> None:
+        await first_to_end(super()._serve(), self._watch_consumer())
+
+    async def _watch_consumer(self) -> None:
+        while True:
+            await asyncio.sleep(ALIVE)
+            if asyncio.get_running_loop().time() - self._alive > 3 * ALIVE:
+                raise Unreachable("the stream's consumer is silent")
+
+
+def _before(sequence: int) -> int:
+    """Return the last number that an event before this entry can have."""
+    return sequence * PLACES - 1 if sequence > 1 else 0
+
+
+def _explain(exc: BaseException) -> str:
     """Say an error in words."""
     if isinstance(exc, TimeoutError | nats.errors.TimeoutError):
         return "it does not answer in time"

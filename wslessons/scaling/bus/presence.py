@@ -1,11 +1,12 @@
 """Who is on which server, so that a server that was killed leaves no ghosts.
 
-Each server tells the others who comes and goes (`Move`), and every `beat` seconds all its people
-again (`Beat`): what got lost is put right, and a server that has just started knows all within
-one beat. A server of which nothing was heard for three beats counts as gone, with its people
-(`Down`). It may only have been cut off: if it is heard of again its people are back (`Up`).
+Each server lets the others know who comes and goes (`PresenceChange`), and every `beat` seconds all
+its people again (`Beat`): what got lost is put right, and a server that has just started knows all
+within one beat. A server of which nothing comes for three beats counts as gone, with its people
+(`NodeDown`). It may only have been cut off: if something comes again its people are back
+(`NodeUp`).
 
-A server that is cut off from the broker itself declares nobody dead: it is the deaf one.
+A server that is cut off from the broker itself counts nobody as gone: it could not know.
 
 Not handled here: names beyond the first hundred of a server in a room; they only count.
 """
@@ -16,12 +17,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from wslessons.scaling.bus.items import Beat, Down, Move, Occupancy, People, Up
+from wslessons.scaling.bus.items import Beat, NodeDown, NodeUp, Occupancy, People, PresenceChange
 
 __all__ = ["NAMES", "Peer", "Presence"]
 
 NAMES = 100
-"""Names of one server's people in one room that others are told."""
+"""Names of one server's people in one room that others get."""
 PART = 200
 """Rooms in one part of a beat."""
 BEATS = 3
@@ -34,7 +35,7 @@ class Peer:
     """What is known of another server."""
 
     def __init__(self) -> None:
-        self.heard = time.monotonic()
+        self.last_seen = time.monotonic()
         self.rooms: dict[str, Occupancy] = {}
         self.known = False
         """Whether it has sent a beat; before that it is only a name."""
@@ -60,7 +61,9 @@ class Peer:
 class Presence:
     """The people of this server, and what is known of the others'.
 
-    In: `node`, this server; `beat`, seconds between two signs of life.
+    Args:
+        node: this server.
+        beat: seconds between two signs of life.
     """
 
     def __init__(self, node: str, beat: float) -> None:
@@ -76,18 +79,18 @@ class Presence:
         """Seconds since this server started."""
         return time.monotonic() - self._born
 
-    def enter(self, room: str, connection: str, name: str) -> Move:
-        """Add somebody here; return what to tell the others."""
+    def enter(self, room: str, connection: str, name: str) -> PresenceChange:
+        """Add somebody here; return what to announce."""
         self.mine.setdefault(room, {})[connection] = name
-        return Move(self.node, room, connection, name)
+        return PresenceChange(self.node, room, connection, name)
 
-    def leave(self, room: str, connection: str) -> Move:
-        """Remove somebody here; return what to tell the others."""
+    def leave(self, room: str, connection: str) -> PresenceChange:
+        """Remove somebody here; return what to announce."""
         people = self.mine.get(room, {})
         people.pop(connection, None)
         if not people:
             self.mine.pop(room, None)
-        return Move(self.node, room, connection)
+        return PresenceChange(self.node, room, connection)
 
     def people(self, room: str) -> tuple[People, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
@@ -100,72 +103,77 @@ class Presence:
         return people, count
 
     def beats(self, published: Mapping[str, int], *, ask: bool = False) -> Iterator[Beat]:
-        """Return this server's sign of life, in parts.
+        """Build this server's sign of life, in parts.
 
-        In: `published`, how many events it has published in each room.
+        Args:
+            published: how many events it has published in each room.
+            ask: whether to ask the others for theirs.
+
+        Yields:
+            The parts, of which the last says that it is.
         """
         self._number += 1
         rooms = list(self.mine.keys() | published.keys())
         parts = [rooms[i : i + PART] for i in range(0, len(rooms), PART)] or [[]]
         for number, part in enumerate(parts, 1):
-            told = {room: self._occupancy(room, published.get(room, 0)) for room in part}
+            there = {room: self._occupancy(room, published.get(room, 0)) for room in part}
             last = number == len(parts)
-            yield Beat(self.node, self.age, told, self._number, last, ask and last)
+            yield Beat(self.node, self.age, there, self._number, last, ask and last)
 
     def farewell(self) -> Beat:
         """Return what to say on stopping."""
         return Beat(self.node, self.age, {}, self._number + 1, gone=True)
 
-    def heard(self, node: str) -> Peer:
+    def take_sign(self, node: str) -> Peer:
         """Take note of a sign of life, of whatever kind."""
         peer = self.peers.get(node)
         if peer is None:
             peer = self.peers[node] = Peer()
             if len(self.peers) > PEERS:
                 self.peers.popitem(last=False)
-        peer.heard = time.monotonic()
+        peer.last_seen = time.monotonic()
         return peer
 
-    def take_beat(self, beat: Beat) -> Down | Up | None:
+    def take_beat(self, beat: Beat) -> NodeDown | NodeUp | None:
         """Take another server's beat; return what it means for its people, if anything."""
-        peer = self.heard(beat.node)
+        peer = self.take_sign(beat.node)
         if beat.gone:
             del self.peers[beat.node]
-            return None if peer.down else Down(beat.node, peer.named())
+            return None if peer.down else NodeDown(beat.node, peer.named())
         peer.take(beat)
         peer.known = True
         if peer.down and beat.last:
             peer.down = False
-            return Up(beat.node, peer.named())
+            return NodeUp(beat.node, peer.named())
         return None
 
-    def take_move(self, move: Move) -> None:
+    def take_change(self, change: PresenceChange) -> None:
         """Take note that somebody came or went on another server."""
-        there = self.heard(move.node).rooms.setdefault(move.room, Occupancy({}, 0))
-        if not move.name:
-            there.people.pop(move.connection, None)
+        there = self.take_sign(change.node).rooms.setdefault(change.room, Occupancy({}, 0))
+        if not change.name:
+            there.people.pop(change.connection, None)
             there.count = max(0, there.count - 1)
-        elif move.connection not in there.people:
+        elif change.connection not in there.people:
             there.count += 1
             if len(there.people) < NAMES:
-                there.people[move.connection] = move.name
+                there.people[change.connection] = change.name
 
-    def expired(self) -> Iterator[Down]:
+    def expired(self) -> Iterator[NodeDown]:
         """Return the servers that have just been silent for too long."""
         limit = time.monotonic() - BEATS * self.beat
         for node, peer in list(self.peers.items()):
-            if peer.heard < limit and not peer.down:
+            if peer.last_seen < limit and not peer.down:
                 peer.down = True
-                yield Down(node, peer.named())
-            elif peer.heard < limit - 100 * self.beat:
+                yield NodeDown(node, peer.named())
+            elif peer.last_seen < limit - 100 * self.beat:
                 del self.peers[node]
 
     def postpone(self) -> None:
-        """Give all that count as alive their full time again: we could not have heard them."""
+        """Give all that count as alive their full time again: theirs could not reach us."""
         now = time.monotonic()
         for peer in self.peers.values():
             if not peer.down:
-                peer.heard = now
+                peer.last_seen = now
 
     def _occupancy(self, room: str, nth: int) -> Occupancy:
         people = self.mine.get(room, {})

@@ -2,9 +2,9 @@
 
 This server's readers get an event when it is published; the other servers' when it arrives. So
 each server has an order and numbers of its own, and nobody can resume on another. What gets lost
-is lost for good, but never in silence: events are counted, each server's in each room, and whoever
-sees the count jump, in an event or in a beat, gets a `Gap` with the exact number. While the broker
-can't be reached, what is published is heard here only; the others see the count jump later.
+is lost for good, and reported: events are counted, each server's in each room, and whoever sees the
+count jump, in an event or in a beat, gets a `Gap` with the exact number. While the broker can't be
+reached, what is published reaches this server's readers only; the others see the count jump later.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from wslessons.scaling.bus.items import Beat, Event, Gap, Move, encode, join
+from wslessons.scaling.bus.bus import ROOMS
+from wslessons.scaling.bus.items import Beat, Event, Gap, PresenceChange, encode, join
 from wslessons.scaling.bus.presence import BEATS
 from wslessons.scaling.bus.remote import Remote
-from wslessons.scaling.bus.seam import ROOMS
-from wslessons.scaling.bus.tasks import Unreachable
-from wslessons.scaling.bus.transport import Transport
+from wslessons.scaling.bus.transport import Transport, Unreachable
 
 __all__ = ["PubSub"]
 
@@ -36,7 +35,12 @@ class _Published:
 
 
 class PubSub(Remote):
-    """See `wslessons.scaling.bus.pubsub`, and `Remote` for the arguments."""
+    """Available at all times, at most once; losses are counted.
+
+    Args:
+        transport: the connection to the broker.
+        options: the other arguments of `Remote`.
+    """
 
     def __init__(self, transport: Transport, **options: Any) -> None:
         super().__init__(transport, **options)
@@ -45,11 +49,15 @@ class PubSub(Remote):
         self._theirs: dict[str, dict[str, int]] = {}
         """The same for each other server: how many events of it have arrived or are missing."""
         self._unsure: dict[str, dict[str, int]] = {}
-        """For servers that have sent no beat: how many events there were before the first heard."""
+        """For servers that have sent no beat: how many events there were before its first."""
         self._sending = False
 
     def publish(self, event: Event) -> None:
-        """Let this server's readers have the event, and send it to the others."""
+        """Deliver the event to this server's readers, and send it to the others.
+
+        Raises:
+            UserError: it is too large or no JSON, or the bus was stopped.
+        """
         if event.key and event.key in self._keys:
             return
         mine = self._mine.get(event.room) or self._new_room(event.room)
@@ -64,7 +72,11 @@ class PubSub(Remote):
         self._deliver_here(event)
 
     async def flush(self, most: int = 0) -> None:
-        """Wait as `Remote.flush` does; what is known to be lost does not wait any more."""
+        """Wait as `Remote.flush` does; what is known to be lost does not wait any more.
+
+        Args:
+            most: how many events may still wait.
+        """
         await super().flush(most)
         with contextlib.suppress(Unreachable):
             if most == 0:
@@ -76,7 +88,7 @@ class PubSub(Remote):
             self._sending = True
             batch = self._waiting.take(BATCH, min(BATCH_BYTES, self._transport.limit - 2))
             try:
-                await self._transport.tell(join([data for _, data in batch]))
+                await self._transport.publish(join([data for _, data in batch]))
             except Unreachable:
                 self.unsent += sum(isinstance(part, Event) for part, _ in batch)
             finally:
@@ -86,7 +98,7 @@ class PubSub(Remote):
     def _is_sending(self) -> bool:
         return self._sending or bool(self._waiting)
 
-    def _tell(self, part: Beat | Move) -> None:
+    def _announce(self, part: Beat | PresenceChange) -> None:
         # In one line with the events, as a beat says how many there have been.
         data = encode(part)
         if self.status.state == "connected" and self._waiting.has_room(data):
@@ -107,11 +119,11 @@ class PubSub(Remote):
         return mine
 
     def _take_event(self, event: Event) -> None:
-        known = self._presence.heard(event.node).known
+        known = self._presence.take_sign(event.node).known
         rooms = self._theirs.setdefault(event.node, {})
         if not known and event.room not in rooms:
             self._unsure.setdefault(event.node, {})[event.room] = event.nth - 1
-        # A server whose beat we had has told us of all its rooms, so this one is new.
+        # A server whose beat we had has named all its rooms, so this one is new.
         due = rooms.get(event.room, 0 if known else event.nth - 1) + 1
         # Less than is due: it had forgotten the room, and counts from 1 again.
         lost = event.nth - due if event.nth >= due else event.nth - 1
@@ -124,7 +136,7 @@ class PubSub(Remote):
     def _take_beat(self, beat: Beat) -> None:
         rooms = self._theirs.setdefault(beat.node, {})
         peer = self._presence.peers.get(beat.node)
-        # A server that is younger than we are: we ought to have heard all it ever published.
+        # A server that is younger than we are: we ought to have had all it ever published.
         news = (peer is not None and peer.known) or beat.age < self._presence.age
         unsure = self._unsure.pop(beat.node, {})
         if peer is None or not peer.known:

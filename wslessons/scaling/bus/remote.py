@@ -5,30 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections import deque
+from collections.abc import Coroutine, Iterator
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Beat, Event, Move, People, Status, decode, encode
-from wslessons.scaling.bus.outbox import Outbox
+from wslessons.scaling.bus.bus import Bus
+from wslessons.scaling.bus.items import (
+    Beat,
+    Event,
+    People,
+    PresenceChange,
+    Status,
+    decode,
+    encode,
+)
 from wslessons.scaling.bus.presence import Presence
-from wslessons.scaling.bus.seam import Backplane
-from wslessons.scaling.bus.tasks import end
-from wslessons.scaling.bus.transport import Transport
+from wslessons.scaling.bus.transport import Transport, cancel_and_wait
 
-__all__ = ["Remote"]
+__all__ = ["Outbox", "Remote"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class Remote(Backplane):
+
+class Remote(Bus):
     """A bus over a broker.
 
-    In: `transport`; `node` and `keep` as for `Backplane`; `backlog`, events that may wait for the
-    broker, and `backlog_bytes`; `max_event`, bytes of one event; `beat`, seconds between the signs
-    of life that servers exchange.
+    Args:
+        transport: the connection to the broker.
+        node: as for `Bus`.
+        keep: as for `Bus`.
+        backlog: events that may wait for the broker (default 4,096).
+        backlog_bytes: bytes that may wait for it (default 8 MiB).
+        max_event: bytes that one event may have (default 128 KiB).
+        beat: seconds between two signs of life that servers exchange (default 2).
     """
 
     def __init__(
@@ -48,7 +62,6 @@ class Remote(Backplane):
         self._waiting: Outbox[Any] = Outbox(backlog, backlog_bytes)
         """Events, and where they go out in one line with them, signs of life."""
         self._presence = Presence(self.node, beat)
-        self._seq = 0
         self._sent = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -58,23 +71,27 @@ class Remote(Backplane):
         return len(self._waiting)
 
     def enter(self, room: str, connection: str, name: str) -> None:
-        """Tell other servers that somebody is here."""
-        self._tell(self._presence.enter(room, connection, name))
+        """Let the other servers know that somebody is here."""
+        self._announce(self._presence.enter(room, connection, name))
 
     def leave(self, room: str, connection: str) -> None:
-        """Tell other servers that somebody is not here any more."""
-        self._tell(self._presence.leave(room, connection))
+        """Let the other servers know that somebody is not here any more."""
+        self._announce(self._presence.leave(room, connection))
 
     def people(self, room: str) -> tuple[People, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
         return self._presence.people(room)
 
     async def start_up(self) -> None:
-        """Connect. Raises `UserError` when that can't be done."""
+        """Connect.
+
+        Raises:
+            UserError: the broker can't be reached, or refuses us.
+        """
         await self._transport.open(self)
         self._presence = Presence(self.node, self._presence.beat)
         self._tasks = [asyncio.create_task(work, name=f"bus {self.node}") for work in self._work()]
-        self._tell_beats(ask=True)
+        self._announce_all(ask=True)
         self.started = True
 
     async def stop(self) -> None:
@@ -82,17 +99,27 @@ class Remote(Backplane):
         if self.status.state == "connected" and self._tasks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    self._tell(self._presence.farewell())
+                    self._announce(self._presence.farewell())
                     await self.flush()
         tasks, self._tasks = self._tasks, []
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
         await self._transport.close()
         await super().stop()
 
+    async def flush(self, most: int = 0) -> None:
+        """Wait until few events wait for the broker. Bound it with a timeout.
+
+        Args:
+            most: how many may still wait; with 0 the broker has them all.
+        """
+        while self._is_sending() if most == 0 else self.backlog > most:
+            self._sent.clear()
+            await self._sent.wait()
+
     # What the transport calls.
 
-    def heard(self, data: bytes) -> None:
-        """Take what another server told everybody."""
+    def on_message(self, data: bytes) -> None:
+        """Take a message that another server published."""
         try:
             parts = decode(data)
         except msgspec.DecodeError as exc:
@@ -106,19 +133,19 @@ class Remote(Backplane):
             elif isinstance(part, Beat):
                 self._take_beat(part)
             else:
-                self._presence.take_move(part)
+                self._presence.take_change(part)
 
-    def lost(self, why: str) -> None:
+    def on_lost(self, why: str) -> None:
         """Take note that the broker can't be reached."""
         self._set_status(Status("reconnecting", why))
 
-    def back(self) -> None:
+    def on_connected(self) -> None:
         """Take note that the broker can be reached."""
         self._presence.postpone()
         self._set_status(Status("connected"))
         if self._tasks:
             # Others have missed our beats, and we theirs.
-            self._tell_beats(ask=True)
+            self._announce_all(ask=True)
 
     # For the implementations.
 
@@ -129,10 +156,14 @@ class Remote(Backplane):
     async def _send_all(self) -> None:
         raise NotImplementedError
 
+    def _is_sending(self) -> bool:
+        """Return whether the broker does not have everything yet."""
+        raise NotImplementedError
+
     def _take_event(self, event: Event) -> None:
         raise NotImplementedError
 
-    def _tell(self, part: Beat | Move) -> None:
+    def _announce(self, part: Beat | PresenceChange) -> None:
         """Send a part of a message to whoever listens now; if it is lost, the next beat repeats."""
         raise NotImplementedError
 
@@ -141,7 +172,11 @@ class Remote(Backplane):
         return {}
 
     def _stamp(self, event: Event) -> bytes:
-        """Sign an event and encode it. Raises `UserError` where it is too large, or no JSON."""
+        """Sign an event and encode it.
+
+        Raises:
+            UserError: it is too large, or nothing that JSON can hold.
+        """
         self._check_open()
         event.node, event.seq = self.node, self._seq + 1
         event.offset = event.prev = event.lost = 0
@@ -162,11 +197,11 @@ class Remote(Backplane):
         if change is not None:
             self._put(change)
         if beat.ask:
-            self._tell_beats()
+            self._announce_all()
 
-    def _tell_beats(self, *, ask: bool = False) -> None:
+    def _announce_all(self, *, ask: bool = False) -> None:
         for beat in self._presence.beats(self._published(), ask=ask):
-            self._tell(beat)
+            self._announce(beat)
 
     async def _beat(self) -> None:
         loop, beat = asyncio.get_running_loop(), self._presence.beat
@@ -177,15 +212,72 @@ class Remote(Backplane):
                 # Our own loop was held up: what the others sent has not been looked at yet.
                 self._presence.postpone()
             if self.status.state == "connected":
-                self._tell_beats()
+                self._announce_all()
                 for down in self._presence.expired():
                     self._put(down)
 
-    async def flush(self, most: int = 0) -> None:
-        """Wait until at most `most` events wait, and with 0 until the broker has them all."""
-        while self._is_sending() if most == 0 else self.backlog > most:
-            self._sent.clear()
-            await self._sent.wait()
 
-    def _is_sending(self) -> bool:
-        return bool(self._waiting)
+class Outbox(Generic[T]):
+    """Encoded items on their way to the broker, the oldest first.
+
+    Args:
+        count: the most items that may wait.
+        size: the most bytes that may wait.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.most, self._most_bytes = count, size
+        self.size = 0
+        """Bytes that wait."""
+        self._waiting: deque[tuple[T, bytes]] = deque()
+        self.changed = asyncio.Event()
+        """Set while something waits."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over what waits, the oldest first."""
+        return (item for item, _ in self._waiting)
+
+    def has_room(self, data: bytes) -> bool:
+        """Return whether one more can wait."""
+        return len(self._waiting) < self.most and self.size + len(data) <= self._most_bytes
+
+    def put(self, item: T, data: bytes) -> None:
+        """Add an item, whose encoding is `data`."""
+        if not self._waiting:
+            self.changed.set()
+        self._waiting.append((item, data))
+        self.size += len(data)
+
+    def pop(self) -> tuple[T, bytes]:
+        """Remove and return the oldest."""
+        item, data = self._waiting.popleft()
+        self.size -= len(data)
+        if not self._waiting:
+            self.changed.clear()
+        return item, data
+
+    def clear(self) -> None:
+        """Remove all."""
+        while self._waiting:
+            self.pop()
+
+    def take(self, count: int, size: int) -> list[tuple[T, bytes]]:
+        """Remove and return the oldest, at least one.
+
+        Args:
+            count: the most items.
+            size: the most bytes, about.
+
+        Returns:
+            Each item with its encoding.
+        """
+        taken: list[tuple[T, bytes]] = []
+        while self._waiting and len(taken) < count:
+            size -= len(self._waiting[0][1]) + 1
+            if taken and size < 0:
+                break
+            taken.append(self.pop())
+        return taken

@@ -1,23 +1,36 @@
 """A connection to a broker that is kept: it breaks, it is noticed, it comes back.
 
-The clients' own reconnecting is switched off everywhere: one hangs in silence when its subscriber's
-connection drops, another waits for ever for a stalled socket to close. So there is one loop for
-all, and a sign of life is asked for every second.
+The clients' own reconnecting is switched off everywhere: one hangs and reports nothing when its
+subscriber's connection drops, another waits without limit for a stalled socket to close. So there
+is one loop for all, and a sign of life is asked for every second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.tasks import Unreachable, apart, end
 
-__all__ = ["CHECK", "LOST_AFTER", "Host", "LogHost", "LogTransport", "Transport"]
+__all__ = [
+    "CHECK",
+    "LOST_AFTER",
+    "PLACES",
+    "Host",
+    "LogHost",
+    "LogTransport",
+    "Transport",
+    "Unreachable",
+    "cancel_and_wait",
+    "close_quietly",
+    "first_to_end",
+    "run_isolated",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -29,45 +42,70 @@ CONNECT_TIME = 10.0
 """Seconds for one attempt to connect, with whatever has to be created there."""
 LONGEST_DELAY = 2.0
 """Most seconds between two attempts to come back; the first come within a tenth."""
+PLACES = 1000
+"""Numbers that an entry has for its events, with a broker that numbers entries and not events."""
+
+
+class Unreachable(Exception):
+    """The broker can't be reached now; the text says why. It may be later."""
 
 
 class Host(Protocol):
-    """What a transport tells its bus."""
+    """What a transport calls on its bus."""
 
-    def heard(self, data: bytes) -> None:
-        """Take a message that another server told everybody (or this one did)."""
+    def on_message(self, data: bytes) -> None:
+        """Take a message that another server published (or this one did)."""
         ...
 
-    def lost(self, why: str) -> None:
+    def on_lost(self, why: str) -> None:
         """Take note that the broker can't be reached."""
         ...
 
-    def back(self) -> None:
+    def on_connected(self) -> None:
         """Take note that it can be reached, first or again."""
         ...
 
 
 class LogHost(Host, Protocol):
-    """What a transport with a log tells its bus as well."""
+    """What a transport with a log calls on its bus as well."""
 
-    def opened(self, epoch: str, before: dict[int, int]) -> None:
-        """Take note in which life the log is, and after which numbers (by lane) reading begins.
+    def on_opened(self, epoch: str, before: dict[int, int]) -> None:
+        """Take note which log this is. Called before the first entry, and for another log.
 
-        Called before the first entry, and again only if the log was replaced by another.
+        Args:
+            epoch: the life of the log.
+            before: for each partition, the number after which reading begins.
         """
         ...
 
-    def entry(self, lane: int, first: int, step: int, data: bytes) -> None:
-        """Take the next entry of a lane: its events have the numbers first, first + step, ..."""
+    def on_entry(self, partition: int, first: int, step: int, data: bytes) -> None:
+        """Take the next entry of a partition.
+
+        Args:
+            partition: the partition.
+            first: the number of the entry's first event.
+            step: how much more each further event's number is.
+            data: the encoded events.
+        """
         ...
 
-    def trimmed(self, lane: int, number: int, count: int | None) -> None:
-        """Take note that the log no longer has what we would have read next, up to `number`."""
+    def on_trimmed(self, partition: int, number: int, count: int | None) -> None:
+        """Take note that the log no longer has what we would have read next.
+
+        Args:
+            partition: the partition.
+            number: up to which number it is gone.
+            count: how many events that were, None if nobody can know.
+        """
         ...
 
 
 class Transport(ABC):
-    """One broker's messages, at most once. In: `label`, the broker's name in sentences."""
+    """One broker's messages, at most once.
+
+    Args:
+        label: the broker's name in sentences.
+    """
 
     limit = 2**20
     """Bytes that one message may have."""
@@ -75,13 +113,22 @@ class Transport(ABC):
     def __init__(self, label: str) -> None:
         self.label = label
         self._connected = False
+        self._broken = asyncio.Event()
+        """Set by whoever notices that the connection is of no use any more."""
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self, host: Host) -> None:
-        """Connect, and keep the connection from now on. Raises `UserError`."""
+        """Connect, and keep the connection from now on.
+
+        Args:
+            host: the bus to call.
+
+        Raises:
+            UserError: the broker can't be reached, or refuses us.
+        """
         self.host = host
         try:
-            await apart(self._connect(), CONNECT_TIME)
+            await self._connect_in_time()
         except BaseException as exc:
             await self._disconnect()
             if isinstance(exc, Unreachable):
@@ -89,74 +136,111 @@ class Transport(ABC):
                 raise UserError(sentence) from None
             raise
         self._connected = True
-        host.back()
+        host.on_connected()
         self._keeper = asyncio.create_task(self._keep(), name=f"connection to {self.label}")
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
         if self._keeper is not None:
-            await end(self._keeper)
+            await cancel_and_wait(self._keeper)
             self._keeper = None
         self._connected = False
         await self._disconnect()
 
     @abstractmethod
-    async def tell(self, data: bytes) -> None:
-        """Send a message to all servers that listen now. Raises `Unreachable`."""
+    async def publish(self, data: bytes) -> None:
+        """Send a message to all servers that listen now.
+
+        Raises:
+            Unreachable: the broker can't be reached.
+        """
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait until the broker has all that was told. Raises `Unreachable`."""
+        """Wait until the broker has all that was published.
+
+        Raises:
+            Unreachable: the broker can't be reached.
+        """
 
     @abstractmethod
     async def _connect(self) -> None:
-        """Connect and subscribe. Raises `Unreachable`, or `UserError` for what won't mend."""
+        """Connect and subscribe.
+
+        Raises:
+            Unreachable: it can't be done now.
+            UserError: it can't be done later either.
+        """
 
     @abstractmethod
     async def _serve(self) -> None:
-        """Receive until the connection is lost. Raises `Unreachable`."""
+        """Receive until the connection is lost.
+
+        Raises:
+            Unreachable: why it was lost.
+        """
 
     @abstractmethod
     async def _disconnect(self) -> None:
         """Let go of whatever `_connect` made, in bounded time. Never raises."""
 
+    async def _connect_in_time(self) -> None:
+        self._broken = asyncio.Event()
+        await run_isolated(self._connect(), CONNECT_TIME)
+
     async def _keep(self) -> None:
         while True:
             why = "the connection ended"
             try:
-                await apart(self._serve())
+                await run_isolated(first_to_end(self._serve(), self._broken.wait()))
             except Unreachable as exc:
                 why = str(exc)
             self._connected = False
             logger.info("lost %s: %s", self.label, why)
-            self.host.lost(why)
+            self.host.on_lost(why)
             for delay in _delays():
                 await self._disconnect()
                 await asyncio.sleep(delay)
                 try:
-                    await apart(self._connect(), CONNECT_TIME)
+                    await self._connect_in_time()
                     break
                 except (Unreachable, UserError) as exc:
-                    self.host.lost(str(exc))
+                    self.host.on_lost(str(exc))
             self._connected = True
             logger.info("connected to %s again", self.label)
-            self.host.back()
+            self.host.on_connected()
 
     def _check_connected(self) -> None:
         if not self._connected:
             raise Unreachable(f"{self.label} can't be reached now")
 
+    def _refused(self, why: object = "") -> UserError:
+        """Return what to raise when the broker does not take the URL's credentials."""
+        reason = f": {why}" if why else ""
+        return UserError(
+            f"{self.label} does not accept the user name and password in the URL{reason}."
+        )
+
 
 class LogTransport(Transport):
-    """One broker's log, and beside it messages at most once."""
+    """One broker's log, and beside it messages at most once.
 
+    Args:
+        label: the broker's name in sentences.
+    """
+
+    host: LogHost
     history = 4096
     """How many of the newest entries to read at first."""
-    tail: dict[int, int]
-    """How far, by lane, the log went when it was opened first."""
 
-    def lane(self, room: str) -> int:
-        """Return the lane of `room`, the same on all servers."""
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        self.tail: dict[int, int] = {}
+        """How far, by partition, the log went when it was opened first."""
+        self._epoch = ""
+
+    def partition(self, room: str) -> int:
+        """Return the partition of `room`, the same on all servers."""
         return 0
 
     def group(self, room: str) -> str:
@@ -165,10 +249,17 @@ class LogTransport(Transport):
 
     @abstractmethod
     async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
-        """Append an entry; return once the broker has it for good. Raises `Unreachable`.
+        """Append an entry; return once the broker has it for good.
 
-        In: the entry's `id`, the same if it is appended again; the `count` of events in it, and the
-        sequence number of the `last`.
+        Args:
+            group: what `group` returned for the entry's rooms.
+            data: the encoded events.
+            id: names the entry, the same if it is appended again.
+            count: how many events are in it.
+            last: the sequence number of the last.
+
+        Raises:
+            Unreachable: it is not known to be in the log; append it again.
         """
 
 
@@ -178,3 +269,76 @@ def _delays() -> Iterator[float]:
     while True:
         yield random.uniform(0, most)
         most = min(LONGEST_DELAY, most * 2)
+
+
+# Tasks that run a client of a broker, and their ends, which clients do not always leave clean.
+
+
+async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None = None) -> None:
+    """Run `work` in a task of its own.
+
+    A client's call can end with a cancellation that nobody asked for, or with an error that it does
+    not document. In our own task the one would end it unnoticed, and so would the other.
+
+    Args:
+        work: what to run.
+        seconds: after how many it is cancelled; None for no limit.
+
+    Raises:
+        UserError: as raised by `work`.
+        Unreachable: all else that `work` raised, or its time was over.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    finally:
+        await cancel_and_wait(task)
+    if task.cancelled():
+        raise Unreachable("it does not answer in time")
+    error = task.exception()
+    if isinstance(error, UserError | Unreachable):
+        raise error
+    if error is not None:
+        logger.debug("unexpected", exc_info=error)
+        raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+
+async def close_quietly(
+    *closing: Callable[[], Coroutine[Any, Any, object]], seconds: float = 0.5
+) -> None:
+    """Call what closes a client, one after the other, and ignore their errors.
+
+    Args:
+        closing: what to call.
+        seconds: the most that each may take.
+    """
+    for close in closing:
+        with contextlib.suppress(Unreachable):
+            await run_isolated(close(), seconds)
+
+
+async def first_to_end(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Run coroutines until one of them ends or raises, and cancel the others."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await cancel_and_wait(*tasks)
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended, and take note of their errors.
+
+    Until: a client may turn a cancellation that meets a closing connection into an error of its
+    own, and whoever catches that goes on.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

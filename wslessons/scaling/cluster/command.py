@@ -8,7 +8,7 @@ import contextlib
 import sys
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.tasks import end, first_to_end
+from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster import Cluster
 from wslessons.scaling.cluster.table import Display
 from wslessons.serving import stop_event
@@ -39,7 +39,7 @@ async def serve_until_stopped(cluster: Cluster) -> None:
             # Once: it has things to put away, and another cancellation would keep it from that.
             starting.cancel()
             await asyncio.wait([starting])
-            await end(starting, stopping)
+            await cancel_and_wait(starting, stopping)
             await cluster.stop()
 
 

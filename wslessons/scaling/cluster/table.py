@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
-from wslessons.scaling.bus.addresses import Address
+from wslessons.scaling.bus.url import Address
 from wslessons.scaling.cluster import Cluster, ServerProcess, Stats
 
 __all__ = ["Display", "describe_broker", "summary", "table"]

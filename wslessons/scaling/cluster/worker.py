@@ -23,8 +23,8 @@ from wslessons.chat.connection import LibraryConnection
 from wslessons.chat.server import ChatServer
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError
-from wslessons.scaling.bus import Backplane, Event, from_url
-from wslessons.scaling.bus.tasks import end, first_to_end
+from wslessons.scaling.bus import Bus, Event, from_url
+from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster.messages import Answer, Config, Failed, Ready, Stats
 
 ORPHAN_CHECK = 1.0
@@ -52,7 +52,7 @@ class _Counted(LibraryConnection):
 class Meter:
     """Count what one server does."""
 
-    def __init__(self, chat: ChatServer, bus: Backplane) -> None:
+    def __init__(self, chat: ChatServer, bus: Bus) -> None:
         self.said = 0
         self._heard = 0
         self._lags: deque[float] = deque(maxlen=100)
@@ -146,7 +146,7 @@ async def main() -> None:
         except UserError as exc:
             answer(Failed(str(exc)))
         finally:
-            await end(work, owned)
+            await cancel_and_wait(work, owned)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from wslessons.chat.codecs import JsonCodec, Record, TextCodec
 from wslessons.chat.events import Hello, Joined, Left, Message, Missed, RoomEvent
 from wslessons.chat.room import IDS, ROSTER, Admission, Room
 from wslessons.errors import UserError
-from wslessons.scaling.bus import Backplane, Event, Gap, Numbered
+from wslessons.scaling.bus import Bus, Committed, Event, Gap
 from wslessons.scaling.rooms.codecs import SharedJson, SharedRecord, SharedText
 
 __all__ = ["SharedRoom"]
@@ -45,7 +45,7 @@ class SharedRoom(Room):
     In: the `bus`, which is running; `drain`, which lets all rooms take what the bus has ready.
     """
 
-    def __init__(self, path: str, capacity: int, bus: Backplane, drain: Callable[[], None]) -> None:
+    def __init__(self, path: str, capacity: int, bus: Bus, drain: Callable[[], None]) -> None:
         super().__init__(path, capacity)
         self.epoch = bus.epoch
         self._shared, self._drain = bus, drain
@@ -56,8 +56,8 @@ class SharedRoom(Room):
         self._codecs = SharedText(), SharedJson(self.number)
         # What the bus has kept of this room: a client of another server may resume in it.
         for _, item in bus.items():
-            if isinstance(item, Event | Numbered | Gap):
-                about = item.event if isinstance(item, Numbered) else item
+            if isinstance(item, Event | Committed | Gap):
+                about = item.event if isinstance(item, Committed) else item
                 if about.room in (path, None):
                     self.take(item)
 
@@ -134,14 +134,14 @@ class SharedRoom(Room):
 
     # What the bus delivers.
 
-    def take(self, item: Event | Numbered | Gap) -> None:
+    def take(self, item: Event | Committed | Gap) -> None:
         """Put what the bus delivers into the log, for everyone to get."""
         if isinstance(item, Gap):
             number = item.offset or self._shared.newest(self.path)
             self._append(SharedRecord(Missed(item.count, number)), item.prev or number)
             return
-        event = item.event if isinstance(item, Numbered) else item
-        told = isinstance(item, Numbered)
+        event = item.event if isinstance(item, Committed) else item
+        told = isinstance(item, Committed)
         if event.key:
             self._published[event.key] = event.offset
             if len(self._published) > IDS:
@@ -179,12 +179,12 @@ class SharedRoom(Room):
             # All other servers say so too, and the first is heard.
             self._shared.publish(Event(self.path, left, connection, f"left {connection}"))
         else:
-            self._shared.tell_here(Event(self.path, left, connection))
+            self._shared.publish_here(Event(self.path, left, connection))
 
     def back(self, name: str) -> None:
         """Tell that somebody is back with their server, which had only been cut off."""
         if not self._shared.has_log:
-            self._shared.tell_here(Event(self.path, Joined(name, time=time.time())))
+            self._shared.publish_here(Event(self.path, Joined(name, time=time.time())))
 
     def _append(self, record: SharedRecord, prev: int) -> None:
         record.prev = prev

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping
 from wslessons.chat.channel import Closed
 from wslessons.chat.room import Room
 from wslessons.scaling.bus import (
-    Backplane,
-    Down,
+    Bus,
+    Committed,
     Dropped,
     Event,
     Gap,
     Item,
     NewEpoch,
-    Numbered,
+    NodeDown,
+    NodeUp,
     Status,
-    Up,
 )
 from wslessons.scaling.rooms.room import SharedRoom
 
@@ -40,9 +40,7 @@ class SharedRooms:
         forget: called with the path of a room that the bus has ended.
     """
 
-    def __init__(
-        self, bus: Backplane, rooms: Mapping[str, Room], forget: Callable[[str], None]
-    ) -> None:
+    def __init__(self, bus: Bus, rooms: Mapping[str, Room], forget: Callable[[str], None]) -> None:
         self._bus, self._rooms, self._forget = bus, rooms, forget
         self._task: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -71,7 +69,7 @@ class SharedRooms:
 
     def _take(self, item: Item) -> None:
         match item:
-            case Event(room=path) | Numbered(event=Event(room=path)) | Gap(room=str(path)):
+            case Event(room=path) | Committed(event=Event(room=path)) | Gap(room=str(path)):
                 if isinstance(room := self._rooms.get(path), SharedRoom):
                     room.take(item)
             case Gap():
@@ -81,12 +79,12 @@ class SharedRooms:
                 for event in events:
                     if isinstance(room := self._rooms.get(event.room), SharedRoom):
                         room.take_dropped(event)
-            case Down(rooms=rooms):
+            case NodeDown(rooms=rooms):
                 for path, people in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):
                         for connection, name in people.items():
                             room.gone(connection, name)
-            case Up(rooms=rooms):
+            case NodeUp(rooms=rooms):
                 for path, people in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):
                         for name in people.values():

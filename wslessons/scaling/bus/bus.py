@@ -1,7 +1,8 @@
-"""The seam: what a server needs of a bus, whichever broker is behind it.
+"""The bus: what a server needs of it, whichever broker is behind it, and its readers.
 
 A bus keeps a local, bounded copy of the shared log (a `Channel`), and its readers are cursors in
-that copy. So a slow reader costs nothing and is told what it lost, as in lesson 2.
+that copy. So a slow reader costs nothing and is told what it lost, as in lesson 2. `Bus` has all
+that needs no broker; `Memory` needs nothing else.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from wslessons.chat.channel import Channel
+from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.room import Room
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, People, Status
-from wslessons.scaling.bus.subscription import Subscription, offset_of
+from wslessons.scaling.bus.items import Committed, Event, Gap, Item, NewEpoch, People, Status
 
-__all__ = ["Backplane"]
+__all__ = ["Bus", "Memory", "Subscription"]
 
 ROOMS = 10_000
 """Rooms of which the newest number is remembered, and of each server's how many events."""
@@ -27,11 +27,12 @@ KEYS = 16_384
 """Keys of published events that are remembered, so that none is delivered twice."""
 
 
-class Backplane:
-    """A bus: `publish` on one server is heard by the readers of all. An async context manager.
+class Bus:
+    """A bus: what one server publishes, the readers of all servers get. An async context manager.
 
-    In: `node`, this server's name, made up if not given; `keep`, items in the local copy of the
-    log. This class has all that needs no broker.
+    Args:
+        node: this server's name; made up if not given.
+        keep: items in the local copy of the log (default 4,096).
     """
 
     local = False
@@ -50,12 +51,15 @@ class Backplane:
         self.unsent = 0
         """Events of this server that are known to be gone for the others."""
         self._channel: Channel[Item] = Channel(keep)
+        self._seq = 0
+        """Sequence number of the newest event that was published here."""
         self._newest: OrderedDict[str, int] = OrderedDict()
         """The newest number in each room."""
         self._before: dict[int, int] = {}
-        """For each lane (see `lane`): the number up to which we know nothing of quiet rooms."""
+        """For each partition (see `partition`): up to which number we know nothing of quiet
+        rooms."""
         self._at: dict[int, int] = {}
-        """For each lane, the newest number read."""
+        """For each partition, the newest number read."""
         self._kept: deque[int] = deque()
         """The numbers of what is in the local copy, 0 for what has none."""
         self._fallen = 0
@@ -73,47 +77,67 @@ class Backplane:
     def publish(self, event: Event) -> None:
         """Take an event on its way to all readers of all servers. Never waits.
 
-        Raises `UserError` for one that is too large, and after `stop`.
+        Args:
+            event: what happened; the bus fills in where it comes from.
+
+        Raises:
+            UserError: the event is too large, or the bus was stopped.
         """
         raise NotImplementedError
 
-    def tell_here(self, event: Event) -> None:
-        """Let this server's readers have an event that is for nobody else.
+    def publish_here(self, event: Event) -> None:
+        """Deliver an event to this server's readers only.
 
         Not on a bus with a log, where it could have no number.
+
+        Args:
+            event: what happened.
+
+        Raises:
+            UserError: the bus was stopped.
         """
         self._check_open()
         event.node = self.node
         self._deliver_here(event)
 
     def subscribe(self, since: int | None = None) -> Subscription:
-        """Return a reader that begins after number `since`, None for now and 0 for all kept.
+        """Return a reader, which first gets a `Gap` if something it wants is no longer kept here.
 
-        It first says so, with a `Gap`, if something after `since` is no longer kept here.
+        Args:
+            since: the number after which it begins; None for now, 0 for all that is kept.
+
+        Returns:
+            The reader.
         """
         if since is None:
             return Subscription(self, self._channel.subscribe())
         place = self._channel.oldest - 1
         for local, item in self.items():
-            if 0 < offset_of(item) <= since:
+            if 0 < _offset_of(item) <= since:
                 place = local
         return Subscription(
             self, self._channel.subscribe(since=place), gap=max(self._fallen, self.start) > since
         )
 
     async def flush(self, most: int = 0) -> None:
-        """Wait until at most `most` events wait for the broker, and with 0 until it has them all.
+        """Wait until few events wait for the broker. Bound it with a timeout.
 
-        Bound it with a timeout.
+        Args:
+            most: how many may still wait; with 0 the broker has them all.
         """
 
     async def reached(self, room: str, offset: int) -> None:
-        """Wait until this server has read up to number `offset`; bound it with a timeout."""
-        await self._reached(self.lane(room), offset)
+        """Wait until this server has read up to a number. Bound it with a timeout.
 
-    async def _reached(self, lane: int, offset: int) -> None:
-        if self._at.get(lane, 0) < offset:
-            waiter = lane, offset, asyncio.get_running_loop().create_future()
+        Args:
+            room: the room whose number it is.
+            offset: the number.
+        """
+        await self._reached(self.partition(room), offset)
+
+    async def _reached(self, partition: int, offset: int) -> None:
+        if self._at.get(partition, 0) < offset:
+            waiter = partition, offset, asyncio.get_running_loop().create_future()
             self._awaited.append(waiter)
             try:
                 await waiter[2]
@@ -121,8 +145,8 @@ class Backplane:
                 self._awaited.remove(waiter)
 
     def has_read(self, room: str, offset: int) -> bool:
-        """Whether this server has read up to number `offset`."""
-        return self._at.get(self.lane(room), 0) >= offset
+        """Return whether this server has read up to number `offset` of a room."""
+        return self._at.get(self.partition(room), 0) >= offset
 
     def items(self) -> Iterator[tuple[int, Item]]:
         """Iterate over the local copy, the oldest first, each item with its place in it."""
@@ -131,7 +155,7 @@ class Backplane:
     def newest(self, room: str) -> int:
         """Return a number after which nothing has happened in `room`."""
         newest = self._newest.get(room)
-        return self._before.get(self.lane(room), 0) if newest is None else newest
+        return self._before.get(self.partition(room), 0) if newest is None else newest
 
     @property
     def start(self) -> int:
@@ -153,10 +177,10 @@ class Backplane:
     # Who is where: see `wslessons.scaling.bus.presence`.
 
     def enter(self, room: str, connection: str, name: str) -> None:
-        """Tell other servers that somebody is here."""
+        """Let the other servers know that somebody is here."""
 
     def leave(self, room: str, connection: str) -> None:
-        """Tell other servers that somebody is not here any more."""
+        """Let the other servers know that somebody is not here any more."""
 
     def people(self, room: str) -> tuple[People, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
@@ -165,7 +189,11 @@ class Backplane:
     # Life.
 
     async def start_up(self) -> None:
-        """Connect. Raises `UserError` when that can't be done."""
+        """Connect.
+
+        Raises:
+            UserError: it can't be done; the sentence says why.
+        """
         self.started = True
         self._set_status(Status("connected"))
 
@@ -194,8 +222,8 @@ class Backplane:
 
     # For the implementations.
 
-    def lane(self, room: str) -> int:
-        """Return in which of the log's lanes `room` is; numbers are in order only within one."""
+    def partition(self, room: str) -> int:
+        """Return the partition of the log that `room` is in; only there are numbers in order."""
         return 0
 
     def _check_open(self) -> None:
@@ -203,7 +231,7 @@ class Backplane:
             raise UserError("the bus is closed: nothing can be published any more.")
 
     def _put(self, item: Item, number: int = 0) -> None:
-        """Let readers have an item, which has this number if any."""
+        """Deliver an item, which has this number if any, to this server's readers."""
         channel = self._channel
         if channel.closed:
             return
@@ -223,8 +251,8 @@ class Backplane:
         newest[room] = offset
         if len(newest) > ROOMS:
             forgotten, number = newest.popitem(last=False)
-            lane = self.lane(forgotten)
-            self._before[lane] = max(self._before.get(lane, 0), number)
+            partition = self.partition(forgotten)
+            self._before[partition] = max(self._before.get(partition, 0), number)
 
     def _deliver_here(self, event: Event) -> None:
         """Deliver an event with the next number of this server, where the broker has none."""
@@ -234,14 +262,14 @@ class Backplane:
         self._put(event, number)
         self._progress(0, number)
 
-    def _progress(self, lane: int, offset: int) -> None:
-        self._at[lane] = offset
-        for wanted_lane, wanted, future in self._awaited:
-            if wanted_lane == lane and wanted <= offset and not future.done():
+    def _progress(self, partition: int, offset: int) -> None:
+        self._at[partition] = offset
+        for wanted_partition, wanted, future in self._awaited:
+            if wanted_partition == partition and wanted <= offset and not future.done():
                 future.set_result(None)
 
     def _is_repeat(self, key: str) -> bool:
-        """Whether an event with this key has been delivered; remembers it."""
+        """Return whether an event with this key has been delivered; remember the key."""
         if not key or key in self._keys:
             return bool(key)
         self._keys[key] = None
@@ -260,3 +288,106 @@ class Backplane:
         for numbers in (self._newest, self._before, self._at, self._keys):
             numbers.clear()
         self._put(NewEpoch(epoch))
+
+
+class Memory(Bus):
+    """The bus of a single server: it delivers at once, in this process, and nothing else.
+
+    Args:
+        node: as for `Bus`.
+        keep: as for `Bus`.
+    """
+
+    local = True
+
+    def publish(self, event: Event) -> None:
+        """Deliver the event.
+
+        Raises:
+            UserError: the bus was stopped.
+        """
+        self._check_open()
+        if self._is_repeat(event.key):
+            return
+        self._seq += 1
+        event.node, event.seq = self.node, self._seq
+        self._deliver_here(event)
+
+
+class Subscription:
+    """A reader of a bus: an async iterator of `Item`, which ends when the bus is stopped.
+
+    One that reads too slowly gets a `Gap` with the exact number of items it lost. `Bus.subscribe`
+    makes it.
+    """
+
+    def __init__(self, bus: Bus, receiver: Receiver[Item], *, gap: bool = False) -> None:
+        self._bus, self._receiver = bus, receiver
+        self._gap = [Gap(None)] if gap else []
+
+    @property
+    def place(self) -> int:
+        """Its place in the local copy (see `Bus.items`)."""
+        return self._receiver.offset
+
+    async def recv(self) -> Item:
+        """Wait for the next item. Cancelling is safe.
+
+        Returns:
+            The item.
+
+        Raises:
+            wslessons.chat.channel.Closed: the bus is stopped, and this reader has had everything.
+        """
+        if self._gap:
+            return self._gap.pop()
+        try:
+            return await self._receiver.recv()
+        except Lagged as lag:
+            return self._gap_of(lag)
+
+    def take_ready(self) -> list[Item]:
+        """Return all that is ready, without waiting.
+
+        Returns:
+            The items, the oldest first; none if there is nothing new.
+
+        Raises:
+            wslessons.chat.channel.Closed: the bus is stopped, and this reader has had everything.
+        """
+        items: list[Item] = [*self._gap]
+        self._gap = []
+        try:
+            return items + self._receiver.take_ready()
+        except Lagged as lag:
+            return [*items, self._gap_of(lag), *self._receiver.take_ready()]
+
+    def _gap_of(self, lag: Lagged) -> Gap:
+        self._bus.missed += lag.skipped
+        return Gap(lag.skipped)
+
+    def close(self) -> None:
+        """Stop reading. Idempotent."""
+        self._receiver.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        try:
+            return await self.recv()
+        except Closed:
+            raise StopAsyncIteration from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _offset_of(item: Item) -> int:
+    """Return an item's number in the log, 0 if it has none."""
+    if isinstance(item, Committed):
+        return item.event.offset
+    return item.offset if isinstance(item, Event | Gap) else 0

@@ -1,13 +1,20 @@
-"""The URL of a bus: ``SCHEME://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][/PATH][?OPTION=VALUE]``."""
+"""The URL of a bus, and the bus that it names.
+
+SCHEME://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][/PATH][?OPTION=VALUE]
+"""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wslessons.errors import UserError
+from wslessons.scaling.bus.bus import Bus, Memory
+from wslessons.scaling.bus.log import Log
+from wslessons.scaling.bus.pubsub import PubSub
 
-__all__ = ["Address"]
+__all__ = ["OPTIONS", "Address", "from_url"]
 
 PORTS = {"nats": 4222, "redis": 6379, "kafka": 9092}
 OPTIONS = {
@@ -17,6 +24,41 @@ OPTIONS = {
 }
 
 
+def from_url(url: str, **options: Any) -> Bus:
+    """Return the bus that `url` names, not connected yet: ``async with from_url(...) as bus``.
+
+    Args:
+        url: see the table in `wslessons.scaling.bus`.
+        options: the arguments of `Memory`, `PubSub` or `Log`; those of all three are `node` and
+            `keep`.
+
+    Returns:
+        The bus.
+
+    Raises:
+        UserError: the URL can't be used, or needs an extra that is not installed.
+    """
+    if url in ("memory:", "memory://"):
+        return Memory(**options)
+    address = Address(url)
+    # Each client is an extra, so it is imported only when a URL asks for it.
+    if address.scheme == "nats":
+        from wslessons.scaling.bus import nats
+
+        if address.has("stream"):
+            return Log(nats.JetStream(address), **options)
+        return PubSub(nats.Core(address), **options)
+    if address.scheme == "redis":
+        from wslessons.scaling.bus import redis
+
+        if address.has("stream"):
+            return Log(redis.Streams(address), **options)
+        return PubSub(redis.Channels(address), **options)
+    from wslessons.scaling.bus import kafka
+
+    return Log(kafka.Topic(address), **options)
+
+
 class Address:
     """A bus's URL, taken apart.
 
@@ -24,7 +66,11 @@ class Address:
     >>> address.hosts, address.user, address.option("stream", "")
     (['a:4222', 'b:4222'], 'ann', 'chat')
 
-    Raises `UserError` with a sentence for a URL that is none, or has an option nobody knows.
+    Args:
+        url: the URL, with the scheme ``nats``, ``redis`` or ``kafka``.
+
+    Raises:
+        UserError: it is no such URL, or has an option that nobody knows.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,7 +92,7 @@ class Address:
             if name not in OPTIONS[self.scheme] or not value:
                 known = ", ".join(sorted(OPTIONS[self.scheme]))
                 raise UserError(
-                    f"{name}={value} in {self.shown} says nothing to {self.scheme}: "
+                    f"{name}={value} in {self.shown} is not an option of {self.scheme}: "
                     f"the options are {known}."
                 )
 
@@ -65,11 +111,22 @@ class Address:
         return random.sample(self.hosts, len(self.hosts))
 
     def has(self, name: str) -> bool:
-        """Whether the URL has this option."""
+        """Return whether the URL has this option."""
         return name in self._options
 
     def option(self, name: str, default: str) -> str:
-        """Return an option's value. Raises `UserError` unless it can name a subject or topic."""
+        """Return the value of an option that names a subject or a topic.
+
+        Args:
+            name: the option.
+            default: its value if the URL does not have it.
+
+        Returns:
+            The value.
+
+        Raises:
+            UserError: it can't be such a name.
+        """
         value = self._options.get(name, default)
         if not value.replace("-", "").replace("_", "").isalnum() or not value.isascii():
             raise UserError(
@@ -79,7 +136,18 @@ class Address:
         return value
 
     def number(self, name: str, default: int) -> int:
-        """Return an option's value, a whole number of 1 or more. Raises `UserError`."""
+        """Return the value of an option that is a number.
+
+        Args:
+            name: the option.
+            default: its value if the URL does not have it.
+
+        Returns:
+            The value.
+
+        Raises:
+            UserError: it is not a whole number of 1 or more.
+        """
         value = self._options.get(name, str(default))
         if not (value.isascii() and value.isdigit() and int(value)):
             raise UserError(f"{name}={value} in {self.shown} is not a number of 1 or more.")
