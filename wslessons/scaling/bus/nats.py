@@ -14,6 +14,7 @@ Sources: https://docs.nats.io and https://docs.nats.io/nats-concepts/jetstream
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from hashlib import blake2s
 from typing import Any
@@ -40,6 +41,8 @@ from nats.js import api  # noqa: E402
 
 __all__ = ["Core", "JetStream"]
 
+LEADERLESS = 8.0
+"""Seconds for which a cluster that has no leader yet is given time."""
 ALIVE = 1.0
 """Seconds between two signs of life of a consumer that has nothing to deliver."""
 NO_PEERS = 10005
@@ -190,7 +193,20 @@ class JetStream(Core, LogTransport):
         elif info.state.first_seq > self._next:
             self.host.on_trimmed(0, _before(info.state.first_seq), None)
             self._next = info.state.first_seq
-        await self._consume(client)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while True:
+            try:
+                return await self._consume(client)
+            except (nats.errors.Error, nats.js.errors.Error):
+                # While its nodes come and go, a cluster answers about the stream before it makes a
+                # consumer of it.
+                if (
+                    asyncio.get_running_loop().time() - begun > LEADERLESS
+                    or not client.is_connected
+                ):
+                    raise
+                await asyncio.sleep(0.1)
 
     async def _open_stream(self, client: Client) -> api.StreamInfo:
         """Return the stream, made if need be; a cluster that has no leader yet is given time."""
@@ -223,7 +239,7 @@ class JetStream(Core, LogTransport):
             mute = isinstance(
                 why, nats.errors.NoRespondersError | nats.js.errors.ServiceUnavailableError
             )
-            if asyncio.get_running_loop().time() - begun > (2 if mute else 8):
+            if asyncio.get_running_loop().time() - begun > (2 if mute else LEADERLESS):
                 raise UserError(
                     f"{self.label} has no JetStream that answers ({_explain(why)}): "
                     "start the server with --jetstream, or leave ?stream= out of the URL."
@@ -234,22 +250,26 @@ class JetStream(Core, LogTransport):
         inbox = client.new_inbox()
         self._due = 1
         self._alive = asyncio.get_running_loop().time()
-        await client.subscribe(inbox, cb=self._take_entry)
-        await client.jetstream(timeout=LOST_AFTER).add_consumer(
-            self._stream,
-            api.ConsumerConfig(
-                deliver_subject=inbox,
-                deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=self._next,
-                ack_policy=api.AckPolicy.NONE,
-                max_deliver=1,
-                idle_heartbeat=ALIVE,
-                flow_control=True,
-                inactive_threshold=10,
-                num_replicas=1,
-                mem_storage=True,
-            ),
+        subscription = await client.subscribe(inbox, cb=self._take_entry)
+        config = api.ConsumerConfig(
+            deliver_subject=inbox,
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self._next,
+            ack_policy=api.AckPolicy.NONE,
+            max_deliver=1,
+            idle_heartbeat=ALIVE,
+            flow_control=True,
+            inactive_threshold=10,
+            num_replicas=1,
+            mem_storage=True,
         )
+        try:
+            await client.jetstream(timeout=LOST_AFTER).add_consumer(self._stream, config)
+        except BaseException:
+            # It may have been made after all, and would deliver beside the next one.
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+            raise
 
     async def _take_entry(self, msg: Msg) -> None:
         self._alive = asyncio.get_running_loop().time()
