@@ -55,8 +55,8 @@ async def test_learner_runs_the_lesson_and_talks_to_the_panel(lab: Lab):
         in_view = await transcript.evaluate(
             """log => {
                 const lines = [...log.querySelectorAll("div")];
-                return lines.length > 1 &&
-                    lines.at(-1).getBoundingClientRect().bottom <= log.getBoundingClientRect().bottom;
+                const bottom = log.getBoundingClientRect().bottom;
+                return lines.length > 1 && lines.at(-1).getBoundingClientRect().bottom <= bottom;
             }"""
         )
         assert in_view

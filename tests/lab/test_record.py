@@ -257,9 +257,12 @@ def test_all_lessons_are_recorded_when_none_is_named(
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
     write("1", name="notebooks/01_one.ipynb")
+    (tmp_path / "notebooks" / "deeper").mkdir()
+    write("2", name="notebooks/deeper/01_one.ipynb")
     monkeypatch.setattr(sys, "argv", ["wslessons", "record", "--sanitize-with", str(RULES)])
     assert cli.main() == 0
-    assert capsys.readouterr().out == f"{Path('notebooks/01_one.ipynb')}: recorded\n"
+    recorded = [Path("notebooks/01_one.ipynb"), Path("notebooks/deeper/01_one.ipynb")]
+    assert capsys.readouterr().out == "".join(f"{path}: recorded\n" for path in recorded)
 
 
 @given(st.text(alphabet="regxplac: .\n#", max_size=60))

@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     need("nbclient", "lab")
     need("ipykernel", "lab")
     root = repository()
-    files = args.files or sorted(root.glob("notebooks/*.ipynb") if root else [])
+    folders = [root / "notebooks", root / "notebooks" / "deeper"] if root else []
+    files = args.files or [path for each in folders for path in sorted(each.glob("*.ipynb"))]
     # Short names where there are any: each sentence below begins with one.
     here = Path.cwd()
     files = [path.relative_to(here) if path.is_relative_to(here) else path for path in files]
