@@ -242,23 +242,23 @@ async def test_rooms_are_told_apart(url: str):
 
 @every
 async def test_presence_crosses_servers_and_ends_with_them(url: str):
-    """People are known elsewhere; a server that stops takes its people with it."""
+    """Members are known elsewhere; a server that stops takes its members with it."""
     async with asyncio.timeout(20), from_url(url, beat=0.2) as one:
         reader = one.subscribe()
         async with from_url(url, beat=0.2) as two:
             two.enter("/", "c1", "alice")
             two.enter("/", "c2", "bob")
             two.leave("/", "c2")
-            await until(lambda: one.people("/") == ({"c1": "alice"}, 1))
+            await until(lambda: one.members("/") == ({"c1": "alice"}, 1))
             # A server that starts later learns it, too.
             async with from_url(url, beat=0.2) as three:
-                await until(lambda: three.people("/") == ({"c1": "alice"}, 1))
+                await until(lambda: three.members("/") == ({"c1": "alice"}, 1))
         downs = [await next_of(reader, NodeDown) for _ in range(2)]
         assert {down.node: down.rooms for down in downs} == {
             two.node: {"/": {"c1": "alice"}},
             three.node: {},
         }
-        assert one.people("/") == ({}, 0)
+        assert one.members("/") == ({}, 0)
 
 
 KILLED_SERVER = """
@@ -277,7 +277,7 @@ asyncio.run(main())
 
 @every
 async def test_a_killed_server_leaves_no_ghosts(url: str):
-    """Its people are gone after three beats, and its end is reported with their names."""
+    """Its members are gone after three beats, and its end is reported with their names."""
     async with asyncio.timeout(30), from_url(url, beat=0.2) as bus:
         reader = bus.subscribe()
         victim = await asyncio.create_subprocess_exec(
@@ -286,13 +286,13 @@ async def test_a_killed_server_leaves_no_ghosts(url: str):
         try:
             assert victim.stdout is not None
             assert await victim.stdout.readline() == b"up\n"
-            await until(lambda: bus.people("/")[1] == 1)
+            await until(lambda: bus.members("/")[1] == 1)
         finally:
             victim.kill()
             await victim.wait()
         down = await next_of(reader, NodeDown)
         assert (down.node, down.rooms) == ("victim", {"/": {"c1": "ghost"}})
-        assert bus.people("/") == ({}, 0)
+        assert bus.members("/") == ({}, 0)
 
 
 @every
@@ -618,7 +618,7 @@ async def test_a_stalled_link_is_noticed_in_bounded_time(kind: str, brokers: dic
 
 
 async def test_a_server_that_was_cut_off_is_down_and_then_up_again(brokers: dict[str, Broker]):
-    """Its people count as gone meanwhile, on the others; it declares nobody dead itself."""
+    """Its members count as gone meanwhile, on the others; it declares nobody dead itself."""
     name = f"t{next(NAMES)}"
     base = {each: one.url for each, one in brokers.items()}
     async with (
@@ -629,13 +629,13 @@ async def test_a_server_that_was_cut_off_is_down_and_then_up_again(brokers: dict
     ):
         one.enter("/", "a", "alice")
         two.enter("/", "b", "bob")
-        await until(lambda: one.people("/")[1] + two.people("/")[1] == 2)
+        await until(lambda: one.members("/")[1] + two.members("/")[1] == 2)
         reader, deaf = one.subscribe(), two.subscribe()
         with link.cut():
             down = await next_of(reader, NodeDown)
             assert down.rooms == {"/": {"b": "bob"}}
-            assert one.people("/") == ({}, 0)
-            assert two.people("/") == ({"a": "alice"}, 1)
+            assert one.members("/") == ({}, 0)
+            assert two.members("/") == ({"a": "alice"}, 1)
         up = await next_of(reader, NodeUp)
         assert up.rooms == {"/": {"b": "bob"}}
         assert not [item for item in deaf.take_ready() if isinstance(item, NodeDown)]

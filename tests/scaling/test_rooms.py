@@ -159,7 +159,7 @@ async def test_the_roster_has_the_people_of_all_servers(url: str):
         one.text("alice") as alice,
         two.json("bob") as bob,
     ):
-        await until(lambda: one.bus.people("/")[1] + two.bus.people("/")[1] == 2)
+        await until(lambda: one.bus.members("/")[1] + two.bus.members("/")[1] == 2)
         await bob.say(type="who")
         roster = await bob.heard("roster")
         assert (roster["people"], roster["count"]) == (["bob", "alice"], 2)
@@ -355,7 +355,7 @@ async def test_ghosts_are_told_to_have_left(kind: str, brokers: dict[str, Broker
         ghost = from_url(url, beat=0.2)
         await ghost.start_up()
         ghost.enter("/", "g", "casper")
-        await until(lambda: one.bus.people("/")[1] + two.bus.people("/")[1] == 4)
+        await until(lambda: one.bus.members("/")[1] + two.bus.members("/")[1] == 4)
         # All that a SIGKILL would end, and no farewell.
         ghost._presence.farewell = lambda: next(iter(ghost._presence.beats({})))  # ty: ignore
         await ghost.stop()
@@ -383,7 +383,7 @@ async def test_people_who_were_only_cut_off_join_again(kind: str, brokers: dict[
         with link.cut():
             assert (await away.heard("left"))["name"] == "alice"
         assert (await away.heard("joined"))["name"] == "alice"
-        await until(lambda: far.bus.people("/")[1] == 1)
+        await until(lambda: far.bus.members("/")[1] == 1)
 
 
 async def test_a_log_that_begins_anew_sends_people_away_to_come_back():

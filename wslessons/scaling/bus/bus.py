@@ -17,7 +17,7 @@ from typing import Self
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.room import Room
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Committed, Event, Gap, Item, NewEpoch, People, Status
+from wslessons.scaling.bus.items import Committed, Event, Gap, Item, Members, NewEpoch, Status
 
 __all__ = ["Bus", "Memory", "Subscription"]
 
@@ -182,7 +182,7 @@ class Bus:
     def leave(self, room: str, connection: str) -> None:
         """Let the other servers know that somebody is not here any more."""
 
-    def people(self, room: str) -> tuple[People, int]:
+    def members(self, room: str) -> tuple[Members, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
         return {}, 0
 

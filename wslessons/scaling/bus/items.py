@@ -20,11 +20,11 @@ __all__ = [
     "Event",
     "Gap",
     "Item",
+    "Members",
     "NewEpoch",
     "NodeDown",
     "NodeUp",
     "Occupancy",
-    "People",
     "PresenceChange",
     "Status",
     "Wire",
@@ -33,7 +33,7 @@ __all__ = [
     "join",
 ]
 
-People = dict[str, str]
+Members = dict[str, str]
 """Names by connection id."""
 
 
@@ -110,33 +110,33 @@ class Dropped(msgspec.Struct):
 
 
 class NodeDown(msgspec.Struct):
-    """A server has given no sign of life for so long that its people count as gone."""
+    """A server has given no sign of life for so long that its members count as gone."""
 
     node: str
-    rooms: dict[str, People]
+    rooms: dict[str, Members]
 
 
 class NodeUp(msgspec.Struct):
-    """A server that counted as gone is back, with its people."""
+    """A server that counted as gone is back, with its members."""
 
     node: str
-    rooms: dict[str, People]
+    rooms: dict[str, Members]
 
 
 Item = Event | Committed | Gap | Status | NewEpoch | Dropped | NodeDown | NodeUp
 
 
 class Occupancy(msgspec.Struct, omit_defaults=True):
-    """One server's people in one room: the first by name, and how many there are."""
+    """One server's members in one room: the first by name, and how many there are."""
 
-    people: People
+    members: Members
     count: int
     nth: int = 0
     """How many events that server has published in this room."""
 
 
 class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
-    """A server's sign of life, with its people; in several parts when there are many rooms."""
+    """A server's sign of life, with its members; in several parts when there are many rooms."""
 
     node: str
     age: float
@@ -149,7 +149,7 @@ class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
     ask: bool = False
     """Whether the server is new and wants everybody's beat at once."""
     gone: bool = False
-    """Whether the server stops, and its people go with it."""
+    """Whether the server stops, and its members go with it."""
 
 
 class PresenceChange(msgspec.Struct, tag="presence", omit_defaults=True):

@@ -1,9 +1,9 @@
 """Who is on which server, so that a server that was killed leaves no ghosts.
 
 Each server lets the others know who comes and goes (`PresenceChange`), and every `beat` seconds all
-its people again (`Beat`): what got lost is put right, and a server that has just started knows all
-within one beat. A server of which nothing comes for three beats counts as gone, with its people
-(`NodeDown`). It may only have been cut off: if something comes again its people are back
+its members again (`Beat`): what got lost is put right, and a server that has just started knows all
+within one beat. A server of which nothing comes for three beats counts as gone, with its members
+(`NodeDown`). It may only have been cut off: if something comes again its members are back
 (`NodeUp`).
 
 A server that is cut off from the broker itself counts nobody as gone: it could not know.
@@ -17,12 +17,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from wslessons.scaling.bus.items import Beat, NodeDown, NodeUp, Occupancy, People, PresenceChange
+from wslessons.scaling.bus.items import Beat, Members, NodeDown, NodeUp, Occupancy, PresenceChange
 
 __all__ = ["NAMES", "Peer", "Presence"]
 
 NAMES = 100
-"""Names of one server's people in one room that others get."""
+"""Names of one server's members in one room that others get."""
 PART = 200
 """Rooms in one part of a beat."""
 BEATS = 3
@@ -53,13 +53,13 @@ class Peer:
             for room in self.rooms.keys() - self._seen:
                 del self.rooms[room]
 
-    def named(self) -> dict[str, People]:
-        """Return its people by room, those whose names we have."""
-        return {room: dict(each.people) for room, each in self.rooms.items() if each.people}
+    def named(self) -> dict[str, Members]:
+        """Return its members by room, those whose names we have."""
+        return {room: dict(each.members) for room, each in self.rooms.items() if each.members}
 
 
 class Presence:
-    """The people of this server, and what is known of the others'.
+    """The members of this server, and what is known of the others'.
 
     Args:
         node: this server.
@@ -68,8 +68,8 @@ class Presence:
 
     def __init__(self, node: str, beat: float) -> None:
         self.node, self.beat = node, beat
-        self.mine: dict[str, People] = {}
-        """This server's people, by room."""
+        self.mine: dict[str, Members] = {}
+        """This server's members, by room."""
         self.peers: OrderedDict[str, Peer] = OrderedDict()
         self._born = time.monotonic()
         self._number = 0
@@ -86,21 +86,21 @@ class Presence:
 
     def leave(self, room: str, connection: str) -> PresenceChange:
         """Remove somebody here; return what to announce."""
-        people = self.mine.get(room, {})
-        people.pop(connection, None)
-        if not people:
+        members = self.mine.get(room, {})
+        members.pop(connection, None)
+        if not members:
             self.mine.pop(room, None)
         return PresenceChange(self.node, room, connection)
 
-    def people(self, room: str) -> tuple[People, int]:
+    def members(self, room: str) -> tuple[Members, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
-        people: People = {}
+        members: Members = {}
         count = 0
         for peer in self.peers.values():
             if not peer.down and (there := peer.rooms.get(room)):
-                people |= there.people
+                members |= there.members
                 count += there.count
-        return people, count
+        return members, count
 
     def beats(self, published: Mapping[str, int], *, ask: bool = False) -> Iterator[Beat]:
         """Build this server's sign of life, in parts.
@@ -135,7 +135,7 @@ class Presence:
         return peer
 
     def take_beat(self, beat: Beat) -> NodeDown | NodeUp | None:
-        """Take another server's beat; return what it means for its people, if anything."""
+        """Take another server's beat; return what it means for its members, if anything."""
         peer = self.take_sign(beat.node)
         if beat.gone:
             del self.peers[beat.node]
@@ -151,12 +151,12 @@ class Presence:
         """Take note that somebody came or went on another server."""
         there = self.take_sign(change.node).rooms.setdefault(change.room, Occupancy({}, 0))
         if not change.name:
-            there.people.pop(change.connection, None)
+            there.members.pop(change.connection, None)
             there.count = max(0, there.count - 1)
-        elif change.connection not in there.people:
+        elif change.connection not in there.members:
             there.count += 1
-            if len(there.people) < NAMES:
-                there.people[change.connection] = change.name
+            if len(there.members) < NAMES:
+                there.members[change.connection] = change.name
 
     def expired(self) -> Iterator[NodeDown]:
         """Return the servers that have just been silent for too long."""
@@ -176,6 +176,6 @@ class Presence:
                 peer.last_seen = now
 
     def _occupancy(self, room: str, nth: int) -> Occupancy:
-        people = self.mine.get(room, {})
-        first = dict(pair for pair, _ in zip(people.items(), range(NAMES), strict=False))
-        return Occupancy(first, len(people), nth)
+        members = self.mine.get(room, {})
+        first = dict(pair for pair, _ in zip(members.items(), range(NAMES), strict=False))
+        return Occupancy(first, len(members), nth)

@@ -1,4 +1,4 @@
-"""What the buses with a broker share: events waiting to be sent, the people, and the status."""
+"""What the buses with a broker share: events waiting to be sent, the members, and the status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wslessons.scaling.bus.bus import Bus
 from wslessons.scaling.bus.items import (
     Beat,
     Event,
-    People,
+    Members,
     PresenceChange,
     Status,
     decode,
@@ -78,9 +78,9 @@ class Remote(Bus):
         """Let the other servers know that somebody is not here any more."""
         self._announce(self._presence.leave(room, connection))
 
-    def people(self, room: str) -> tuple[People, int]:
+    def members(self, room: str) -> tuple[Members, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
-        return self._presence.people(room)
+        return self._presence.members(room)
 
     async def start_up(self) -> None:
         """Connect.

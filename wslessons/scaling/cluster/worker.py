@@ -75,7 +75,7 @@ class Meter:
         bus, rooms = self._bus, self._chat.rooms
         return Stats(
             connections=len(server.connections),
-            people=sum(len(room.members) + bus.people(path)[1] for path, room in rooms.items()),
+            people=sum(len(room.members) + bus.members(path)[1] for path, room in rooms.items()),
             said=self.said,
             heard=self._heard,
             lag=round(statistics.median(self._lags), 2) if self._lags else None,

@@ -40,7 +40,7 @@ LOST = "the broker was away for too long: say it again"
 
 
 class SharedRoom(Room):
-    """A room whose people may be on several servers.
+    """A room whose members may be on several servers.
 
     In: the `bus`, which is running; `drain`, which lets all rooms take what the bus has ready.
     """
@@ -114,7 +114,7 @@ class SharedRoom(Room):
     def roster(self) -> tuple[list[str], int]:
         """Return the first names, this server's first, and how many there are on all servers."""
         names, count = super().roster()
-        others, more = self._shared.people(self.path)
+        others, more = self._shared.members(self.path)
         return names + list(islice(others.values(), ROSTER - len(names))), count + more
 
     def say(self, id: str, text: str, message_id: str = "", key: str = "") -> int | None:

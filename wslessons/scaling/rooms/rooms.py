@@ -80,14 +80,14 @@ class SharedRooms:
                     if isinstance(room := self._rooms.get(event.room), SharedRoom):
                         room.take_dropped(event)
             case NodeDown(rooms=rooms):
-                for path, people in rooms.items():
+                for path, members in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):
-                        for connection, name in people.items():
+                        for connection, name in members.items():
                             room.gone(connection, name)
             case NodeUp(rooms=rooms):
-                for path, people in rooms.items():
+                for path, members in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):
-                        for name in people.values():
+                        for name in members.values():
                             room.back(name)
             case NewEpoch():
                 for room in self._all():
@@ -99,7 +99,7 @@ class SharedRooms:
         return [room for room in self._rooms.values() if isinstance(room, SharedRoom)]
 
     def _end(self, room: SharedRoom) -> None:
-        """End a room whose numbers mean nothing any more; its people may come back to a new one."""
+        """End a room whose numbers mean nothing now; its members may come back to a new one."""
         self._forget(room.path)
         for connection in room.connections.values():
             task = asyncio.create_task(connection.close(RESTART, "the room begins anew"))
