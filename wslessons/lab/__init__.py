@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from wslessons.lab.kernel import logbook, setup
     from wslessons.lab.pagepanel import FRAMES, page_panel, page_url
     from wslessons.lab.plugpanel import plug_panel
-    from wslessons.lab.source import show
+    from wslessons.lab.source import about, show
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
 _HOME = {
     "BackgroundApp": "apps",
+    "about": "source",
     "cost_curves": "curves",
     "dashboard_panel": "dashboard",
     "serve_app": "apps",
@@ -57,6 +58,7 @@ __all__ = [
     "FRAMES",
     "BackgroundApp",
     "BackgroundServer",
+    "about",
     "chat_panels",
     "cluster",
     "cost_curves",

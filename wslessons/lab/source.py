@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 from wslessons.errors import UserError
 
-__all__ = ["Source", "show"]
+__all__ = ["About", "Source", "about", "show"]
 
 
 class Source:
@@ -46,3 +47,34 @@ def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
                 " module."
             ) from None
     return Source("\n\n\n".join(parts))
+
+
+class About:
+    """What a module says of itself, which JupyterLab shows as text, code and tables."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        # A docstring marks code by its indent, with "::" before it where reStructuredText wants it.
+        markdown = re.sub(r"::$", ":", self.text, flags=re.MULTILINE)
+        markdown = re.sub(
+            r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+",
+            lambda block: f"```python\n{textwrap.dedent(block[0]).rstrip()}\n```\n",
+            f"{markdown}\n",
+        )
+        return {"text/plain": self.text, "text/markdown": markdown}
+
+
+def about(module: ModuleType) -> About:
+    """Show what `module` says of itself: what it is for, how a script uses it, what it leaves out.
+
+    Raises:
+        UserError: it says nothing.
+    """
+    if not (text := inspect.getdoc(module)):
+        raise UserError(f"{module.__name__} says nothing of itself.")
+    return About(text)
