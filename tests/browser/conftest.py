@@ -7,12 +7,15 @@ import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import nbformat
 import pytest
 import shell
 from jupyterlab_page import Lab
+from nbformat.v4 import new_code_cell, new_notebook
 from playwright.async_api import Page, async_playwright
 
 from wslessons.lab.lessons import find
+from wslessons.lab.outputs import NOTEBOOK_METADATA
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -46,23 +49,35 @@ async def page() -> AsyncGenerator[Page]:
 
 
 @pytest.fixture
-async def lab(
-    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> AsyncGenerator[Lab]:
-    """JupyterLab in a work folder and with settings of its own.
-
-    It is opened on lesson 1, or on the one that ``pytest.mark.lesson(WORD)`` names.
-    """
-    marker = request.node.get_closest_marker("lesson")
-    lesson = marker.args[0] if marker else "echo"
+def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them, and the tests out of those."""
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN", "JUPYTERLAB_SETTINGS_DIR"):
         monkeypatch.delenv(name, raising=False)
-    work = tmp_path / "work"
-    words = ["lab", lesson, "--no-browser", "--port", "0", "--dir", str(work)]
-    async with shell.serving(*words) as process:
-        await page.goto(process.url)
-        lab = Lab(page, work / find(lesson).name)
+
+
+@pytest.fixture
+async def lab(
+    page: Page, tmp_path: Path, own_jupyter: None, request: pytest.FixtureRequest
+) -> AsyncGenerator[Lab]:
+    """JupyterLab in a work folder and with settings of its own.
+
+    It is opened on lesson 1, or on the one that ``pytest.mark.lesson(WORD)`` names; or, with
+    ``pytest.mark.cells(SOURCE, ...)``, on a notebook of these code cells.
+    """
+    work, marker = tmp_path / "work", request.node.get_closest_marker("lesson")
+    lesson = marker.args[0] if marker else "echo"
+    notebook = work / find(lesson).name
+    async with shell.serving("lab", lesson, "--no-browser", "--port=0", f"--dir={work}") as process:
+        url = process.url
+        if cells := request.node.get_closest_marker("cells"):
+            notebook, before = work / "cells.ipynb", notebook.name
+            made = new_notebook(cells=[new_code_cell(source) for source in cells.args])
+            made.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+            nbformat.write(made, notebook)
+            url = url.replace(before, notebook.name)
+        await page.goto(url)
+        lab = Lab(page, notebook)
         await lab.ready()
         yield lab

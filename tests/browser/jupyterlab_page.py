@@ -38,6 +38,25 @@ class Lab:
         last = self.page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
         await expect(last).to_have_text(f"[{self.code_cells}]:", timeout=60_000)
 
+    def cell(self, index: int) -> Locator:
+        """The code cell of that index, from 0."""
+        return self.page.locator(".jp-CodeCell").nth(index)
+
+    async def run_cell(self, index: int) -> None:
+        """Run one code cell, and wait until it has ended."""
+        await self.cell(index).locator(".cm-content").click()
+        await self.page.keyboard.press("Control+Enter")
+        await self.ready()
+
+    async def theme(self, name: str) -> None:
+        """Switch JupyterLab to the theme ``Light`` or ``Dark``."""
+        await self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        await self.page.locator(".lm-Menu-itemLabel").get_by_text("Theme", exact=True).hover()
+        choice = self.page.locator('.lm-Menu-item[data-command="apputils:change-theme"]')
+        await choice.filter(has_text=f"JupyterLab {name}").first.click()
+        is_light = "true" if name == "Light" else "false"
+        await expect(self.page.locator("body")).to_have_attribute("data-jp-theme-light", is_light)
+
     def panel(self, title: str) -> Locator:
         """The panel of ours whose heading is `title`."""
         return self.page.locator(".wslessons-panel").filter(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wslessons.lab.kernel import logbook, setup
     from wslessons.lab.pagepanel import FRAMES, page_panel, page_url
     from wslessons.lab.plugpanel import plug_panel
+    from wslessons.lab.prediction import predict
     from wslessons.lab.source import about, show
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
@@ -45,6 +46,7 @@ _HOME = {
     "page_panel": "pagepanel",
     "page_url": "pagepanel",
     "plug_panel": "plugpanel",
+    "predict": "prediction",
     "sequence": "wireview",
     "serve": "background",
     "serving": "commands",
@@ -71,6 +73,7 @@ __all__ = [
     "page_panel",
     "page_url",
     "plug_panel",
+    "predict",
     "sequence",
     "serve",
     "serve_app",

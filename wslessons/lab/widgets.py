@@ -103,17 +103,35 @@ class Dispatcher:
 
 
 class Panel:
-    """What every panel shows: its widgets in a live notebook, and static text elsewhere."""
+    """What every panel shows: its widgets in a live notebook, and static text elsewhere.
 
-    def __init__(self, title: str, children: list[ipywidgets.Widget], width: str = "640px") -> None:
+    Args:
+        title: the panel's name, and its plain text if there is no other.
+        children: the widgets, from top to bottom.
+        width: how wide it may become, in CSS.
+        text: what a text-only page and nbval get; the same at each run, so it can be compared.
+        picture: HTML for a page without a kernel, such as a saved one.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        children: list[ipywidgets.Widget],
+        width: str = "640px",
+        *,
+        text: str = "",
+        picture: str = "",
+    ) -> None:
         self.title = title
+        self._text = text or f"[{title}]"
+        self._picture = picture or f"<b>{html.escape(title)}</b>"
         self.widget = ipywidgets.VBox(
             children,
             layout=ipywidgets.Layout(
                 border="1px solid var(--jp-border-color2, #e0e0e0)",
                 padding="8px",
                 margin="4px",
-                width="100%",
+                width="auto",
                 max_width=width,
             ),
         )
@@ -121,12 +139,11 @@ class Panel:
 
     def bundle(self) -> dict[str, Any]:
         """Return the MIME bundle for IPython: the same text at each run, so it can be compared."""
-        title = html.escape(self.title)
         return {
-            "text/plain": f"[{self.title}]",
+            "text/plain": self._text,
             "text/html": (
-                f'<div style="border:1px solid #bdbdbd;padding:8px;max-width:640px"><b>{title}</b>'
-                "<br><i>Run this cell in JupyterLab to use the panel.</i></div>"
+                '<div style="border:1px solid #bdbdbd;padding:8px;max-width:640px">'
+                f"{self._picture}<br><i>Run this cell in JupyterLab to use the panel.</i></div>"
             ),
             "application/vnd.jupyter.widget-view+json": {
                 "version_major": 2,
