@@ -423,11 +423,6 @@ class FakeConnection:
         self.gone = asyncio.Event()
         self.closed: tuple[int, str] | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not begun to close."""
-        return self.closed is None
-
     async def recv(self) -> str | bytes:
         """Give the next message, then wait for the end."""
         if not self.messages:
@@ -870,20 +865,73 @@ async def test_fast_sender_is_slowed_down_and_not_dropped(start: Start) -> None:
         assert await fast.recv() == "[system] >>> other joined the chat"
 
 
-async def test_slowed_down_sender_that_leaves_does_not_stay_as_a_ghost(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a sender queued beyond its rate keeps it in the roster for a bounded time only."""
-    monkeypatch.setattr(chat_module, "GRACE", 0.1)
-    running = await start(rate=1, burst=1)
+async def test_what_waits_is_said_when_its_sender_leaves_and_no_ghost_stays(start: Start) -> None:
+    """What was taken from a sender is said at once when it goes; it does not stay for that long."""
+    running = await start(rate=0.01, burst=1)
     async with running.join("other") as other:
         async with running.join("fast") as fast:
             for n in range(12):
                 await fast.send(str(n))
-        lines = []
-        while not lines or lines[-1] != "[system] >>> fast left the chat":
-            lines.append(await other.recv())
-        assert len(lines) < 8
+        lines = [await other.recv() for _ in range(14)]
+        assert lines[1:13] == [f"[fast] {n}" for n in range(12)]
+        assert lines[13] == "[system] >>> fast left the chat"
+
+
+async def test_pings_are_answered_while_messages_wait(start: Start) -> None:
+    """Neither a pong nor a Close stands behind messages that wait for their turn."""
+    running = await start(rate=0.01, burst=1)
+    async with running.join("other") as other, running.json("fast") as (fast, _):
+        for n in range(60):
+            await say(fast, type="say", text=str(n))
+        await (await fast.ping())
+        await say(fast, type="ping", id="p")
+        assert (await heard_until(fast, "pong"))[-1]["id"] == "p"
+        await other.send("/who")
+        while (line := await other.recv()) != "[system] here now: other, fast":
+            assert line in ("[system] >>> fast joined the chat", "[fast] 0")
+        assert running.chat.people() == ["other", "fast"]
+
+
+async def test_what_cannot_even_wait_is_refused_with_its_id(start: Start) -> None:
+    """Each message is said or refused, and its sender knows which; both protocols tell."""
+    running = await start(rate=0.01, burst=2, debt=3)
+    async with running.join("other") as other:
+        async with running.json("fast") as (fast, _):
+            for n in range(8):
+                await say(fast, type="say", text=f"text {n}", id=str(n))
+            events = [await heard(fast) for _ in range(6)]
+            assert [e["id"] for e in events if e["type"] == "ack"] == ["0", "1"]
+            errors = [e for e in events if e["type"] == "error"]
+            assert [(e["code"], e["id"]) for e in errors] == [("rate", n) for n in "567"]
+            assert "0.01 messages a second" in errors[0]["text"]
+        lines = [await other.recv() for _ in range(7)]
+        assert lines[1:6] == [f"[fast] text {n}" for n in range(5)]
+    async with running.join("other") as other, running.join("plain") as plain:
+        for n in range(6):
+            await plain.send(f"text {n}")
+        assert str(await plain.recv()).endswith("this was not said: text 5")
+
+
+async def test_sender_that_never_slows_down_is_sent_away(start: Start) -> None:
+    """Who goes on for ten times what may wait is closed with 1008, and told the count."""
+    running = await start(rate=0.01, burst=1, debt=2)
+    async with running.join("other") as other:
+        async with running.join("fast") as fast:
+            for n in range(30):
+                await fast.send(str(n))
+            assert await closed(fast) == (1008, "too fast: 21 messages were refused")
+        lines = [await other.recv() for _ in range(5)]
+        assert lines[1:] == ["[fast] 0", "[fast] 1", "[fast] 2", "[system] >>> fast left the chat"]
+
+
+async def test_bytes_that_wait_are_bounded(start: Start) -> None:
+    """Long messages use up what may wait sooner than their count does."""
+    running = await start(rate=0.01, burst=1, debt=1000, max_size=2**15)
+    async with running.json("fast") as (fast, _):
+        for n in range(5):
+            await say(fast, type="say", text="x" * 30_000, id=str(n))
+        events = await heard_until(fast, "error", id="4")
+        assert [e["id"] for e in events if e["type"] == "error"] == ["3", "4"]
 
 
 def test_token_bucket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wslessons.chat import events
-from wslessons.chat.codecs import JSON, TEXT, Record, clean_text
+from wslessons.chat.codecs import JSON, RATE, TEXT, Record, clean_text
 from wslessons.chat.events import Error, Message, Say
-from wslessons.chat.rules import clean_name
+from wslessons.chat.rules import Pace, clean_name
 
 SERVER = [
     (events.Welcome("a", "/", "e", 3, ["b"], 1), "welcome"),
@@ -92,6 +92,15 @@ def test_a_client_reads_the_lines_that_a_server_writes(name: str, text: str) -> 
 def test_a_client_reads_how_many_events_it_missed(count: int | None) -> None:
     """The notice of a gap reads back with its count, or without one where nobody knows it."""
     assert TEXT.decode_server(TEXT.missed(count, 9).decode()) == events.Missed(count, 0)
+
+
+def test_a_client_reads_that_it_was_too_fast() -> None:
+    """What a `Pace` refuses reads back as the error it is, so that it can be counted as unsaid."""
+    pace = Pace(0.01, burst=1, debt=0)
+    pace.admit(Say("one"), 3)
+    error = pace.admit(Say("[x] y", "7"), 5)
+    assert isinstance(error, Error)
+    assert TEXT.decode_server(TEXT.answer(error).decode()) == Error(RATE, error.text)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ PROTOCOLS = pytest.mark.parametrize("words", [[], ["--json"]], ids=["text", "jso
 
 
 @asynccontextmanager
-async def chat_server() -> AsyncGenerator[tuple[Server, str]]:
+async def chat_server(**options: Any) -> AsyncGenerator[tuple[Server, str]]:
     """Run a chat; give its server and its URL."""
-    async with ChatServer().serve() as server:
+    async with ChatServer(**options).serve() as server:
         yield server, serving.urls(server)[0]
 
 
@@ -398,6 +398,16 @@ async def test_bad_line_of_a_pipe_is_told_and_the_others_are_said(words: list[st
             event = await anext(alice)
             assert isinstance(event, Message)
             assert event.text == text
+
+
+async def test_lines_that_were_too_fast_are_counted():
+    """In plain text a line counts as said when it is written; what the server refuses does not."""
+    async with asyncio.timeout(50), chat_server(rate=0.1, burst=3, debt=4) as (_, url):
+        stdin = "".join(f"line {n}\n" for n in range(10))
+        code, out, errors = await shell.run("client", url, "--name", "bot", stdin=stdin)
+        assert code == 1
+        assert "this was not said: line 7" in out
+        assert errors.splitlines()[-1].startswith("wslessons: 3 lines were not said")
 
 
 @PROTOCOLS

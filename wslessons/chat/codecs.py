@@ -31,10 +31,13 @@ from wslessons.chat.events import (
     encode,
 )
 
-__all__ = ["JSON", "TEXT", "Answer", "JsonCodec", "Record", "TextCodec", "clean_text"]
+__all__ = ["JSON", "RATE", "TEXT", "Answer", "JsonCodec", "Record", "TextCodec", "clean_text"]
 
 Answer = Welcome | Missed | Ack | Roster | Pong | Error
 """What is sent to one member only."""
+
+RATE = "rate"
+"""The code of the error that refuses what came too fast."""
 
 # White space that would begin a new line or column, and what would steer a terminal or turn the
 # direction of the text around it (Unicode's explicit embeddings, overrides and isolates).
@@ -44,6 +47,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udf
 # The lines of plain text as a client reads them; `TextCodec` writes them.
 _MOVE = re.compile(r"\[system\] >>> (.+) (joined|left) the chat")
 _MISSED = re.compile(r"\[system\] you missed (?:(\d+) )?messages?")
+_TOO_FAST = re.compile(r"\[system\] (too fast \(.+?\), this was not said: .*)", re.DOTALL)
 _LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
 
 _client_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ClientEvent)
@@ -133,7 +137,7 @@ class TextCodec:
 
     # The client's side.
 
-    def decode_server(self, data: str) -> RoomEvent | Missed | None:
+    def decode_server(self, data: str) -> RoomEvent | Missed | Error | None:
         """Return the event that a server's line stands for; None for a notice that people read.
 
         >>> TEXT.decode_server("[alice] hi")
@@ -145,6 +149,8 @@ class TextCodec:
             return (Joined if match[2] == "joined" else Left)(match[1])
         if match := _MISSED.fullmatch(data):
             return Missed(int(match[1]) if match[1] else None, 0)
+        if match := _TOO_FAST.fullmatch(data):
+            return Error(RATE, match[1])
         if data.startswith("[system] ") or not (match := _LINE.fullmatch(data)):
             return None
         return Message(match[1], match[2])

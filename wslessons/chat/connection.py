@@ -12,10 +12,9 @@ from websockets.asyncio.connection import Connection as AnyConnection
 from websockets.protocol import State
 
 from wslessons import serving
-from wslessons.chat.codecs import clean_text
 from wslessons.chat.fanout import Writer
 
-__all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection", "Refused"]
+__all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +27,6 @@ class Gone(Exception):
     def __init__(self, code: int = 1006) -> None:
         super().__init__(f"connection closed with {code}")
         self.code = code
-
-
-class Refused(Exception):
-    """End the connection with this close code and reason."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        # A close frame holds 123 bytes of reason (RFC 6455, section 5.5).
-        self.reason = clean_text(reason).encode()[:123].decode(errors="ignore")
 
 
 class Connection(Protocol):
@@ -55,11 +44,6 @@ class Connection(Protocol):
     """The other end's address, for the log."""
     writer: Writer | None
     """How to write ready-made frames, where the library lets us."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not begun to close."""
-        ...
 
     async def recv(self) -> str | bytes:
         """Return the next message: str for text, bytes for binary. Cancelling is safe."""
@@ -159,11 +143,6 @@ class LibraryConnection:
         self.subprotocol: str | None = connection.subprotocol
         self.peer = serving.peer(connection)
         self.writer: Writer | None = FrameWriter(connection) if fanout else None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not begun to close."""
-        return self._connection.state is State.OPEN
 
     async def recv(self) -> str | bytes:
         """Return the next message.

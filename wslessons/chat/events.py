@@ -50,6 +50,10 @@ published again. That second `ack` names an offset of the past, and may overtake
 still on their way: it is not the event at that offset. What a broken connection had sent comes back
 on the next one as `message`, with its `id`: for the client that is the acknowledgement.
 
+**Too fast.** Where the server limits the rate, what comes faster waits for its turn, and what
+cannot even wait is answered by an `error` with the code `rate`: it was not said, and may be said
+again later. A client that goes on like that is closed with 1008.
+
 Times are seconds since 1970, UTC. Unknown members are ignored; unknown types are an `error`.
 """
 

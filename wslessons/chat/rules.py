@@ -5,10 +5,17 @@ Not handled here: names that only look alike (a Cyrillic letter for a Latin one)
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 import unicodedata
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 
-__all__ = ["TokenBucket", "clean_name"]
+from wslessons.chat.codecs import RATE
+from wslessons.chat.events import ClientEvent, Error, Ping, Say
+
+__all__ = ["Pace", "TokenBucket", "clean_name"]
 
 
 def clean_name(text: str) -> str:
@@ -55,3 +62,89 @@ class TokenBucket:
         self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate) - 1
         self._filled = now
         return max(0.0, -self._tokens / self.rate)
+
+    def put_back(self) -> None:
+        """Put back a token that was taken and is not used."""
+        self._tokens += 1
+
+
+class Pace:
+    """Let one sender's messages through at a bounded rate, in their order.
+
+    What comes too fast waits for its turn. The sender is read all the while, since its pongs and
+    its Close come behind its messages, so what waits has a bound: more than that is refused.
+
+    Args:
+        rate: messages per second.
+        burst: messages at once after a rest; by default as many as in one second.
+        debt: messages that may wait; by default as many as in ten seconds, and at least 64.
+        debt_bytes: bytes that the messages which wait may have together.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: float | None = None,
+        debt: int | None = None,
+        debt_bytes: int = 2**16,
+    ) -> None:
+        self.bucket = TokenBucket(rate, burst)
+        self.debt = max(64, round(10 * rate)) if debt is None else debt
+        self.debt_bytes = debt_bytes
+        self.waiting: deque[tuple[float, int, Say]] = deque()
+        """When it is each message's turn, by `time.monotonic`, its size, and the message."""
+        self.refused = 0
+        """Messages refused since nothing waited."""
+        self._bytes = 0
+
+    async def recv(self, recv: Callable[[], Awaitable[str | bytes]]) -> str | bytes | Say:
+        """Return what comes next: a new message, or one that waited and whose turn it is.
+
+        Args:
+            recv: receives a message; cancelling it must lose none.
+        """
+        while self.waiting:
+            delay = self.waiting[0][0] - time.monotonic()
+            if delay <= 0:
+                _, size, say = self.waiting.popleft()
+                self._bytes -= size
+                if not self.waiting:
+                    self.refused = 0
+                return say
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    return await recv()
+        return await recv()
+
+    def rest(self) -> Iterator[Say]:
+        """Yield all that still waits, whether its turn has come or not."""
+        while self.waiting:
+            yield self.waiting.popleft()[2]
+
+    def admit(self, event: ClientEvent | Error | None, size: int) -> ClientEvent | Error | None:
+        """Return `event` if it may pass now, None if it waits, or the error that refuses it.
+
+        Only what is said to the room waits. What is answered is answered at once, on credit.
+
+        Args:
+            event: what the sender sent; None for a message to which nothing is done.
+            size: its bytes on the wire.
+        """
+        delay = self.bucket.take()
+        if not delay and not self.waiting:
+            return event
+        if isinstance(event, Say):
+            if len(self.waiting) < self.debt and self._bytes + size <= self.debt_bytes:
+                self.waiting.append((time.monotonic() + delay, size, event))
+                self._bytes += size
+                return None
+        elif delay * self.bucket.rate <= self.debt:
+            return event
+        self.bucket.put_back()
+        self.refused += 1
+        limit = f"at most {self.bucket.rate:g} messages a second"
+        if isinstance(event, Say):
+            shown = event.text if len(event.text) <= 40 else f"{event.text[:40]}..."
+            return Error(RATE, f"too fast ({limit}), this was not said: {shown}", event.id)
+        id = event.id if isinstance(event, Ping | Error) else ""
+        return Error(RATE, f"too fast ({limit}), this was not answered", id)

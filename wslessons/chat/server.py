@@ -30,6 +30,7 @@ Not handled here: who may connect at all (Origin, tokens, TLS), history on disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -43,8 +44,8 @@ from websockets.typing import Subprotocol
 
 from wslessons import serving
 from wslessons.chat.channel import Closed, Lagged, Receiver
-from wslessons.chat.codecs import JSON, TEXT, JsonCodec, Record, TextCodec
-from wslessons.chat.connection import Connection, Gone, LibraryConnection, Refused
+from wslessons.chat.codecs import JSON, TEXT, JsonCodec, Record, TextCodec, clean_text
+from wslessons.chat.connection import Connection, Gone, LibraryConnection
 from wslessons.chat.events import (
     SUBPROTOCOL,
     Ack,
@@ -58,7 +59,7 @@ from wslessons.chat.events import (
     Who,
 )
 from wslessons.chat.room import Room
-from wslessons.chat.rules import TokenBucket, clean_name
+from wslessons.chat.rules import Pace, clean_name
 
 __all__ = ["ChatServer", "Connection", "Gone", "Room", "RoomSource"]
 
@@ -67,9 +68,8 @@ logger = logging.getLogger(__name__)
 PATH = re.compile(r"/|/rooms/[A-Za-z0-9._~-]{1,64}")
 IDLE_ROOMS = 64
 """Empty rooms that keep their log, so that people who lost their connections can resume."""
-GRACE = 5.0
-"""Seconds for which what a rate-limited client sent before it left is still let through. (While
-more than the library's `max_queue` waits, its Close has not been read; then keepalive ends it.)"""
+MOST_REFUSED = 10
+"""Times its debt that a sender may be refused before it is sent away, if it never slows down."""
 
 
 class RoomSource(Protocol):
@@ -116,9 +116,11 @@ class ChatServer:
 
     Args:
         capacity: events kept in each room's log.
-        rate: messages per second from one connection, 0 for no limit; over it the sender is slowed
-            down, not cut off.
+        rate: messages per second from one connection, 0 for no limit. What comes faster waits for
+            its turn; the sender is told what could not even wait.
         burst: messages at once after a rest; by default as many as in one second.
+        debt: messages of one connection that may wait; by default as many as in ten seconds, and
+            at least 64.
         name_timeout: seconds to wait for the name.
         max_size: bytes in one message.
         max_rooms: rooms at a time.
@@ -133,6 +135,7 @@ class ChatServer:
         capacity: int = 256,
         rate: float = 0,
         burst: float | None = None,
+        debt: int | None = None,
         name_timeout: float = 10,
         max_size: int = 8192,
         max_rooms: int = 1000,
@@ -142,6 +145,7 @@ class ChatServer:
         self.capacity = capacity
         self.rate = rate
         self.burst = burst
+        self.debt = debt
         self.name_timeout = name_timeout
         self.max_size = max_size
         self.max_rooms = max_rooms
@@ -212,8 +216,15 @@ class ChatServer:
         Nothing a client does raises: it is refused with a close code and a reason that says why.
         """
         codec = JSON if connection.subprotocol == SUBPROTOCOL else TEXT
-        try:
+        with contextlib.suppress(Gone):
             hello = await self.read_hello(connection, codec)
+            if hello is None:
+                return
+            if refusal := self.refusal(connection.path):
+                status, sentence = refusal
+                code = 1008 if status == HTTPStatus.NOT_FOUND else 1013
+                await self.refuse(connection, code, sentence)
+                return
             room = self._open(connection.path)
             codec, session = room.codec(codec), hello.session or connection.id
             try:
@@ -227,31 +238,44 @@ class ChatServer:
                         await self.run(connection, codec, room, session)
             finally:
                 self._leave(connection, room)
-        except Refused as refusal:
-            logger.info("closing %s: %d %s", connection.peer, refusal.code, refusal.reason)
-            await connection.close(refusal.code, refusal.reason)
-        except Gone:
-            pass
 
-    async def read_hello(self, connection: Connection, codec: TextCodec | JsonCodec) -> Hello:
+    async def refuse(self, connection: Connection, code: int, reason: str) -> None:
+        """Close a connection for something that its client did, and log it.
+
+        Args:
+            connection: one that is open.
+            code: the close code (RFC 6455, section 7.4).
+            reason: a sentence; a close frame has room for its first 123 bytes (section 5.5).
+        """
+        reason = clean_text(reason).encode()[:123].decode(errors="ignore")
+        logger.info("closing %s: %d %s", connection.peer, code, reason)
+        await connection.close(code, reason)
+
+    async def read_hello(
+        self, connection: Connection, codec: TextCodec | JsonCodec
+    ) -> Hello | None:
         """Wait for the first message and return it, with a name that may be used.
 
+        Returns:
+            None if it did not come in time or was wrong: then the connection has been closed.
+
         Raises:
-            Refused: it did not come in time, or is wrong; the sentence says what was.
             Gone: the connection has ended.
         """
         try:
             async with asyncio.timeout(self.name_timeout):
                 data = await connection.recv()
         except TimeoutError:
-            raise Refused(1008, f"no name within {self.name_timeout:g} seconds") from None
+            return await self.refuse(
+                connection, 1008, f"no name within {self.name_timeout:g} seconds"
+            )
         if isinstance(data, bytes):
-            raise Refused(1008, "the first message must be text: your name")
+            return await self.refuse(connection, 1008, "the first message must be text: your name")
         try:
             hello = codec.decode_hello(data)
             hello.name = clean_name(hello.name)
         except ValueError as exc:
-            raise Refused(1008, str(exc)) from None
+            return await self.refuse(connection, 1008, str(exc))
         return hello
 
     async def run(
@@ -266,38 +290,46 @@ class ChatServer:
             session: under which the ids of its messages are remembered.
 
         Raises:
-            Refused: the member has to go.
             Gone: the connection has ended.
         """
-        bucket = TokenBucket(self.rate, self.burst) if self.rate else None
-        grace = GRACE
-        while True:
-            data = await connection.recv()
-            if bucket is not None and (delay := bucket.take()):
-                if not connection.is_open:
-                    grace -= delay
-                    if grace < 0:
-                        return
-                await asyncio.sleep(delay)
-            if isinstance(data, bytes):
-                raise Refused(1003, "this chat takes text messages, not binary ones")
-            if len(data) > self.max_size:
-                raise Refused(1009, f"a message has at most {self.max_size} bytes")
-            match codec.decode_client(data):
-                case Say(text=text, id=id):
-                    key = f"{session}/{id}" if id else ""
-                    if offset := room.say(connection.id, text, id, key):
-                        # Said before: the acknowledgement is of the past, and not in the log again.
-                        await connection.send(codec.answer(Ack(id, offset, time.time())))
-                case Who():
-                    await connection.send(codec.answer(Roster(*room.roster())))
-                case Ping(id=id):
-                    await connection.send(codec.answer(Pong(id)))
-                case Hello():
-                    error = Error("joined", "you have said hello already")
-                    await connection.send(codec.answer(error))
-                case Error() as error:
-                    await connection.send(codec.answer(error))
+        pace = Pace(self.rate, self.burst, self.debt) if self.rate else None
+        try:
+            while True:
+                event = await (connection.recv() if pace is None else pace.recv(connection.recv))
+                if isinstance(event, bytes):
+                    reason = "this chat takes text messages, not binary ones"
+                    return await self.refuse(connection, 1003, reason)
+                if isinstance(event, str):
+                    size = len(event)
+                    if size > self.max_size:
+                        reason = f"a message has at most {self.max_size} bytes"
+                        return await self.refuse(connection, 1009, reason)
+                    event = codec.decode_client(event)
+                    if pace is not None:
+                        event = pace.admit(event, size)
+                        if pace.refused > MOST_REFUSED * pace.debt:
+                            reason = f"too fast: {pace.refused} messages were refused"
+                            return await self.refuse(connection, 1008, reason)
+                match event:
+                    case Say(text=text, id=id):
+                        key = f"{session}/{id}" if id else ""
+                        if offset := room.say(connection.id, text, id, key):
+                            # Said before: the acknowledgement is of the past, and not in the log
+                            # again.
+                            await connection.send(codec.answer(Ack(id, offset, time.time())))
+                    case Who():
+                        await connection.send(codec.answer(Roster(*room.roster())))
+                    case Ping(id=id):
+                        await connection.send(codec.answer(Pong(id)))
+                    case Hello():
+                        error = Error("joined", "you have said hello already")
+                        await connection.send(codec.answer(error))
+                    case Error() as error:
+                        await connection.send(codec.answer(error))
+        finally:
+            # What waits has been taken from its sender, who may never know that it was not said.
+            for say in pace.rest() if pace is not None else ():
+                room.say(connection.id, say.text, say.id, f"{session}/{say.id}" if say.id else "")
 
     async def _run_and_forward(
         self,
@@ -355,8 +387,6 @@ class ChatServer:
 
     def _open(self, path: str) -> Room:
         """Return the room at `path` for one more connection, new if need be."""
-        if self.refusal(path):
-            raise Refused(1013 if PATH.fullmatch(path) else 1008, "there is no room for you here")
         room = self.rooms.get(path)
         if room is None:
             if len(self.rooms) >= self.max_rooms:

@@ -94,7 +94,8 @@ def _add_room_limits(parser: argparse.ArgumentParser) -> None:
         type=_at_least(0, float),
         default=0,
         metavar="N",
-        help="messages a second from one connection; over it, it is slowed down (default: 0, any)",
+        help="messages a second from one connection; what comes faster waits, and is refused when"
+        " too much waits (default: 0, any)",
     )
 
 

@@ -19,7 +19,7 @@ from functools import partial
 
 from websockets.frames import Close
 
-from wslessons.chat.codecs import TEXT, Record
+from wslessons.chat.codecs import RATE, TEXT, Record
 from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
 from wslessons.client.chatclient import ChatClient
 from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retrying
@@ -149,6 +149,9 @@ class Talk:
                 print(line, flush=True)
             if isinstance(event, Disconnected):
                 self._ending = event.code
+            elif isinstance(event, Error) and event.code == RATE and not self._interactive:
+                # In plain text nothing else tells that a line which was written was not said.
+                self._unsaid += 1
 
     async def _send(self, lines: AsyncIterator[str]) -> None:
         tasks: set[asyncio.Task[None]] = set()
