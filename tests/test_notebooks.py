@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
@@ -123,6 +124,34 @@ def something_is_done_often(notebook: Notebook) -> Iterator[str]:
         since = 0 if practice else since + 1
         if since == MOST_CELLS_WITHOUT_PRACTICE + 1:
             yield f"nothing to do in the {since} cells up to {index}"
+
+
+def names_are_public(notebook: Notebook) -> Iterator[str]:
+    """What a learner copies must go on working in the next version."""
+    for name, cell in code(notebook):
+        for node in ast.walk(ast.parse(plain(cell.source))):
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                yield f"{name} uses {ast.unparse(node)}"
+        if "noqa" in cell.source:
+            yield f"{name} speaks to a linter"
+
+
+def answers_say_what_was_asked_for(notebook: Notebook) -> Iterator[str]:
+    """A bare True teaches nothing: "bob heard 61 of 400" does."""
+    for name, text in texts(notebook):
+        if found := re.search(r"^.*(?<![\w'\"=])(True|False)$", text.strip(), re.MULTILINE):
+            yield f"{name} answers {found[0]!r}"
+
+
+def other_lessons_are_links(notebook: Notebook) -> Iterator[str]:
+    """A "lesson 2" is always a link, for those who want to look it up at once."""
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type != "markdown":
+            continue
+        for line in cell.source.splitlines():
+            text = re.sub(r"\[[^\]]*\]\([^)]*\)", "", line)
+            if not line.startswith("#") and (found := re.search(r"[Ll]esson \d", text)):
+                yield f"cell {index} of all says {found[0]!r} without a link"
 
 
 def tags_are_known(notebook: Notebook) -> Iterator[str]:
@@ -292,6 +321,10 @@ BAD: list[tuple[Callable[[Notebook], Iterator[str]], Notebook, str]] = [
     (lesson_is_short, of_cells(1, text="why? " * 1201), "1201 words"),
     (lesson_is_short, of_cells(13, source="x = 1\n" * 11), "143 lines"),
     (something_is_done_often, of_cells(9), "cells up to 8"),
+    (names_are_public, example("server._stop()"), "uses server._stop"),
+    (names_are_public, example("x = 1  # noqa: E501"), "linter"),
+    (answers_say_what_was_asked_for, example(**shows("text/plain", "heard: True")), "heard: True"),
+    (other_lessons_are_links, of_cells(1, text="as in lesson 2"), "'lesson 2' without"),
     (tags_are_known, example(metadata={"tags": ["nbval-skip"]}), "'nbval-skip' is not known"),
     (metadata_is_of_no_machine, with_metadata(widgets={}), "widget state"),
     (metadata_is_of_no_machine, with_metadata(language_info={"version": "3"}), "Python version"),
@@ -310,7 +343,14 @@ RULES = list(dict.fromkeys(rule for rule, _, _ in BAD))
 UNSPLIT = "not yet split into a lesson and its deeper/ part"
 EXCEPTIONS = {
     (lesson, rule): UNSPLIT
-    for rule in (cells_are_short, lesson_is_short, something_is_done_often)
+    for rule in (
+        cells_are_short,
+        lesson_is_short,
+        something_is_done_often,
+        names_are_public,
+        answers_say_what_was_asked_for,
+        other_lessons_are_links,
+    )
     for lesson in (
         "00_why_websockets",
         "01_echo",
@@ -321,6 +361,19 @@ EXCEPTIONS = {
         "06_scaling",
     )
 }
+
+
+LESSONS = [
+    "00_why_websockets",
+    "asyncio",
+    "01_echo",
+    "02_chat",
+    "03_client",
+    "04_web",
+    "05_heartbeats",
+    "06_scaling",
+]
+"""In the order in which they are read."""
 
 
 def name_of(path: Path) -> str:
@@ -338,6 +391,80 @@ def test_lesson_keeps_the_rule(path: Path, rule: Callable[[Notebook], Iterator[s
     complaints = list(rule(nbformat.read(path, as_version=4)))
     if (name_of(path), rule) not in EXCEPTIONS:
         assert complaints == []
+
+
+def links(text: str, folder: Path) -> list[tuple[Path, str]]:
+    """Each link of some Markdown to a file of ours, with the heading that it points to."""
+    found = re.findall(r"\]\(([^)\s]+)\)", text)
+    parts = [urlsplit(link) for link in found if not re.match(r"\w+:|#", link)]
+    return [((folder / unquote(part.path)).resolve(), unquote(part.fragment)) for part in parts]
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors of a notebook's headings, as JupyterLab names them: spaces become hyphens."""
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return {re.sub(r"[`*]", "", line).strip().replace(" ", "-") for line in lines}
+
+
+def dead_links(text: str, folder: Path) -> list[str]:
+    """Those that lead to no file, or to no heading of a notebook."""
+    return [
+        f"{path.name}#{anchor}"
+        for path, anchor in links(text, folder)
+        if not path.exists() or (anchor and anchor not in headings(path))
+    ]
+
+
+@every_notebook
+def test_links_lead_to_a_page_and_its_heading(path: Path) -> None:
+    """Whoever follows a link arrives."""
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert dead_links(text, path.parent) == []
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """The table of symptoms is worth nothing if its cures can't be found."""
+    assert dead_links((ROOT / "README.md").read_text(encoding="utf-8"), ROOT) == []
+
+
+def test_dead_link_is_found(tmp_path: Path) -> None:
+    """A page that is missing, and a heading that was renamed; `code` in one counts as its text."""
+    notebook = of_cells(1, text="## Why `time.sleep` hurts?")
+    (tmp_path / "one.ipynb").write_text(outputs.dumps(notebook), encoding="utf-8")
+    text = "[1](one.ipynb#Why-time.sleep-hurts%3F) [2](one.ipynb#Why) [3](two.ipynb) [4](https://x)"
+    assert dead_links(text, tmp_path) == ["one.ipynb#Why", "two.ipynb#"]
+
+
+@pytest.mark.parametrize("path", [FOLDER / f"{name}.ipynb" for name in LESSONS], ids=name_of)
+def test_lesson_has_its_frame(path: Path) -> None:
+    """First what it takes and gives and where one is, and at the end where one goes from here."""
+    if (path.stem, lesson_is_short) in EXCEPTIONS:
+        pytest.skip(UNSPLIT)
+    first, *_, last = nbformat.read(path, as_version=4).cells
+    place = LESSONS.index(path.stem)
+    neighbours = [LESSONS[n] for n in (place - 1, place + 1) if 0 <= n < len(LESSONS)]
+    for cell in (first, last):
+        to = {target.stem for target, _ in links(cell.source, FOLDER)}
+        assert to >= {"index", *neighbours}
+    for words in (
+        r"^# ",
+        r"\*\*\d+ (to \d+ )?minutes\.\*\*",
+        "You need: ",
+        r"\*\*Afterwards you can\*\*",
+    ):
+        assert re.search(words, first.source), words
+    assert "## What you know now" in last.source
+
+
+def test_every_page_is_a_lesson_or_goes_deeper() -> None:
+    """A page that nothing leads to would be found by nobody."""
+    named = {*LESSONS, "index"}
+    for path in NOTEBOOKS:
+        assert path.stem in named or path.parent.name == "deeper"
 
 
 @every_notebook
