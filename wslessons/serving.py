@@ -22,6 +22,7 @@ from websockets import ConnectionClosed, Server, ServerConnection
 from websockets.frames import CloseCode
 
 from wslessons.errors import UserError
+from wslessons.fast import FastConnection
 
 __all__ = [
     "Handler",
@@ -108,7 +109,7 @@ library_logger.setLevel(logging.WARNING)
 library_logger.addFilter(_OneLine())
 
 
-class LoggedConnection(ServerConnection):
+class LoggedConnection(FastConnection):
     """A server connection that always ends, and whose end is always logged.
 
     The library notes a deadline when it fails a connection, but acts on it only inside a call such

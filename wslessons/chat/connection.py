@@ -13,6 +13,7 @@ from websockets.protocol import State
 
 from wslessons import serving
 from wslessons.chat.fanout import Writer
+from wslessons.fast import FastConnection
 
 __all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection"]
 
@@ -125,6 +126,21 @@ class FrameWriter:
             waiter.add_done_callback(drained)
         else:
             connection.loop.call_soon(callback)
+
+    def direct(self, until: Callable[[], object]) -> Callable[[bytes], int] | None:
+        """Return the socket's own `send`, to use until `until` is called; None where there is none.
+
+        It exists where `write` would answer True and hand everything to the socket at once; the
+        connection, which sees everything that changes this, says when it is over.
+        """
+        connection = self.connection
+        if isinstance(connection, FastConnection) and connection.go_direct(until):
+            return connection.direct
+        return None
+
+    def finish(self, rest: memoryview) -> None:
+        """Have the transport keep and send the rest of a frame that the socket took in part."""
+        self._transport.write(rest)
 
 
 class LibraryConnection:

@@ -22,11 +22,12 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from wslessons.chat.channel import Channel, Lagged, Receiver
 
-__all__ = ["Codec", "Fanout", "Item", "Writer", "text_frame"]
+__all__ = ["Codec", "DirectWriter", "Fanout", "Item", "Writer", "text_frame"]
 
 CHUNK = 2**18
 """Bytes that one write may add to a connection's buffer: with the high-water mark, the bound on
@@ -64,6 +65,23 @@ class Writer(Protocol):
 
     def when_writable(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, later, when `write` may succeed again; never if it cannot."""
+        ...
+
+
+@runtime_checkable
+class DirectWriter(Writer, Protocol):
+    """A writer that need not be asked before each write."""
+
+    def direct(self, until: Callable[[], object]) -> Callable[[bytes], int] | None:
+        """Return the socket's own `send`, or None where a write has to be asked for.
+
+        It may be used, without asking, until `until` is called. What it did not take of a write has
+        to go to `finish` at once.
+        """
+        ...
+
+    def finish(self, rest: memoryview) -> None:
+        """Take the rest of a write of which the socket has taken only the beginning."""
         ...
 
 
@@ -113,6 +131,46 @@ class _InSync(Generic[I]):
     def __init__(self, cursor: Receiver[I]) -> None:
         self.cursor = cursor
         self.writers: dict[str, Writer] = {}
+        self.direct: dict[str, Callable[[bytes], int]] = {}
+        """Of those of `writers` who need not be asked, how to send; see `DirectWriter`."""
+
+    def remove(self, id: str) -> Writer | None:
+        """Take a member out, if it is here."""
+        self.direct.pop(id, None)
+        return self.writers.pop(id, None)
+
+    def write(self, data: bytes) -> list[str]:
+        """Write `data` to all; return the ids of those who cannot take any of it now.
+
+        System calls are most of what a fan-out costs, and the rest is what stands around each one:
+        so a member whose state is known is sent to without being asked for it.
+        """
+        size = len(data)
+        rest: dict[str, int] = {}
+        for id, send in self.direct.items():
+            try:
+                sent = send(data)
+            except OSError:
+                # Full or broken: the transport knows what to do about either.
+                sent = 0
+            if sent != size:
+                rest[id] = sent
+        ask = dict.fromkeys(rest)
+        if len(self.direct) < len(self.writers):
+            ask |= {id: None for id in self.writers if id not in self.direct}
+        blocked = []
+        for id in ask:
+            writer = self.writers[id]
+            self.direct.pop(id, None)
+            if (sent := rest.get(id, 0)) and isinstance(writer, DirectWriter):
+                writer.finish(memoryview(data)[sent:])
+            elif not writer.write(data):
+                blocked.append(id)
+            elif isinstance(writer, DirectWriter):
+                until = partial(self.direct.pop, id, None)
+                if (send := writer.direct(until)) is not None:
+                    self.direct[id] = send
+        return blocked
 
 
 class Fanout(Generic[I]):
@@ -169,7 +227,7 @@ class Fanout(Generic[I]):
         if member is None:
             return
         self._caught_up.pop(id, None)
-        self._in_sync[member.codec].writers.pop(id, None)
+        self._in_sync[member.codec].remove(id)
         if member.cursor is not None:
             member.cursor.close()
 
@@ -200,7 +258,8 @@ class Fanout(Generic[I]):
                 sent.setdefault(item.origin, []).append(index)
         senders: dict[str, Writer] = {}
         for id, indexes in sent.items():
-            writer = writers.pop(id)
+            writer = writers[id]
+            in_sync.remove(id)
             own = frames.copy()
             for index in indexes:
                 payload = codec.to_sender(items[index])
@@ -212,13 +271,8 @@ class Fanout(Generic[I]):
             else:
                 senders[id] = writer
         for before, data in self._chunks(start, frames):
-            blocked = []
-            for id, writer in writers.items():
-                if not writer.write(data):
-                    blocked.append(id)
-            # Not inside the loop above: the dict must not change while we walk it.
-            for id in blocked:
-                del writers[id]
+            for id in in_sync.write(data):
+                in_sync.remove(id)
                 self._block(id, before)
         writers.update(senders)
 

@@ -1,0 +1,270 @@
+"""The short ways: that they do what the library does, and stop where they must."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets import ServerConnection, connect, serve
+from websockets.asyncio.client import ClientConnection
+from websockets.frames import Frame, Opcode
+
+from wslessons.chat.channel import Channel
+from wslessons.chat.codecs import TEXT, Record
+from wslessons.chat.connection import FrameWriter
+from wslessons.chat.events import Message
+from wslessons.chat.fanout import Fanout
+from wslessons.fast import FastConnection, plain_frames
+
+
+@contextlib.asynccontextmanager
+async def pair(
+    kind: type[ServerConnection], **options: Any
+) -> AsyncGenerator[tuple[Any, ClientConnection]]:
+    """Give both ends of one connection over a real socket, the server's of this kind."""
+    ends: asyncio.Queue[ServerConnection] = asyncio.Queue()
+
+    async def handler(connection: ServerConnection) -> None:
+        ends.put_nowait(connection)
+        await connection.wait_closed()
+
+    async with asyncio.timeout(30):
+        async with serve(
+            handler,
+            "127.0.0.1",
+            0,
+            create_connection=kind,
+            compression=None,
+            close_timeout=1,
+            **options,
+        ) as server:
+            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with connect(uri, proxy=None, compression=None, close_timeout=1) as client:
+                yield await ends.get(), client
+
+
+# Reading.
+
+payloads = st.one_of(st.binary(max_size=5), st.binary(min_size=120, max_size=130))
+whole = st.builds(Frame, st.sampled_from([Opcode.TEXT, Opcode.BINARY]), payloads)
+control = st.builds(Frame, st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=5))
+closing = st.builds(Frame, st.just(Opcode.CLOSE), st.sampled_from([b"", b"\x03\xe8", b"\x03"]))
+fragments = st.builds(
+    Frame, st.sampled_from([Opcode.TEXT, Opcode.BINARY, Opcode.CONT]), payloads, st.booleans()
+)
+wrong = st.one_of(
+    st.builds(Frame, st.just(Opcode.TEXT), payloads, st.just(True), st.just(True)),
+    st.builds(Frame, st.just(Opcode.BINARY), st.binary(min_size=300, max_size=300)),
+)
+
+
+def on_the_wire(frame: Frame, mask: bool) -> bytes:
+    """Write a frame by hand, since the library refuses some of what a hostile client would send."""
+    size, key = len(frame.data), b"\x5a\x13\xc7\x88" if mask else bytes(4)
+    head = bytes([frame.fin << 7 | frame.rsv1 << 6 | frame.opcode])
+    head += bytes([mask << 7 | size]) if size < 126 else bytes([mask << 7 | 126]) + size.to_bytes(2)
+    data = bytes(byte ^ key[i % 4] for i, byte in enumerate(frame.data))
+    return head + (key if mask else b"") + data
+
+
+async def received(kind: type[ServerConnection], chunks: list[bytes]) -> dict[str, Any]:
+    """Hand `chunks` to a server connection as they come from its socket; return what it made."""
+    async with pair(kind, max_size=200, max_queue=4) as (server, client):
+        pauses: list[str] = []
+        written: list[bytes] = []
+        transport = server.transport
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+            def write(self, data: bytes) -> None:
+                written.append(bytes(data))
+
+        server.transport = Watched()
+        server.recv_messages.pause = lambda: pauses.append("pause")
+        for chunk in chunks:
+            server.data_received(chunk)
+        queue = server.recv_messages.frames.queue
+        result = {
+            "frames": [(f.opcode, bytes(f.data), f.fin, f.rsv1) for f in queue],
+            "state": server.protocol.state,
+            "sent": server.protocol.close_sent,
+            "received": server.protocol.close_rcvd,
+            "size": server.protocol.current_size,
+            "held": bytes(server.protocol.reader.buffer),
+            "written": b"".join(written),
+            "paused": pauses[:1],
+        }
+        server.transport = transport
+        transport.abort()
+        client.transport.abort()
+        return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    frames=st.lists(
+        st.tuples(st.one_of(whole, whole, whole, control, fragments, closing, wrong)), max_size=8
+    ),
+    unmasked=st.sampled_from([None, None, 0, 2]),
+    cuts=st.lists(st.integers(0, 400), max_size=4),
+    rubbish=st.sampled_from([b"", b"", b"\x00", b"\x83\x80", b"\x81\xff" + b"\x7f" * 8]),
+)
+def test_reads_what_the_library_reads(
+    frames: list[tuple[Frame]], unmasked: int | None, cuts: list[int], rubbish: bytes
+) -> None:
+    """Whatever arrives, in whatever pieces: the same messages, answers, errors and pauses."""
+    data = (
+        b"".join(on_the_wire(frame, i != unmasked) for i, (frame,) in enumerate(frames)) + rubbish
+    )
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    chunks = [data[a:b] for a, b in itertools.pairwise(edges) if a != b]
+
+    async def both() -> None:
+        assert await received(FastConnection, chunks) == await received(ServerConnection, chunks)
+
+    asyncio.run(both())
+
+
+def test_plain_frames_stop_at_the_first_other_one() -> None:
+    """Two plain frames, then a ping: two are taken, and the rest is left where it begins."""
+    plain = Frame(Opcode.TEXT, b"hi").serialize(mask=True)
+    ping = Frame(Opcode.PING, b"").serialize(mask=True)
+    frames, taken = plain_frames(plain * 2 + ping + plain, 100)
+    assert [bytes(frame.data) for frame in frames] == [b"hi", b"hi"]
+    assert taken == 2 * len(plain)
+    assert plain_frames(plain[:-1], 100) == ([], 0)
+    assert plain_frames(plain, 1) == ([], 0)
+
+
+# Writing.
+
+
+def item(text: str) -> Record:
+    """One line for everybody."""
+    return Record(Message("ann", text))
+
+
+async def member(server: FastConnection) -> tuple[Fanout[Record], Any]:
+    """Join a fan-out with one connection and send two lines, after which it needs no asking."""
+    fanout = Fanout[Record](Channel(64))
+    fanout.join("a", TEXT, FrameWriter(server), fanout.channel.subscribe())
+    for text in "12":
+        fanout.send(item(text))
+        fanout.flush()
+    (in_sync,) = fanout._in_sync.values()
+    return fanout, in_sync
+
+
+async def test_a_member_that_keeps_up_is_written_to_directly() -> None:
+    """After its first write it is sent to without being asked, and nothing is lost or reordered."""
+    async with pair(FastConnection) as (server, client):
+        fanout, in_sync = await member(server)
+        assert list(in_sync.direct) == ["a"]
+        for number in range(3, 40):
+            fanout.send(item(str(number)))
+            fanout.flush()
+        assert [await client.recv() for _ in range(39)] == [f"[ann] {n}" for n in range(1, 40)]
+
+
+async def test_a_write_that_the_socket_takes_in_part_is_finished() -> None:
+    """A full socket takes the beginning; the transport sends the rest, and what follows waits."""
+    async with pair(FastConnection, max_size=None) as (server, client):
+        fanout, in_sync = await member(server)
+        sock = server.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.transport.pause_reading()
+        number = 3
+        while not server.transport.get_write_buffer_size():
+            fanout.send(item(str(number) * 50000))
+            fanout.flush()
+            number += 1
+        assert in_sync.direct == {}
+        # Nothing may overtake the rest that the transport holds.
+        fanout.send(item("last"))
+        fanout.flush()
+        client.transport.resume_reading()
+        lines: list[str] = []
+        while not lines or lines[-1] != "[ann] last":
+            lines.append(str(await client.recv()))
+        assert lines == [
+            "[ann] 1",
+            "[ann] 2",
+            *(f"[ann] {str(n) * 50000}" for n in range(3, number)),
+            "[ann] last",
+        ]
+
+
+async def test_the_library_says_when_to_ask_again() -> None:
+    """A close frame, a fragmented message and the end of the connection end direct writing."""
+    async with pair(FastConnection) as (server, client):
+        _, in_sync = await member(server)
+        go = asyncio.Event()
+
+        async def fragments() -> AsyncIterator[str]:
+            yield "one "
+            await go.wait()
+
+        sending = asyncio.create_task(server.send(fragments()))
+        while server.send_in_progress is None:  # noqa: ASYNC110 - private to the library
+            await asyncio.sleep(0)
+        assert in_sync.direct == {}
+        go.set()
+        await sending
+        assert server.go_direct(lambda: None)
+        closing = asyncio.create_task(server.close())
+        await client.wait_closed()
+        await closing
+        assert server.direct is None
+        assert not server.go_direct(lambda: None)
+
+    async with pair(FastConnection) as (server, client):
+        fanout, in_sync = await member(server)
+        client.transport.abort()
+        await server.wait_closed()
+        assert in_sync.direct == {}
+        fanout.send(item("nobody is there"))
+        fanout.flush()
+        assert in_sync.writers == {}
+
+
+async def test_a_reset_that_nobody_has_noticed_yet_harms_nobody() -> None:
+    """`send` raises for the one whose peer has gone; all others get the line."""
+    async with pair(FastConnection) as (gone, gone_client), pair(FastConnection) as (here, client):
+        fanout = Fanout[Record](Channel(64))
+        for id, server in ("gone", gone), ("here", here):
+            fanout.join(id, TEXT, FrameWriter(server), fanout.channel.subscribe())
+        fanout.send(item("both"))
+        fanout.flush()
+        sock = gone_client.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        gone_client.transport.abort()
+        await gone_client.wait_closed()
+        for number in range(5):
+            fanout.send(item(str(number)))
+            fanout.flush()
+        assert [await client.recv() for _ in range(6)] == [
+            "[ann] both",
+            *(f"[ann] {n}" for n in range(5)),
+        ]
+
+
+async def test_frames_of_the_fan_out_and_of_the_library_keep_their_order() -> None:
+    """A message of the library's between two direct ones stands where it was sent."""
+    async with pair(FastConnection) as (server, client):
+        fanout, in_sync = await member(server)
+        expected = ["[ann] 1", "[ann] 2"]
+        for number in range(30):
+            fanout.send(item(f"line {number}"))
+            fanout.flush()
+            await server.send(f"answer {number}")
+            expected += [f"[ann] line {number}", f"answer {number}"]
+        assert [await client.recv() for _ in range(len(expected))] == expected
+        assert list(in_sync.direct) == ["a"]
