@@ -75,7 +75,7 @@ def test_contender_delivers_everything(contender: str) -> None:
             latencies = load.pace(0.1, 100)
             assert len(latencies) == 10 * 5
             assert 0 < latencies[0] <= latencies[-1] < 5
-        usage = server.usage()
+        usage = server.ask()
         assert usage["cpu"] > 0
     assert server._process.returncode == 0
 

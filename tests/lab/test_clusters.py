@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import psutil
 import pytest
 
 from wslessons.errors import UserError
@@ -24,6 +25,39 @@ async def test_a_name_stands_for_one_cluster():
         finally:
             await other.stop()
             await second.stop()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("moment", ["stopping the old one", "starting the new one"])
+async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
+    """The stop button while a cell replaces its cluster: no server and no broker stays."""
+    before = psutil.Process().children(recursive=True)
+    async with asyncio.timeout(80):
+        first = await cluster("a", servers=2, bus="redis", own=True)
+        assert len(psutil.Process().children(recursive=True)) >= len(before) + 3
+        again = asyncio.create_task(cluster("a", servers=2, bus="redis", own=True))
+        if moment == "stopping the old one":
+            pid = first.servers[0].pid
+            assert pid is not None
+            # It hangs, so stopping it takes its time.
+            psutil.Process(pid).suspend()
+            while first.servers[1].state == "running":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        else:
+            assert first.broker is not None
+            while first.broker.pids:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        again.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await again
+
+        def left() -> list[psutil.Process]:
+            return [
+                each for each in psutil.Process().children(recursive=True) if each not in before
+            ]
+
+        while left():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.timeout(60)

@@ -17,23 +17,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import sys
 import time
-from collections.abc import AsyncGenerator
 from importlib import metadata
 from typing import Any
 
 from wslessons.bench.backplane_ends import KINDS, make_end
-from wslessons.bench.tools import machine, median, quantile, save_json, table
+from wslessons.bench.tools import Child, machine, median, quantile, save_json
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
+from wslessons.tables import table
 
 __all__ = ["add_arguments", "run"]
 
 TEXT = "x" * 64
-PATIENCE = 30.0
+ARRIVAL = 30.0
 """Seconds for all that was sent to arrive."""
 
 
@@ -137,7 +135,14 @@ async def turn(
     end = make_end(contender, kind, url)
     await end.open()
     try:
-        async with receiver(contender, kind, url) as ask:
+        module = "wslessons.bench.backplane_ends"
+        starting = asyncio.to_thread(Child, module, contender, kind, url, timeout=ARRIVAL)
+        with await starting as receiver:
+
+            async def ask(count: int) -> dict[str, Any]:
+                # This loop has to go on sending what is queued.
+                return await asyncio.to_thread(receiver.ask, {"count": count})
+
             # The first ones pay for whatever has to be set up.
             for _ in range(20):
                 await end.send({"t": time.monotonic(), "text": TEXT})
@@ -160,42 +165,3 @@ async def turn(
         "rate": count / took,
         "received_rate": count / received,
     }
-
-
-@contextlib.asynccontextmanager
-async def receiver(contender: str, kind: str, url: str) -> AsyncGenerator[Any]:
-    """Run the receiving end; give a function that waits until so many have arrived there."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "wslessons.bench.backplane_ends", contender, kind, url,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    output = process.stdout
-
-    async def answer() -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                line = await output.readline()
-        except TimeoutError:
-            raise UserError(f"not all messages of {kind} ({contender}) arrived.") from None
-        if not line:
-            raise UserError("the receiving process ended unexpectedly; its errors are above.")
-        return json.loads(line)
-
-    async def ask(count: int) -> dict[str, Any]:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"count": count}).encode() + b"\n")
-        return await answer()
-
-    try:
-        await answer()
-        yield ask
-    finally:
-        process.stdin.close()
-        try:
-            async with asyncio.timeout(5):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()

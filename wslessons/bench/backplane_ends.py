@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 import time
 from typing import Any
 
 from wslessons.bench.backplane_bare import BARE, End, Heard
+from wslessons.client.stdin import piped_lines
 from wslessons.scaling.bus import Bus, Event, from_url
 
 __all__ = ["KINDS", "BusEnd", "make_end"]
@@ -73,15 +73,8 @@ def make_end(contender: str, kind: str, url: str) -> End:
 
 async def receive(contender: str, kind: str, url: str) -> None:
     """Be the receiving end until stdin ends."""
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str] = asyncio.Queue()
     latencies: list[float] = []
     arrived, wanted = asyncio.Event(), 0
-
-    def read_lines() -> None:
-        for line in sys.stdin:
-            loop.call_soon_threadsafe(lines.put_nowait, line)
-        loop.call_soon_threadsafe(lines.put_nowait, "")
 
     def heard(data: Any) -> None:
         latencies.append(time.monotonic() - data["t"])
@@ -90,9 +83,8 @@ async def receive(contender: str, kind: str, url: str) -> None:
 
     end = make_end(contender, kind, url)
     await end.open(heard)
-    threading.Thread(target=read_lines, daemon=True).start()
     print(json.dumps({"listening": True}), flush=True)
-    while line := await lines.get():
+    async for line in piped_lines():
         wanted = json.loads(line)["count"]
         if len(latencies) < wanted:
             await arrived.wait()

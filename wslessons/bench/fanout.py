@@ -28,9 +28,9 @@ from wslessons.bench.tools import (
     quantile,
     raise_descriptor_limit,
     save_json,
-    table,
 )
 from wslessons.errors import UserError
+from wslessons.tables import table
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -142,9 +142,9 @@ def _rate(
 ) -> dict[str, Any]:
     with Child(SERVER, contender) as server, Load(server.port, receivers, senders) as load:
         load.saturate(seconds / 4, window)
-        cpu, arrived = server.usage()["cpu"], load.arrived
+        cpu, arrived = server.ask()["cpu"], load.arrived
         took = load.saturate(seconds, window)
-        cpu, arrived = server.usage()["cpu"] - cpu, load.arrived - arrived
+        cpu, arrived = server.ask()["cpu"] - cpu, load.arrived - arrived
         missing, late = load.drain()
         if not arrived:
             raise UserError(f"nothing arrived from {contender} in {took:.1f} seconds.")
@@ -204,9 +204,9 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
                 for _ in range(20):
                     if load.sent < 60_000:
                         load.saturate(0.5, 128)
-                before, arrived = server.usage(), load.arrived
+                before, arrived = server.ask(), load.arrived
                 took = load.saturate(seconds, 128)
-                after, arrived = server.usage(), load.arrived - arrived
+                after, arrived = server.ask(), load.arrived - arrived
                 rates[stalled] = arrived / took
                 cpus[stalled] = (after["cpu"] - before["cpu"]) / arrived
                 if stalled:

@@ -27,9 +27,9 @@ from wslessons.bench.tools import (
     median,
     raise_descriptor_limit,
     save_json,
-    table,
 )
 from wslessons.errors import UserError
+from wslessons.tables import table
 
 __all__ = ["Peers", "add_arguments", "measure", "run", "show", "summary"]
 
@@ -122,14 +122,14 @@ class Peers:
 def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run one contender once; return CPU seconds and pings a minute, and bytes a connection."""
     with Child(SERVER, contender, str(args.interval), str(args.connections)) as server:
-        empty = server.usage()
+        empty = server.ask()
         with Peers(server.port, args.connections) as peers:
             # In the first interval each connection allocates what its first beat needs.
             peers.answer(args.interval)
-            before, pings = server.usage(), peers.pings
+            before, pings = server.ask(), peers.pings
             begun = time.perf_counter()
             peers.answer(args.seconds)
-            after, minutes = server.usage(), (time.perf_counter() - begun) / 60
+            after, minutes = server.ask(), (time.perf_counter() - begun) / 60
             memory = None
             if after["rss"] is not None:
                 memory = (after["rss"] - empty["rss"]) / args.connections

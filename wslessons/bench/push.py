@@ -12,8 +12,9 @@ import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from wslessons.bench.tools import machine, save_json, table
+from wslessons.bench.tools import machine, save_json
 from wslessons.errors import UserError
+from wslessons.tables import table
 
 if TYPE_CHECKING:  # else every command would need the extra `web`
     from wslessons.bench.push_load import Run

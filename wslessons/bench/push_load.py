@@ -131,7 +131,7 @@ class PushBench:
         """
         raise_descriptor_limit(4 * tabs + 200)  # a tab, and both sides of the link
         rng, make = random.Random(seed), push.KINDS[kind]
-        before = await asyncio.to_thread(self.child.usage)
+        before = await asyncio.to_thread(self.child.ask)
         bytes_before = sum(self._bytes())
         async with contextlib.AsyncExitStack() as stack:
             # One after the other, and not too many at once for the server's backlog.
@@ -144,7 +144,7 @@ class PushBench:
                 await asyncio.gather(*(stack.enter_async_context(tab) for tab in batch))
             for tab in opened:
                 tab.requests = tab.unchanged = 0
-            began, usage = monotonic(), await asyncio.to_thread(self.child.usage)
+            began, usage = monotonic(), await asyncio.to_thread(self.child.ask)
             up, down = self._bytes()
             version = opened[0].version + changes
             await self._make_changes(moments(changes, 0.9 * seconds, seed), began)
@@ -152,7 +152,7 @@ class PushBench:
             async with asyncio.timeout(30):
                 for tab in opened:
                     await tab.reached(version)
-            took, after = monotonic() - began, await asyncio.to_thread(self.child.usage)
+            took, after = monotonic() - began, await asyncio.to_thread(self.child.ask)
             up_after, down_after = self._bytes()
             return Run(
                 kind=kind,

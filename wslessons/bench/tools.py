@@ -1,8 +1,9 @@
-"""What the benches share: child processes, the limit on descriptors, medians, tables, JSON."""
+"""What the benches share: child processes, the limit on descriptors, medians, JSON."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wslessons.errors import UserError
+from wslessons.processes import end, guarded, memory
 
 __all__ = [
     "Child",
@@ -25,9 +27,7 @@ __all__ = [
     "median",
     "quantile",
     "raise_descriptor_limit",
-    "rss",
     "save_json",
-    "table",
 ]
 
 
@@ -51,85 +51,74 @@ def raise_descriptor_limit(wanted: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def rss() -> int | None:
-    """Return the bytes of memory that this process holds now; None where we can't tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def answer_parent(port: int, stop: Callable[[], None]) -> None:
-    """In a `Child`: say that it listens on `port`, then answer the parent's questions.
-
-    A thread answers, asleep except while it does. When the parent closes the pipe, or dies, `stop`
-    is called from that thread.
-    """
-
-    def answer() -> None:
-        for line in sys.stdin:
-            del line
-            usage = {"cpu": time.process_time(), "rss": rss()}
-            print(json.dumps(usage), flush=True)
-        stop()
-
-    print(json.dumps({"port": port}), flush=True)
-    threading.Thread(target=answer, daemon=True).start()
-
-
 class Child:
     """A server in a process of its own, that ends with the block and with this process.
 
-    In: `module`, run as ``python -m module *arguments``; it must call `answer_parent`. `patience`,
-    the seconds within which it must answer. Raises `UserError` when it does not start.
+    Args:
+        module: run as ``python -m module *arguments``; it must call `answer_parent`, or say its
+            first line and answer questions by itself.
+        arguments: what else it is given.
+        timeout: seconds within which it must answer.
+
+    Raises:
+        UserError: it does not start.
+
+    Attributes:
+        said: its first line.
     """
 
-    def __init__(self, module: str, *arguments: str, patience: float = 15) -> None:
-        self.patience = patience
+    def __init__(self, module: str, *arguments: str, timeout: float = 15) -> None:
+        self.timeout = timeout
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            guarded(sys.executable, "-m", module, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         try:
-            self.port = int(self._read()["port"])
+            self.said = self._read()
         except BaseException:
             self.close()
             raise
 
-    def usage(self) -> dict[str, Any]:
-        """Return what the child has used: ``cpu`` in seconds, ``rss`` in bytes or None."""
+    @property
+    def port(self) -> int:
+        """Where it listens on 127.0.0.1."""
+        return self.said["port"]
+
+    def ask(self, question: object = "usage") -> dict[str, Any]:
+        """Return its answer to one line of JSON.
+
+        Args:
+            question: by default what it has used, ``cpu`` in seconds and ``rss`` in bytes or None.
+
+        Returns:
+            One line of JSON.
+
+        Raises:
+            UserError: it has ended, or does not answer in time.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write("usage\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
         return self._read()
 
     def close(self) -> None:
         """End the child, by its own doing or else by force. Idempotent."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            process.wait(timeout=3)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+        end(self._process)
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         # `readline` takes no timeout: end the child, and the pipe's end ends the wait.
-        alarm = threading.Timer(self.patience, self._process.kill)
+        alarm = threading.Timer(self.timeout, self._process.kill)
         alarm.start()
         try:
             line = self._process.stdout.readline()
         finally:
             alarm.cancel()
         if not line:
-            raise UserError("the bench's server process ended unexpectedly; its errors are above.")
+            raise UserError("the server process ended unexpectedly; its errors are above.")
         return json.loads(line)
 
     def __enter__(self) -> Self:
@@ -137,6 +126,26 @@ class Child:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def answer_parent(port: int, stop: Callable[[], None]) -> None:
+    """In a `Child`: say that it listens, then answer what it is asked with what it has used.
+
+    A thread answers, asleep except while it does.
+
+    Args:
+        port: where it listens.
+        stop: called from that thread when the parent closes the pipe, or is gone.
+    """
+
+    def answer() -> None:
+        for _ in sys.stdin:
+            usage = {"cpu": time.process_time(), "rss": memory()}
+            print(json.dumps(usage), flush=True)
+        stop()
+
+    print(json.dumps({"port": port}), flush=True)
+    threading.Thread(target=answer, daemon=True).start()
 
 
 def median(values: Iterable[float]) -> float:
@@ -157,25 +166,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count(),
     }
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows under `head`, the first column to the left, the others to the right.
-
-    >>> print(table(["who", "rate"], [["chat", "12.5"], ["naive", "1"]]))
-    who    rate
-    chat   12.5
-    naive     1
-    """
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def save_json(args: argparse.Namespace, results: dict[str, Any]) -> None:

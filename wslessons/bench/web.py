@@ -18,10 +18,10 @@ from wslessons.bench.tools import (
     median,
     raise_descriptor_limit,
     save_json,
-    table,
 )
 from wslessons.bench.web_server import CONTENDERS
 from wslessons.errors import UserError
+from wslessons.tables import table
 
 __all__ = ["add_arguments", "run"]
 
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
 def _turn(contender: str, receivers: int, seconds: float) -> dict[str, Any]:
     with Child(SERVER, contender) as server, Load(server.port, receivers, 1) as load:
         load.saturate(seconds / 4, WINDOW)
-        cpu, arrived = server.usage()["cpu"], load.arrived
+        cpu, arrived = server.ask()["cpu"], load.arrived
         took = load.saturate(seconds, WINDOW)
-        cpu, arrived = server.usage()["cpu"] - cpu, load.arrived - arrived
+        cpu, arrived = server.ask()["cpu"] - cpu, load.arrived - arrived
         missing, _ = load.drain()
         if not arrived:
             raise UserError(f"nothing arrived from {contender} in {took:.1f} seconds.")

@@ -27,8 +27,9 @@ async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: A
     """
     running_loop()
     async with _locks.setdefault(name, asyncio.Lock()):
-        if (old := _running.pop(name, None)) is not None:
+        if (old := _running.get(name)) is not None:
             await old.stop()
+            del _running[name]
         started = Cluster(servers, bus, **options)
         await started.start()
         _running[name] = started

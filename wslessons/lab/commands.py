@@ -9,7 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 
-import psutil
+from wslessons.processes import guarded, memory
 
 __all__ = ["Command", "memory", "run", "serving"]
 
@@ -44,15 +44,9 @@ class Command:
         return self.process.returncode, errors.decode()
 
 
-def memory(pid: int) -> int:
-    """Return the bytes of memory that process `pid` holds now (its resident set)."""
-    return psutil.Process(pid).memory_info().rss
-
-
 async def _start(*words: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "wslessons", *words, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
+    command = guarded(sys.executable, "-m", "wslessons", *words)
+    return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
 
 async def _kill(process: Process) -> None:

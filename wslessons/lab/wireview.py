@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from wslessons.link import Recording
+from wslessons.tables import table
 from wslessons.wire import (
     CLIENT_TO_SERVER,
     FrameRecord,
@@ -59,12 +60,7 @@ class WireTable:
         self.rows = [COLUMNS, *rows]
 
     def __repr__(self) -> str:
-        # All but the payload are padded to their column.
-        widths = [max(len(row[i]) for row in self.rows) for i in range(len(COLUMNS) - 1)]
-        return "\n".join(
-            "  ".join([*(f"{row[i]:<{width}}" for i, width in enumerate(widths)), row[-1]]).rstrip()
-            for row in self.rows
-        )
+        return table(self.rows[0], self.rows[1:], left=range(len(COLUMNS)))
 
     def _repr_html_(self) -> str:
         head, *body = (

@@ -13,9 +13,8 @@ What is used, the first that there is: the broker whose URL the environment give
 (`WSLESSONS_NATS_URL`, `WSLESSONS_REDIS_URL`, `WSLESSONS_KAFKA_URL`); a server program on PATH
 (`nats-server`; `valkey-server` or `redis-server`); the one that the package brings.
 
-Everything listens on 127.0.0.1 and keeps its data in a temporary folder. Each process is in the
-care of a guardian (see `guardian`), which ends it and removes the folder when this process ends,
-even by SIGKILL.
+Everything listens on 127.0.0.1 and keeps its data in a temporary folder. Process and folder go when
+this process ends, even by SIGKILL (see `wslessons.processes`).
 
 Not handled here: brokers that are to stay, or to be reached from another machine.
 """
@@ -136,9 +135,15 @@ async def start(kind: str, nodes: int = 1, *, own: bool = False, password: str =
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # The thread goes on regardless, and what it starts would be nobody's.
-        await (await starting).stop()
+        # The thread goes on regardless, and what it starts would be nobody's. Nor does another
+        # cancellation end this.
+        await asyncio.shield(asyncio.create_task(_stop_when_started(starting)))
         raise
+
+
+async def _stop_when_started(starting: asyncio.Future[Broker]) -> None:
+    with contextlib.suppress(UserError):
+        await (await starting).stop()
 
 
 @contextlib.asynccontextmanager

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import shutil
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from wslessons import processes
 from wslessons.errors import UserError
-from wslessons.scaling.brokers import guardian
 
 __all__ = ["POLL", "Process", "Stopped"]
 
@@ -29,53 +26,58 @@ class Stopped(Exception):
 
 
 class Process:
-    """One broker process in the care of a guardian, with a temporary folder, `home`.
+    """One broker process and its temporary folder, `home`. All methods block for a bounded time.
 
-    In: `name`, for the folder and for errors. All methods block for a bounded time.
+    Args:
+        name: for the folder and for errors.
+        timeout: seconds for the broker to be ready.
     """
 
-    def __init__(self, name: str, *, patience: float = 15) -> None:
-        self.name = name
-        self.patience = patience
-        """Seconds the guardian has for an answer, and the broker to be ready."""
+    def __init__(self, name: str, *, timeout: float = 15) -> None:
+        self.name, self.timeout = name, timeout
         self.home = Path(tempfile.mkdtemp(prefix=f"wslessons-{name}-"))
         self.log = self.home / "log.txt"
-        self.pid: int | None = None
-        self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, str(self.home)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *argv: str) -> None:
-        """Start the broker. Raises `UserError` when the system refuses to run it."""
-        answer = self._ask("start", argv, str(self.log))
-        if "error" in answer:
-            raise UserError(f"{answer['error']}.")
-        self.pid = answer["pid"]
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None while it does not run."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        return self._process.pid
+
+    def start(self, *command: str) -> None:
+        """Start the broker, its output in the file `log`. It ends when this process does."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                processes.guarded(*command, home=self.home),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
 
     def kill(self) -> None:
-        """End the broker with SIGKILL, its data kept; the guardian waits for another start."""
-        self._ask("kill")
-        self.pid = None
+        """End the broker with SIGKILL; its data stay for another start."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def wait_for(self, look: Callable[[], T | None]) -> T:
         """Call `look` until it returns something, and return that.
 
-        Raises `Stopped` when the broker ends first, `UserError` when it takes too long.
+        Raises:
+            Stopped: the broker ended first.
+            UserError: it took too long.
         """
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while time.monotonic() < deadline:
             found = look()
             if found is not None:
                 return found
-            if self._ask("poll")["code"] is not None:
-                self.pid = None
+            if self.pid is None:
                 raise Stopped(self.last_words())
             time.sleep(POLL)
-        raise UserError(f"{self.name} was not ready within {self.patience:g} seconds.")
+        raise UserError(f"{self.name} was not ready within {self.timeout:g} seconds.")
 
     def last_words(self) -> str:
         """Return the end of the broker's log, on one line."""
@@ -86,33 +88,7 @@ class Process:
         return " / ".join(line.strip() for line in lines[-3:])
 
     def close(self) -> None:
-        """End broker and guardian, and remove the folder. Idempotent."""
-        self.pid = None
-        for pipe in (self._guardian.stdin, self._guardian.stdout):
-            assert pipe is not None
-            # The pipe of a guardian that was killed is broken.
-            with contextlib.suppress(OSError):
-                pipe.close()
-        try:
-            self._guardian.wait(guardian.PATIENCE + 3)
-        except subprocess.TimeoutExpired:
-            self._guardian.kill()
-            self._guardian.wait()
-
-    def _ask(self, *order: Any) -> dict[str, Any]:
-        assert self._guardian.stdin is not None
-        assert self._guardian.stdout is not None
-        # `readline` takes no timeout: end the guardian, and the pipe's end ends the wait.
-        alarm = threading.Timer(self.patience, self._guardian.kill)
-        alarm.start()
-        try:
-            self._guardian.stdin.write(json.dumps(order) + "\n")
-            self._guardian.stdin.flush()
-            answer = self._guardian.stdout.readline()
-        except (OSError, ValueError):
-            answer = ""
-        finally:
-            alarm.cancel()
-        if not answer:
-            raise UserError(f"the process that looks after {self.name} is gone.")
-        return json.loads(answer)
+        """End the broker and remove the folder. Idempotent."""
+        if self._process is not None:
+            processes.end(self._process)
+        shutil.rmtree(self.home, ignore_errors=True)

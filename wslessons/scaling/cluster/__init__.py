@@ -127,10 +127,15 @@ class Cluster:
             raise
 
     async def stop(self) -> None:
-        """Stop the servers in good order, then the broker that was started here. Idempotent."""
-        await asyncio.gather(*(server.stop() for server in self.servers))
-        if self.broker is not None:
-            await self.broker.stop()
+        """Stop the servers in good order, then the broker that was started here. Idempotent.
+
+        Whoever is cancelled meanwhile leaves nothing behind either: what is still there is killed.
+        """
+        try:
+            await asyncio.gather(*(server.stop() for server in self.servers))
+        finally:
+            if self.broker is not None:
+                await self.broker.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -13,6 +13,7 @@ from typing import IO, Literal
 import msgspec
 
 from wslessons.errors import UserError
+from wslessons.processes import guarded
 from wslessons.scaling.cluster.messages import Answer, Config, Failed, Ready, Stats
 
 __all__ = ["ServerProcess"]
@@ -57,15 +58,9 @@ class ServerProcess:
             return
         # A file, since a pipe that nobody reads for a while would hold the server up.
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        # A session of its own: Ctrl-C goes to a whole group, and it is we who stop the servers.
+        words = guarded(sys.executable, "-m", "wslessons.scaling.cluster.worker")
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "wslessons.scaling.cluster.worker",
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=log,
-            start_new_session=True,
+            *words, stdin=PIPE, stdout=PIPE, stderr=log
         )
         self.state = "running"
         self._ready = asyncio.get_running_loop().create_future()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
+from wslessons import tables
 from wslessons.scaling.bus.url import Address
 from wslessons.scaling.cluster import Cluster, ServerProcess, Stats
 
@@ -27,15 +28,8 @@ def describe_broker(cluster: Cluster) -> str:
 def table(cluster: Cluster, stats: list[Stats | None]) -> list[str]:
     """Return the lines of the table, the newest numbers of each server in one."""
     alone = cluster.bus_url == "memory:"
-    rows = [HEAD, *(_row(*each, alone) for each in zip(cluster.servers, stats, strict=True))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place in (0, len(HEAD) - 1) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    rows = [_row(*each, alone) for each in zip(cluster.servers, stats, strict=True)]
+    lines = tables.table(HEAD, rows, left=(0, len(HEAD) - 1)).splitlines()
     return [describe_broker(cluster), *lines]
 
 

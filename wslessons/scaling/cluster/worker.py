@@ -1,7 +1,7 @@
 """One chat server in a process of its own, run by a `wslessons.scaling.cluster.Cluster`.
 
-It is told what to do on stdin and answers on stdout, see `messages`. It never outlives the cluster:
-when its stdin ends, however that came to be, it closes its clients with 1001 and ends.
+It is told what to do on stdin and answers on stdout, see `messages`. When its stdin ends, it closes
+its clients with 1001 and ends.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from wslessons.scaling.bus import Bus, Event, from_url
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster.messages import Answer, Config, Failed, Ready, Stats
 
-ORPHAN_CHECK = 1.0
-"""Seconds between two looks whether the parent is there: a fork of it can keep our pipe open."""
 GOODBYE = 3.0
 """Seconds to close all clients and leave the bus when the cluster is gone."""
 
@@ -120,7 +118,7 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
 
 async def main() -> None:
     """Take the configuration, and serve while there is somebody to serve for."""
-    parent, lines = os.getppid(), piped_lines()
+    lines = piped_lines()
     asked: asyncio.Queue[None] = asyncio.Queue()
     config = msgspec.json.decode(await anext(lines), type=Config)
 
@@ -128,14 +126,9 @@ async def main() -> None:
         async for _ in lines:
             asked.put_nowait(None)
 
-    async def watch_parent() -> None:
-        # There is no event to wait for.
-        while os.getppid() == parent:  # noqa: ASYNC110
-            await asyncio.sleep(ORPHAN_CHECK)
-
     with serving.stop_event() as stop:
         work = asyncio.create_task(serve(config, asked, stop))
-        owned = asyncio.create_task(first_to_end(take_questions(), watch_parent()))
+        owned = asyncio.create_task(take_questions())
         try:
             await asyncio.wait([work, owned], return_when=asyncio.FIRST_COMPLETED)
             stop.set()

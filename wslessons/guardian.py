@@ -1,0 +1,140 @@
+"""Run a command that ends when its owner does, however that one ends: the script of `processes`.
+
+    python -I -S guardian.py OWNER HOME COMMAND [ARGUMENT ...]
+
+This process becomes COMMAND, so its process id, pipes and exit code are those of a child that was
+started directly. Before that it forks a guardian, which waits for two ends. After the command's
+there is nothing to do. After the owner's, even by SIGKILL, it sends the command SIGTERM and after
+`TIMEOUT` seconds SIGKILL, and removes the folder HOME (which may be empty text: none).
+
+- An end is seen through a file descriptor for the process (pidfd_open(2), Linux); elsewhere the
+  guardian looks whether the process id is there. A pipe from the owner would not do: whatever else
+  the owner has forked holds it open.
+- Both have a session of their own. Ctrl-C in a terminal and the stop button of a notebook go to
+  the whole process group, and it is the owner who decides when the command ends.
+- A broker that was killed may be started again in the same HOME, so its guardian goes on watching
+  the owner until another one has taken over, or HOME is gone.
+
+It imports nothing of ours and runs without site-packages: it is there in some hundredths of a
+second.
+
+Not handled here: Windows, which can't fork, and a guardian that is killed before its owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+TIMEOUT = 5.0
+"""Seconds for a command to end by itself when its owner is gone."""
+LOOK = 0.5
+"""Seconds between two looks whether a folder has another guardian."""
+POLL = 0.1
+"""Seconds between two looks whether a process is there, where the system does not tell its end."""
+
+
+class Watched:
+    """A process whose end can be seen, though it is not our child."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.descriptor: int | None = None
+        with contextlib.suppress(AttributeError, OSError):
+            self.descriptor = os.pidfd_open(pid)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        if self.descriptor is not None:
+            return bool(select.select([self.descriptor], [], [], 0)[0])
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is still there."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.descriptor is not None:
+                signal.pidfd_send_signal(self.descriptor, number)
+            else:
+                os.kill(self.pid, number)
+
+
+def wait(*processes: Watched, seconds: float | None = None) -> None:
+    """Wait until one of the processes has ended, for ever or at most so long."""
+    descriptors = [each.descriptor for each in processes if each.descriptor is not None]
+    if len(descriptors) == len(processes):
+        select.select(descriptors, [], [], seconds)
+        return
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while not any(each.ended for each in processes):
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        time.sleep(POLL)
+
+
+def guard(owner: Watched, command: Watched, note: Path | None) -> None:
+    """Wait for the end of either, and do what the owner no longer can.
+
+    `note` is a file in HOME that holds the process id of the latest guardian there.
+    """
+    while not owner.ended:
+        if not command.ended:
+            wait(owner, command)
+            continue
+        try:
+            if note is None or note.read_text() != str(os.getpid()):
+                return
+        except OSError:
+            return
+        wait(owner, seconds=LOOK)
+    command.send(signal.SIGTERM)
+    wait(command, seconds=TIMEOUT)
+    if not command.ended:
+        command.send(signal.SIGKILL)
+        wait(command, seconds=TIMEOUT)
+    if note is not None:
+        shutil.rmtree(note.parent, ignore_errors=True)
+
+
+def main() -> None:
+    """Fork the guardian and become the command."""
+    parent, home, *argv = sys.argv[1:]
+    owner, command = Watched(int(parent)), Watched(os.getpid())
+    # From here on no other process can be mistaken for the owner.
+    if os.getppid() != int(parent):
+        return
+    # Whoever leads a session already can't begin one.
+    with contextlib.suppress(OSError):
+        os.setsid()
+    note = Path(home, "guardian") if home else None
+    if not (pid := os.fork()):
+        try:
+            with contextlib.suppress(OSError):
+                os.setsid()
+            # What the command's pipes lead to must see their end when the command closes them.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nowhere, number)
+            guard(owner, command, note)
+        finally:
+            os._exit(0)
+    if note is not None:
+        note.write_text(str(pid))
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as exc:
+        sys.exit(f"{argv[0]} can't be run: {exc.strerror}")
+
+
+if __name__ == "__main__":
+    main()
