@@ -63,14 +63,14 @@ def end(process: subprocess.Popen[Any], seconds: float = 3.0) -> None:
         process.stdout.close()
 
 
-def memory(pid: int | None = None) -> int | None:
+def memory(pid: int | None = None) -> int:
     """Return the bytes of memory that a process holds now, its resident set.
 
     Args:
         pid: the process; this one by default.
 
     Returns:
-        The bytes, or None where we can't tell.
+        The bytes, 0 where we can't tell.
     """
     pid = pid or os.getpid()
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -79,4 +79,4 @@ def memory(pid: int | None = None) -> int | None:
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         words = ["ps", "-o", "rss=", "-p", str(pid)]
         return 1024 * int(subprocess.check_output(words, stderr=subprocess.DEVNULL))
-    return None
+    return 0

@@ -140,7 +140,7 @@ def answer_parent(port: int, stop: Callable[[], None]) -> None:
 
     def answer() -> None:
         for _ in sys.stdin:
-            usage = {"cpu": time.process_time(), "rss": memory()}
+            usage = {"cpu": time.process_time(), "rss": memory() or None}
             print(json.dumps(usage), flush=True)
         stop()
 
