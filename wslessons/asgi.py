@@ -19,8 +19,13 @@ from typing import Any
 from wslessons.errors import UserError, need
 from wslessons.serving import explained_bind_errors, host_port
 
-need("uvicorn", "web")
-import uvicorn  # noqa: E402 -- only after the sentence above
+for _module in ("httptools", "uvicorn"):
+    need(_module, "web")
+# Only after the sentence above.
+import uvicorn  # noqa: E402
+
+from wslessons.guard.http import HttpConnection  # noqa: E402
+from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
 
 __all__ = ["GRACE", "AppServer", "serve", "start"]
 
@@ -139,8 +144,9 @@ async def start(
     Source: https://www.uvicorn.org/settings/
     """
     options = {
-        # The other implementation stands on the legacy part of `websockets`.
-        "ws": "websockets-sansio",
+        # uvicorn's own trust whoever connects to finish what they began.
+        "http": HttpConnection,
+        "ws": WebSocketConnection,
         "log_config": None,
         "access_log": False,
         "timeout_graceful_shutdown": GRACE,

@@ -1,0 +1,97 @@
+"""Clients that speak bytes: what no well-behaved library would send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncGenerator
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Key: {KEY}\r\n"
+)
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """Return a frame as a client masks it, with a mask of zeros (RFC 6455, section 5.2)."""
+    size = len(payload)
+    head = bytes([opcode | 0x80 * fin])
+    if size < 126:
+        head += bytes([0x80 | size])
+    else:
+        head += bytes([0xFE]) + struct.pack("!H", size)
+    return head + bytes(4) + payload
+
+
+class Raw:
+    """A TCP connection to a server of ours."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: str | bytes) -> None:
+        """Send without waiting."""
+        self.writer.write(data.encode("latin-1") if isinstance(data, str) else data)
+
+    async def flood(self, data: bytes) -> None:
+        """Send `data` again and again, as fast as it is taken, until the connection ends."""
+        with contextlib.suppress(OSError):
+            while True:
+                self.send(data)
+                await self.writer.drain()
+
+    async def rest(self) -> bytes:
+        """Return all that comes until the server ends the connection."""
+        data = b""
+        with contextlib.suppress(OSError):
+            while piece := await self.reader.read(65536):
+                data += piece
+        return data
+
+    async def handshake(self, path: str = "/ws", more: str = "") -> bytes:
+        """Open a WebSocket; return the response's head."""
+        host = self.writer.get_extra_info("peername")
+        self.send(f"GET {path} HTTP/1.1\r\nHost: {host[0]}:{host[1]}\r\n{UPGRADE}{more}\r\n")
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def frame(self) -> tuple[int, bytes]:
+        """Return the opcode and payload of the next frame, which may have at most 64 KiB."""
+        head = await self.reader.readexactly(2)
+        size = head[1]
+        if size == 126:
+            size = struct.unpack("!H", await self.reader.readexactly(2))[0]
+        return head[0] & 15, await self.reader.readexactly(size)
+
+    async def closing(self) -> tuple[int, str]:
+        """Return the code and reason of the close frame that comes next or later."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 8:
+                return struct.unpack("!H", payload[:2])[0], payload[2:].decode()
+
+    def stop_reading(self) -> None:
+        """Read nothing any more."""
+        self._transport.pause_reading()
+
+    def read_again(self) -> None:
+        """Take what has come meanwhile."""
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        return transport
+
+
+@contextlib.asynccontextmanager
+async def dial(url: str) -> AsyncGenerator[Raw]:
+    """Connect to the server at `url` while the block runs, with a small buffer to read into."""
+    host, port = url.partition("://")[2].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**12)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.transport.abort()

@@ -1,0 +1,16 @@
+"""What a server needs that strangers can reach.
+
+`http` and `websocket` are uvicorn's connections with an end to every wait and a bound on every
+buffer; `wslessons.asgi` serves with them. Needs the extra `web`.
+"""
+
+from wslessons.errors import need
+
+for _module in ("httptools", "starlette", "uvicorn"):
+    need(_module, "web")
+
+# Only now, so that whoever lacks the extra reads that sentence and no traceback.
+from wslessons.guard.http import HttpConnection  # noqa: E402
+from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
+
+__all__ = ["HttpConnection", "WebSocketConnection"]
