@@ -472,7 +472,7 @@ def test_lesson_is_as_it_was_recorded(path: Path) -> None:
     """Nobody has saved it since: recording it would leave every other byte as it is."""
     stored = path.read_text(encoding="utf-8")
     notebook = outputs.parse(path, stored)
-    outputs.normalise(notebook, outputs.read_rules(ROOT / "tests" / "nbval.cfg"))
+    outputs.normalise(notebook, outputs.read_rules())
     assert outputs.dumps(notebook) == stored
 
 

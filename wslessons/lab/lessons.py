@@ -12,7 +12,15 @@ from pathlib import Path
 
 from wslessons.errors import UserError
 
-__all__ = ["WORK_FOLDER", "copy_missing", "find", "lessons", "repository", "work_folder"]
+__all__ = [
+    "WORK_FOLDER",
+    "all_lessons",
+    "copy_missing",
+    "find",
+    "lessons",
+    "repository",
+    "work_folder",
+]
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WORK_FOLDER = "wslessons-lessons"
@@ -34,6 +42,16 @@ def lessons() -> list[Path]:
     if found := sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         return found
     raise UserError("this install holds no lessons: install wslessons again.")
+
+
+def all_lessons() -> list[Path]:
+    """List everything that can be run: the lessons, and the deeper ones after them.
+
+    Raises:
+        UserError: the install holds none.
+    """
+    main = lessons()
+    return [*main, *sorted((main[0].parent / "deeper").glob("[0-9][0-9]_*.ipynb"))]
 
 
 def find(word: str | None) -> Path:

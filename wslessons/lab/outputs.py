@@ -1,4 +1,4 @@
-"""What a recorded notebook holds, and where a new run of it differs, by the rules of nbval.
+"""What a recorded notebook holds.
 
 Whatever only one run has (widget ids, timestamps, the Python version, tracebacks) is left out of a
 recording. Its outputs have gone through the rules of nbval's sanitize file, so that a port, say,
@@ -9,7 +9,6 @@ https://nbval.readthedocs.io/en/latest/#regex-output-sanitizing
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -17,26 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wslessons.errors import UserError
+from wslessons.errors import UserError, need
 
 __all__ = [
     "NOTEBOOK_METADATA",
+    "RULES",
     "WIDGET_VIEW",
     "Notebook",
     "Rules",
     "code_cells",
-    "compare",
     "dumps",
     "normalise",
     "parse",
     "read_rules",
     "sanitize",
-    "shown",
 ]
 
-# Either random (widget ids) or different with each version of what drew it: nbval skips them too.
+# Random at each run.
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-UNCOMPARED = frozenset({WIDGET_VIEW, "image/png", "image/jpeg"})
 NOTEBOOK_METADATA = {
     "kernelspec": {
         "display_name": "Python 3 (ipykernel)",
@@ -52,24 +49,25 @@ NOTEBOOK_METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-DIFF_LINES = 12
+
+RULES = Path(__file__).with_name("nbval.cfg")
+"""The lessons' own rules: what may differ from run to run."""
 
 Rules = list[tuple[re.Pattern[str], str]]
 Notebook = Any  # nbformat's NotebookNode, a dict whose keys are attributes too
 
 
-def read_rules(path: Path | None) -> Rules:
-    """Read nbval's sanitize file: each `regex: ...` line with the `replace: ...` line after it.
+def read_rules(path: Path = RULES) -> Rules:
+    """Read nbval's sanitize file, as nbval reads it: anything that is no rule counts for nothing.
 
-    As in nbval, anything else in the file counts for nothing. `None` gives no rules. Raises
-    `UserError` when the file can't be read.
+    Raises:
+        UserError: the file can't be read.
     """
-    if path is None:
-        return []
+    need("nbval", "lab")
+    from nbval.plugin import get_sanitize_patterns
+
     try:
-        pairs = re.findall(
-            r"^regex: (.*)$\n^replace: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE
-        )
+        pairs = get_sanitize_patterns(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise UserError(f"can't read {path}: {exc.strerror}.", exit_code=2) from None
     return [(re.compile(pattern), replacement) for pattern, replacement in pairs]
@@ -139,46 +137,3 @@ def dumps(notebook: Notebook) -> str:
     import nbformat
 
     return nbformat.writes(notebook, version=nbformat.NO_CONVERT) + "\n"
-
-
-def compare(path: Path, old: Notebook, new: Notebook, rules: Rules) -> None:
-    """Raise `UserError` with a short diff for the first cell of `new` unlike that of `old`."""
-    for (number, _, before), (_, _, after) in zip(code_cells(old), code_cells(new), strict=True):
-        if before.execution_count != after.execution_count:
-            raise UserError(
-                f"{path}, cell {number} has the count {before.execution_count}"
-                f" and not {after.execution_count}: wslessons record {path}."
-            )
-        if "nbval-ignore-output" in after.metadata.get("tags", []):
-            continue
-        one, other = shown(before, rules), shown(after, rules)
-        if one != other:
-            diff = list(difflib.unified_diff(one, other, "recorded", "now", n=1, lineterm=""))
-            more = ["..."] if len(diff) > DIFF_LINES else []
-            text = "\n  ".join(diff[:DIFF_LINES] + more)
-            raise UserError(f"{path}, cell {number} differs from its recording:\n  {text}")
-
-
-def shown(cell: Notebook, rules: Rules) -> list[str]:
-    """List, line by line, what nbval compares of a cell's outputs: by kind, each kind in order."""
-    kinds: dict[str, list[str]] = {}
-    for output in cell.outputs:
-        if output.output_type == "stream":
-            # nbval joins the pieces of a stream before it compares.
-            merged = kinds.setdefault(output.name, [""])
-            merged[0] += output.text
-            continue
-        values = {key: output[key] for key in ("ename", "evalue") if key in output}
-        values |= output.get("data", {})
-        for kind in values.keys() - UNCOMPARED:
-            value = sanitize(rules, values[kind])
-            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            kinds.setdefault(kind, []).append(text)
-    for stream in kinds.keys() & {"stdout", "stderr"}:
-        kinds[stream] = [sanitize(rules, kinds[stream][0])]
-    return [
-        f"{kind}: {line}"
-        for kind in sorted(kinds)
-        for text in kinds[kind]
-        for line in text.split("\n")
-    ]

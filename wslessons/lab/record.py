@@ -1,7 +1,8 @@
 """`wslessons record`: run notebooks in a fresh kernel and keep, or check, what comes out.
 
-Recording an unchanged notebook twice gives the same file, byte for byte, and `--check` compares
-what `pytest --nbval` compares; `wslessons.lab.outputs` says what is kept for that.
+Recording an unchanged notebook twice gives the same file, byte for byte. `--check` lets nbval
+itself run and compare, with the rules that the recording was made with; what a recording holds,
+`wslessons.lab.outputs` says.
 
 Not handled here: output that is different in each run, such as a duration. A cell tagged
 `nbval-ignore-output` may have it, and then its recording differs each time.
@@ -12,24 +13,30 @@ https://nbclient.readthedocs.io/en/latest/client.html
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import subprocess
 import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from wslessons.errors import UserError, need
-from wslessons.lab.lessons import repository
+from wslessons.lab.lessons import all_lessons, repository
 from wslessons.lab.outputs import (
+    RULES,
     Notebook,
-    Rules,
     code_cells,
-    compare,
     dumps,
     normalise,
     parse,
     read_rules,
 )
 
-__all__ = ["add_arguments", "execute", "record", "run"]
+__all__ = ["add_arguments", "check", "execute", "record", "run"]
+
+NBVAL_LINES = 12
+"""Of what nbval says about a cell, at most so many lines are shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sanitize-with",
         type=Path,
+        default=RULES,
         metavar="FILE",
-        help="nbval's sanitize file (default: tests/nbval.cfg of this clone)",
+        help="nbval's sanitize file (default: the lessons' own)",
     )
     parser.add_argument(
         "--timeout",
@@ -58,50 +66,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record or check each notebook; 0, or 1 if any failed, each with one sentence on stderr.
 
-    Raises `UserError` when a file or the extra is missing.
+    Raises:
+        UserError: a file or the extra is missing.
     """
-    need("nbclient", "lab")
-    need("ipykernel", "lab")
-    root = repository()
-    folders = [root / "notebooks", root / "notebooks" / "deeper"] if root else []
-    files = args.files or [path for each in folders for path in sorted(each.glob("*.ipynb"))]
+    for module in ("nbclient", "ipykernel", "nbval"):
+        need(module, "lab")
+    if not args.files and not args.check and repository() is None:
+        raise UserError("name the notebooks: the installed lessons stay as they are.", exit_code=2)
     # Short names where there are any: each sentence below begins with one.
     here = Path.cwd()
-    files = [path.relative_to(here) if path.is_relative_to(here) else path for path in files]
-    if not files:
-        raise UserError("there is nothing to record: name the notebooks.", exit_code=2)
+    files = [
+        path.relative_to(here) if path.is_relative_to(here) else path
+        for path in args.files or all_lessons()
+    ]
     for path in files:
         if not path.is_file():
             raise UserError(f"there is no notebook {path}.", exit_code=2)
-    default_rules = root / "tests" / "nbval.cfg" if root else None
-    rules = read_rules(args.sanitize_with or default_rules)
-    failed = False
+    read_rules(args.sanitize_with)
+    work, failed = (check if args.check else record), False
     for path in files:
         try:
-            print(f"{path}: {record(path, rules, args.timeout, check=args.check)}", flush=True)
+            print(f"{path}: {work(path, args.sanitize_with, args.timeout)}", flush=True)
         except UserError as exc:
             print(f"wslessons: {exc}", file=sys.stderr, flush=True)
             failed = True
     return int(failed)
 
 
-def record(path: Path, rules: Rules, timeout: float, *, check: bool = False) -> str:
-    """Run the notebook at `path`, store its outputs (or compare them), and say how it went.
+def record(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
+    """Run the notebook at `path`, store its outputs, and say whether they are new.
 
-    A cell may take `timeout` seconds. Raises `UserError` naming the notebook and the cell, by its
-    number among the code cells from 1, where a cell fails or, checking, where it has changed.
+    Args:
+        path: the notebook; it is not touched where a cell fails.
+        rules: nbval's sanitize file, applied to what is stored.
+        timeout: seconds that a cell may take.
+
+    Raises:
+        UserError: it is no notebook, or a cell fails: named by its number among the code cells.
     """
     stored = path.read_text(encoding="utf-8")
     notebook = parse(path, stored)
     execute(path, notebook, timeout)
-    normalise(notebook, rules)
-    if check:
-        old = parse(path, stored)
-        compare(path, old, notebook, rules)
-        normalise(old, rules)
-        if dumps(old) != stored:
-            raise UserError(f"{path} was saved by another program: wslessons record {path}.")
-        return "as recorded"
+    normalise(notebook, read_rules(rules))
     if (text := dumps(notebook)) == stored:
         return "recorded, unchanged"
     # Bytes, so that lines end alike on every system.
@@ -109,11 +115,75 @@ def record(path: Path, rules: Rules, timeout: float, *, check: bool = False) -> 
     return "recorded"
 
 
+def check(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
+    """Let strict nbval run the notebook at `path` and compare, and say that all is as recorded.
+
+    Args:
+        path: the notebook; it is only read.
+        rules: nbval's sanitize file.
+        timeout: seconds that a cell may take.
+
+    Raises:
+        UserError: it is no notebook, or was not written by `record`, or nbval finds a cell that
+            differs or fails: the first one is named, by its number among the code cells.
+    """
+    stored = path.read_text(encoding="utf-8")
+    notebook = parse(path, stored)
+    for number, _, cell in code_cells(notebook):
+        # nbval compares a cell that was never run with nothing.
+        if cell.execution_count != number:
+            raise UserError(
+                f"{path}, cell {number} has the count {cell.execution_count} and not {number}:"
+                f" wslessons record {path}."
+            )
+    normalise(notebook, read_rules(rules))
+    if dumps(notebook) != stored:
+        raise UserError(f"{path} was saved by another program: wslessons record {path}.")
+    with tempfile.TemporaryDirectory() as folder:
+        # A folder of its own, lest settings and plugins that are about have a say.
+        settings, report = Path(folder, "pytest.ini"), Path(folder, "report.xml")
+        settings.write_text("[pytest]\n")
+        command = [
+            *(sys.executable, "-m", "pytest", "-x", "--color=no", f"--junit-xml={report}"),
+            *("--disable-plugin-autoload", "-p", "nbval.plugin", "-p", "no:cacheprovider"),
+            *("-c", str(settings), f"--rootdir={path.resolve().parent}"),
+            *("--nbval", "--nbval-current-env", f"--nbval-cell-timeout={timeout}"),
+            *(f"--nbval-sanitize-with={rules.resolve()}", str(path.resolve())),
+        ]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        done = subprocess.run(command, env=environment, text=True, capture_output=True)
+        cells = ElementTree.parse(report).iter("testcase") if report.exists() else []
+        for cell in cells:
+            if (failure := cell.find("failure")) is not None:
+                number = int(cell.get("name", "").rpartition(" ")[2]) + 1
+                raise UserError(f"{path}, cell {number} {_complaint(failure.text or '')}")
+    if done.returncode:
+        raise UserError(f"nbval could not check {path}: {done.stdout.strip()[-500:]}")
+    return "as recorded"
+
+
+def _complaint(report: str) -> str:
+    """Word what nbval reports of a cell: its headline, the cell's source, and the details."""
+    head, _, details = re.sub(r"(\x1b|#x1B)\[[\d;]*m", "", report).partition("\nTraceback:\n")
+    lines = [line for line in details.splitlines() if line.strip()]
+    if "Cell outputs differ" not in head:
+        said = head.splitlines()[1].partition(": ")[2]
+        return f"fails: {said}" + (f": {lines[-1].strip()}" if lines else "")
+    more = ["  ..."] if len(lines) > NBVAL_LINES else []
+    return "\n".join(["differs from its recording:", *lines[:NBVAL_LINES], *more])
+
+
 def execute(path: Path, notebook: Notebook, timeout: float) -> None:
     """Run all code cells of `notebook` in a fresh kernel of this environment, in its folder.
 
-    Raises `UserError` for a cell that raises untagged, that is tagged `raises-exception` and
-    doesn't, that takes more than `timeout` seconds, or that ends the kernel.
+    Args:
+        path: where the notebook is from; sentences name it.
+        notebook: gets the outputs.
+        timeout: seconds that a cell may take.
+
+    Raises:
+        UserError: a cell raises untagged, is tagged `raises-exception` and doesn't raise, takes
+            too long, or ends the kernel.
     """
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
