@@ -91,6 +91,23 @@ async def test_words_that_do_not_fit(words: list[str], code: int, says: str):
     assert "Traceback" not in errors
 
 
+async def test_the_benches_are_listed():
+    """`wslessons bench` without a name lists them; one that there is not is named, with 2."""
+    async with asyncio.timeout(40):
+        code, out, errors = await shell.run("bench")
+        assert (code, errors) == (0, "")
+        assert all(f"\n  {name} " in out for name in cli.BENCHES)
+        code, _, errors = await shell.run("bench", "fanin")
+        assert (code, "there is no bench 'fanin': choose one of fanout, " in errors) == (2, True)
+
+
+def test_help_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]):
+    """The summary becomes a sentence, and JupyterLab stays JupyterLab."""
+    with pytest.raises(SystemExit):
+        cli.main(["lab", "--help"])
+    assert "Open the lessons in JupyterLab" in capsys.readouterr().out
+
+
 def test_python_too_old(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """An old Python is told which one is needed, before anything else happens."""
     monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))

@@ -1009,9 +1009,10 @@ async def fails(url: str, **options: Any) -> str:
     "url", ["http://localhost", "localhost:8765", "ws://", "ws://a:99999", "ws://[", "", "ws://a#b"]
 )
 async def test_wrong_url(url: str):
-    """What is no WebSocket URL is said so, before anything is tried."""
+    """What is not a valid WebSocket URL is said so, before anything is tried."""
     assert await fails(url) == (
-        f"{url!r} is no WebSocket URL: give it as ws://HOST:PORT/PATH, or with wss:// for TLS."
+        f"{url!r} is not a valid WebSocket URL: give it as ws://HOST:PORT/PATH,"
+        " or with wss:// for TLS."
     )
 
 

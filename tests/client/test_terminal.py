@@ -524,7 +524,7 @@ async def test_errors_are_one_sentence_and_exit_code_1():
         port = url.rpartition(":")[2]
         for words, says in [
             (["ws://127.0.0.1:1"], "nobody accepts connections at 127.0.0.1:1"),
-            ([f"http://127.0.0.1:{port}"], "is no WebSocket URL"),
+            ([f"http://127.0.0.1:{port}"], "is not a valid WebSocket URL"),
             ([f"{url}/nowhere"], "answered HTTP 404 Not Found for /nowhere"),
             ([f"wss://127.0.0.1:{port}"], "does this server expect ws://?"),
             ([url, "--name", "system"], "did not let us in: 1008 (the name system is reserved)"),

@@ -80,6 +80,9 @@ def test_one_that_raises_stops_alone(caplog: pytest.LogCaptureFixture):
         await asyncio.sleep(3.5)
         assert (len(bad.called), len(good.called)) == (1, 3)
         assert len(pacer) == 1
+        bad.ended = True
+        pacer.forget()
+        assert len(pacer) == 1
 
     with caplog.at_level(logging.ERROR):
         run(main())

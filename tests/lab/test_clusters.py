@@ -63,7 +63,7 @@ async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
 @pytest.mark.timeout(60)
 async def test_a_bus_that_cannot_be_used_is_one_sentence():
     """And the name is free again."""
-    with pytest.raises(UserError, match="is not the URL of a bus"):
+    with pytest.raises(UserError, match="is not a valid URL of a bus"):
         await cluster("a", servers=1, bus="pigeons")
 
 

@@ -351,9 +351,9 @@ async def test_refused_target_closes_the_client_and_is_told_in_one_sentence(
         ("ftp://example.org/", "ftp://"),
         ("example.org", "lacks a host or a port"),
         ("ws:///path", "lacks a host or a port"),
-        ("ws://example.org:99999/", "is no URL"),
-        ("ws://example.org:http/", "is no URL"),
-        ("ws://[::1/", "is no URL"),
+        ("ws://example.org:99999/", "is not a valid URL"),
+        ("ws://example.org:http/", "is not a valid URL"),
+        ("ws://[::1/", "is not a valid URL"),
         ("", "lacks a host or a port"),
     ],
 )

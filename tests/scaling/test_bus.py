@@ -367,8 +367,8 @@ async def test_a_slow_reader_is_told_how_much_it_lost():
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("mqtt://h", "is not the URL of a bus"),
-        ("nats", "is not the URL of a bus"),
+        ("mqtt://h", "is not a valid URL of a bus"),
+        ("nats", "is not a valid URL of a bus"),
         ("nats://", "lacks a host"),
         ("redis://h:99999", "no proper port"),
         ("nats://h:1,:2", "lacks a host"),

@@ -65,7 +65,8 @@ def test_no_number_of_nodes_helps_where_each_reads_too_much() -> None:
 
 def test_each_shard_has_a_node() -> None:
     """A group of no servers would serve nobody."""
-    assert Plan(Assumptions(people=10, shards=4)).nodes == 4
+    plan = Plan(Assumptions(people=10, shards=4))
+    assert (plan.nodes, plan.bound_by) == (4, "shards")
 
 
 def test_survivors_share_the_lost_people() -> None:

@@ -47,11 +47,20 @@ BENCHES = {
 
 
 def _bench(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    names = "; ".join(f"{name}: {summary}" for name, summary in BENCHES.items())
-    parser.add_argument("name", metavar="NAME", choices=BENCHES, help=names)
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="wslessons bench NAME --help")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one of those that are listed here")
+    parser.add_argument("options", metavar="...", nargs=argparse.REMAINDER, help="its own options")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    width = max(map(len, BENCHES))
+    listed = "\n".join(f"  {name:{width}}  {summary}" for name, summary in BENCHES.items())
+    more = "`wslessons bench NAME --help` shows the options of one."
+    parser.epilog = f"benches:\n{listed}\n\n{more}"
 
     def run(args: argparse.Namespace) -> int:
+        if args.name is None:
+            print(parser.epilog)
+            return 0
+        if args.name not in BENCHES:
+            parser.error(f"there is no bench {args.name!r}: choose one of {', '.join(BENCHES)}")
         # Only the bench that is wanted is imported: each brings the servers it compares.
         bench = importlib.import_module(f"wslessons.bench.{args.name}")
         own = argparse.ArgumentParser(prog=f"wslessons bench {args.name}")
@@ -81,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"wslessons {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for name, (add, summary) in COMMANDS.items():
-        command = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        command = subparsers.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
         command.set_defaults(run=add(command))
     return parser
 

@@ -135,7 +135,7 @@ def _bus(text: str) -> str:
     """Parse a bus for argparse: a word for a broker, or a URL, not looked at any closer."""
     if text.partition("?")[0] not in BUSES and ":" not in text:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no bus: give {', '.join(BUSES)}, or a URL such as nats://HOST:PORT"
+            f"{text!r} is not a bus: give {', '.join(BUSES)}, or a URL such as nats://HOST:PORT"
         )
     return text
 

@@ -37,7 +37,7 @@ class Connections:
         options: those of `connect`.
 
     Raises:
-        UserError: `url` is no WebSocket URL; from the iteration: the end is final.
+        UserError: `url` is not a valid WebSocket URL; from the iteration: the end is final.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ def check_url(url: str) -> WebSocketURI:
         uri.host.encode("idna")
     except (InvalidURI, ValueError):
         raise UserError(
-            f"{printable(url)!r} is no WebSocket URL: give it as ws://HOST:PORT/PATH,"
+            f"{printable(url)!r} is not a valid WebSocket URL: give it as ws://HOST:PORT/PATH,"
             " or with wss:// for TLS."
         ) from None
     return uri

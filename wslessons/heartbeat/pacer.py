@@ -84,7 +84,7 @@ class Pacer:
 
     def __len__(self) -> int:
         """How many it serves."""
-        return len(self._heap) - self._ended
+        return sum(not item.ended for _, _, item in self._heap)
 
     def add(self, item: Paced, due: float) -> None:
         """Call ``item.tick`` at `due`, by the loop's clock, and again whenever it asks for it."""

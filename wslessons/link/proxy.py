@@ -161,7 +161,9 @@ def _split(target: str) -> SplitResult:
         parts = urlsplit(target if "://" in target else f"ws://{target}")
         port, host = parts.port, parts.hostname
     except ValueError as exc:
-        raise UserError(f"The link's target {target!r} is no URL ({exc}): {example}.") from None
+        raise UserError(
+            f"The link's target {target!r} is not a valid URL ({exc}): {example}."
+        ) from None
     if parts.scheme in ("wss", "https"):
         raise UserError(f"The link can't look into TLS, as {target!r} asks for: use ws://.")
     if parts.scheme not in ("ws", "http"):

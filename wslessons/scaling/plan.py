@@ -55,7 +55,7 @@ class Assumptions:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name not in ("says_per_minute", "headroom") and value <= 0:
-                raise UserError(f"{name}={value} can't be: give a number above 0.")
+                raise UserError(f"{name}={value} is not possible: give a number above 0.")
         if self.says_per_minute < 0 or not 0 <= self.headroom < 1:
             raise UserError("says_per_minute is 0 or more, and headroom from 0 to below 1.")
 
@@ -89,9 +89,12 @@ class Plan:
         wanted = max(by_memory, by_cpu, 1)
         self.nodes: float = wanted if wanted == math.inf else max(wanted, a.shards)
         """How many nodes; infinite where the bus alone fills each of them."""
-        self.bound_by = (
-            "the bus" if wanted == math.inf else "memory" if by_memory > by_cpu else "CPU"
-        )
+        self.bound_by = "memory" if by_memory > by_cpu else "CPU"
+        """What makes it so many: memory, CPU, the bus, or the shards, each of which needs one."""
+        if wanted == math.inf:
+            self.bound_by = "the bus"
+        elif wanted < a.shards:
+            self.bound_by = "shards"
 
     @property
     def people_per_node(self) -> float:
@@ -133,7 +136,7 @@ class Plan:
         In: `share`, the part of the others' capacity for joins that may go to those who move.
         """
         if not 0 < share <= 1:
-            raise UserError(f"share={share} can't be: give a part above 0, up to 1.")
+            raise UserError(f"share={share} is not possible: give a part above 0, up to 1.")
         if self.nodes < 2:
             raise UserError("one node can't be drained: there is nowhere to go.")
         return self.given.people / ((self.nodes - 1) * self.given.joins_per_second * share)
@@ -203,7 +206,9 @@ def storm(
     their next delay. Ends after `seconds`, whoever is in by then.
     """
     if joins_per_second <= 0:
-        raise UserError(f"joins_per_second={joins_per_second} can't be: give a number above 0.")
+        raise UserError(
+            f"joins_per_second={joins_per_second} is not possible: give a number above 0."
+        )
     waits = [delays() for _ in range(clients)]
     coming = [(next(own), n) for n, own in enumerate(waits)]
     heapify(coming)

@@ -77,7 +77,7 @@ class Address:
         self.scheme, separator, rest = url.partition("://")
         if not separator or self.scheme not in PORTS:
             raise UserError(
-                f"{url!r} is not the URL of a bus: give memory:, nats://HOST:PORT, "
+                f"{url!r} is not a valid URL of a bus: give memory:, nats://HOST:PORT, "
                 "redis://HOST:PORT or kafka://HOST:PORT."
             )
         # `urlsplit` takes one port only.
