@@ -1,0 +1,61 @@
+"""What an author must show of each exercise, and a runner for it."""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+from typing import Any
+
+import pytest
+
+from wslessons.exercises import check, trial
+from wslessons.exercises.exercise import Exercise
+from wslessons.exercises.verdict import State, Verdict
+
+Wrong = dict[str, list[tuple[str, str, str]]]
+"""For each exercise: what the learner thought, their answer, and a part of the hint they get."""
+
+
+def judge(exercise: Exercise, source: str) -> Verdict:
+    """Check an answer that is given as source, on a loop of its own and in bounded time."""
+    name = f"<answer to {exercise.name}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    names: dict[str, Any] = {"__name__": "answer"}
+    exec(compile(source, name, "exec"), names)
+
+    async def checked() -> Verdict:
+        async with asyncio.timeout(100):
+            return await exercise(names[exercise.answer_name])
+
+    return asyncio.run(checked())
+
+
+def wrong_answers(wrong: Wrong) -> pytest.MarkDecorator:
+    """Parametrize a test over all wrong answers."""
+    cases = [
+        pytest.param(name, source, hint, id=f"{name}: {thought}")
+        for name, answers in wrong.items()
+        for thought, source, hint in answers
+    ]
+    return pytest.mark.parametrize(("name", "source", "hint"), cases)
+
+
+def assert_fails(name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong answer fails, and the first hint that it gets is the one for this mistake."""
+    monkeypatch.setattr(trial, "PATIENCE", 2.0)
+    verdict = judge(getattr(check, name), source)
+    assert verdict.state in (State.FAIL, State.TIMED_OUT), verdict
+    hints = [line.hint for line in verdict.lines if line.hint]
+    assert hints, verdict
+    assert hint in hints[0], verdict
+
+
+def assert_whole(lesson: int, wrong: Wrong) -> None:
+    """Each exercise of a lesson has at least four wrong answers, each with a hint of its own."""
+    exercises = check.of_lesson(lesson)
+    assert 2 <= len(exercises) <= 4
+    assert list(wrong) == [exercise.name for exercise in exercises]
+    for name, answers in wrong.items():
+        assert len(answers) >= 4, name
+        hints = [hint for _, _, hint in answers]
+        assert len(set(hints)) == len(hints), f"{name}: two mistakes share a hint"

@@ -1,0 +1,106 @@
+"""What holds for every exercise: its stub, its solution, its texts."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from author import judge
+
+from wslessons.exercises import LESSONS, check
+from wslessons.exercises.verdict import State
+
+EXERCISES = list(check)
+NAMES = [exercise.name for exercise in EXERCISES]
+RUFF = [sys.executable, "-m", "ruff"]
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
+def test_stub_is_not_attempted(exercise):
+    """The untouched stub is said to be one, and fails nothing."""
+    verdict = judge(exercise, exercise.stub)
+    assert verdict.state is State.NOT_ATTEMPTED
+    assert repr(verdict).startswith(f"check.{exercise.name}: not attempted yet\n")
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
+def test_solution_passes(exercise):
+    """Every behaviour of the solution passes."""
+    verdict = judge(exercise, exercise.solution_source)
+    assert verdict.passed, verdict
+    assert f"check.{exercise.name}: passed" in repr(verdict)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
+def test_texts_are_short_and_the_code_is_clean(exercise):
+    """Hints have at most 60 words, the task at most 80; stub and solution pass the linter."""
+    assert 2 <= len(exercise.hints) <= 4
+    assert all(len(hint.split()) <= 60 for hint in exercise.hints)
+    assert len(exercise.task.split()) <= 80
+    assert len(exercise.behaviours()) >= 2
+    for source in (exercise.stub, exercise.solution_source):
+        # A stub may hold the very mistake that is to be found.
+        for words in (["check", "--ignore=D1,ASYNC251,RUF006"], ["format", "--check"]):
+            done = subprocess.run(
+                [*RUFF, *words, "--no-cache", "--stdin-filename=notebooks/x.py", "-"],
+                input=source,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_names_are_unique():
+    """A name alone says which exercise is meant."""
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_every_lesson_has_its_wrong_answers():
+    """There is a test file with wrong answers for each module of exercises."""
+    for word in LESSONS:
+        assert (Path(__file__).parent / f"test_{word}_exercises.py").exists(), word
+
+
+def test_exercises_bring_no_jupyter():
+    """The checks run where no Jupyter is installed."""
+    code = (
+        "import sys; from wslessons.exercises import check; list(check);"
+        " print({'IPython', 'ipykernel', 'ipywidgets', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_an_unknown_name_gets_the_nearest_ones():
+    """A slip of the pen is one sentence, and attributes work as everywhere."""
+    with pytest.raises(
+        AttributeError, match="there is no exercise 'conter': choose one of counter"
+    ):
+        _ = check.conter
+    assert not hasattr(check, "conter")
+    assert importlib.util.find_spec("wslessons.exercises") is not None
+
+
+async def test_hints_come_in_steps_and_the_solution_after_three_attempts():
+    """A nudge first; the solution when it was passed or tried three times."""
+    exercise = type(check.counter)()
+    assert repr(exercise.hint(1)).startswith("Hint 1 of 2\n")
+    assert repr(exercise.hint(3)) == "check.counter has hints 1 to 2"
+
+    async def counter(connection):
+        await connection.send("0")
+
+    for left in ("3 more attempts", "2 more attempts", "one more attempt"):
+        assert left in repr(exercise.solution())
+        await exercise(counter)
+    assert exercise.solution().body == exercise.solution_source
+    exercise = type(check.counter)()
+    await exercise(exercise.made_of(exercise.solution_source))
+    assert exercise.solution().code

@@ -1,0 +1,333 @@
+"""What a behaviour is written with: servers of what the learner wrote, real clients, expectations.
+
+    @behaviour("a text is answered in capitals")
+    async def capitals(self, trial):
+        client = await trial.connect(await trial.serve())
+        await trial.asks(client, "hello", "HELLO", hint="...")
+
+A behaviour never touches the learner's object itself: it connects to where it is served, or has it
+called. So the same behaviour judges an object in this kernel, one in another process, and a server
+that is already running somewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import websockets
+from websockets import ClientConnection, ConnectionClosed, Server, ServerConnection
+
+from wslessons.exercises.isolation import Isolation
+
+__all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Trial", "shown"]
+
+PATIENCE = 3.0
+"""Seconds after which what has not come is taken as not coming."""
+
+GRACE = 1.0
+"""Seconds for a handler to end once its client has gone."""
+
+quiet = logging.getLogger("wslessons.exercises.servers")
+quiet.propagate = False
+quiet.setLevel(logging.CRITICAL + 1)
+
+Hint = str | Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """In place of an answer: none came, and why.
+
+    Args:
+        why: a clause, such as "nothing within 3 s".
+        code: the close code, if the connection is over.
+        reason: the close reason.
+    """
+
+    why: str
+    code: int | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class Mismatch(Exception):
+    """A behaviour's expectation that does not hold."""
+
+    def __init__(self, expected: str, got: Any, hint: Hint) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.got = got
+        self.hint = hint if isinstance(hint, str) else hint(got)
+
+
+class Client:
+    """One real client of what is on trial: `websockets.connect` with a bounded patience."""
+
+    def __init__(self, connection: ClientConnection, hopeless: Callable[[], bool]) -> None:
+        self.connection = connection
+        self.hopeless = hopeless
+        """Whether it is known already that nothing will come."""
+
+    async def send(self, message: Any) -> None:
+        """Send, unless the connection has ended: then what is received next says so."""
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.connection.send(message)
+
+    async def recv(self, patience: float = PATIENCE) -> Any:
+        """Receive the next message, or a `Nothing` that says why there is none."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        try:
+            while (left := end - loop.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, 0.25)):
+                        return await self.connection.recv()
+                if self.hopeless():
+                    break
+        except ConnectionClosed:
+            return self.ending()
+        return Nothing(f"nothing within {patience:g} s")
+
+    async def closing(self, patience: float = PATIENCE) -> tuple[list[Any], Nothing]:
+        """Receive until the other side closes; return what came before, and how it closed."""
+        before: list[Any] = []
+        while len(before) < 1000:
+            message = await self.recv(patience)
+            if isinstance(message, Nothing):
+                return before, message
+            before.append(message)
+        return before, Nothing("messages without end")
+
+    def ending(self) -> Nothing:
+        """Say how the connection has ended."""
+        code, reason = self.connection.close_code, self.connection.close_reason or ""
+        words = f"the connection was closed with {code}" + (f" ({reason})" if reason else "")
+        if code == 1006:
+            words = "the connection ended without a close frame (1006)"
+        return Nothing(words, code, reason)
+
+    async def close(self, code: int = 1000) -> None:
+        """Close with `code`, in bounded time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.connection.close(code)
+
+    def vanish(self) -> None:
+        """End the TCP connection without a word."""
+        self.connection.transport.abort()
+
+
+class Trial:
+    """The world of one behaviour: everything that it starts ends with its `async with` block.
+
+    Args:
+        answer: what the learner wrote.
+        isolation: the fence around it.
+    """
+
+    def __init__(self, answer: Any, isolation: Isolation) -> None:
+        self.answer = answer
+        self.isolation = isolation
+        self._servers: list[Server] = []
+        self._clients: list[Client] = []
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        handlers: list[asyncio.Task[None]] = []
+        for client in self._clients:
+            client.connection.transport.abort()
+        for server in self._servers:
+            handlers += server.handler_tasks
+        # The clients are gone: a handler that listens ends by itself now.
+        await self._ended(handlers, "a handler whose client had gone")
+        for server in self._servers:
+            server.close(close_connections=False)
+            for connection in list(server.all_connections):
+                connection.transport.abort()
+        await self.isolation.end()
+        await self._stack.__aexit__(None, None, None)
+
+    async def _ended(self, tasks: list[asyncio.Task[None]], name: str) -> None:
+        for patience in (GRACE, 0.3, 0.3, 0.3):
+            if not (tasks := [task for task in tasks if not task.done()]):
+                return
+            _, alive = await asyncio.wait(tasks, timeout=patience)
+            if alive and patience == GRACE:
+                self.isolation.left.append(name)
+            for task in alive:
+                task.cancel()
+        if any(not task.done() for task in tasks):
+            self.isolation.immortal.append(name)
+
+    # What the learner wrote
+
+    async def serve(self, **options: Any) -> str:
+        """Serve the learner's handler on a free port, and return its URL.
+
+        Args:
+            options: whatever `websockets.serve` takes.
+        """
+        handler = self.answer
+        if inspect.isclass(handler):
+            handler = (await self.made()).handler
+        return await self.serve_this(handler, **options)
+
+    async def made(self, *args: Any) -> Any:
+        """Make an object of the learner's class."""
+        with self.isolation.learners():
+            return self.answer(*args)
+
+    async def serve_this(self, handler: Any, *, theirs: bool = True, **options: Any) -> str:
+        """Serve `handler` as `serve` does; `theirs` says whether it is the learner's code."""
+
+        async def guarded(connection: ServerConnection) -> None:
+            await (self.isolation.guard(handler(connection)) if theirs else handler(connection))
+
+        options.setdefault("logger", quiet)
+        options.setdefault("close_timeout", 0.5)
+        options.setdefault("compression", None)
+        server = await websockets.serve(guarded, "127.0.0.1", 0, **options)
+        self._servers.append(server)
+        return f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def call(self, *args: Any) -> Any:
+        """Call the learner's function, await it if need be, and return its result.
+
+        Raises:
+            Mismatch: it raised.
+        """
+        try:
+            with self.isolation.learners():
+                result = self.answer(*args)
+            if inspect.isawaitable(result):
+                return await asyncio.ensure_future(self.isolation.guard(result))
+            return result
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # An ended connection that they let out is a crash here: nobody else catches it.
+            if error not in self.isolation.crashes and not isinstance(error, RuntimeError):
+                self.isolation.crashes.append(error)
+            raise Mismatch("a result", Nothing("an exception"), "") from error
+
+    async def take(self, count: int, *args: Any) -> list[Any]:
+        """Call the learner's generator function and take up to `count` items of what it yields."""
+        items: list[Any] = []
+        generator = await self.call(*args)
+        try:
+            with self.isolation.learners():
+                for item in generator:
+                    items.append(item)
+                    if len(items) == count:
+                        break
+        except Exception as error:
+            raise Mismatch(f"{count} items", Nothing(f"{len(items)} items"), "") from error
+        finally:
+            with contextlib.suppress(Exception):
+                generator.close()
+        return items
+
+    # Clients and expectations
+
+    async def connect(self, url: str, **options: Any) -> Client:
+        """Connect a real client to `url`.
+
+        Args:
+            url: what `serve` has returned.
+            options: whatever `websockets.connect` takes.
+
+        Raises:
+            Mismatch: the handshake failed.
+        """
+        options.setdefault("compression", None)
+        options.setdefault("close_timeout", 0.5)
+        options.setdefault("open_timeout", PATIENCE)
+        options.setdefault("logger", quiet)
+        try:
+            connection = await websockets.connect(url, proxy=None, **options)
+        except websockets.InvalidStatus as error:
+            got = Nothing(f"the handshake was answered with {error.response.status_code}")
+            raise Mismatch("an open connection", got, "Let this client in.") from error
+        except (OSError, websockets.InvalidHandshake, TimeoutError) as error:
+            got = Nothing(f"no WebSocket ({type(error).__name__})")
+            raise Mismatch("an open connection", got, "Does it still accept clients?") from error
+        client = Client(connection, self.isolation.forgot_await)
+        self._clients.append(client)
+        return client
+
+    async def connect_slow(self, url: str) -> Client:
+        """Connect a client whose kernel takes in a few KiB only, for readers that lag."""
+        host, _, port = url.removeprefix("ws://").partition(":")
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        return await self.connect(url, sock=sock, max_queue=1)
+
+    async def enter(self, context: Any) -> Any:
+        """Enter an async context that ends with the trial."""
+        return await self._stack.enter_async_context(context)
+
+    async def asks(self, client: Client, message: Any, expected: Any, hint: Hint) -> None:
+        """Send `message`, and expect `expected` as the next message that comes."""
+        await client.send(message)
+        await self.hears(client, expected, hint)
+
+    async def hears(self, client: Client, expected: Any, hint: Hint) -> None:
+        """Expect `expected` as the next message that `client` receives."""
+        self.expect(await client.recv(), expected, hint)
+
+    def expect(self, got: Any, expected: Any, hint: Hint) -> None:
+        """Expect `got` to be `expected`.
+
+        Raises:
+            Mismatch: it is not.
+        """
+        # 1 == True and 1 == 1.0, and here they are different answers.
+        if got != expected or isinstance(got, bool) != isinstance(expected, bool):
+            raise Mismatch(shown(expected), got, hint)
+
+    def require(self, holds: bool, expected: str, got: Any, hint: Hint) -> None:
+        """Expect that something holds, described in words.
+
+        Raises:
+            Mismatch: it does not.
+        """
+        if not holds:
+            raise Mismatch(expected, got, hint)
+
+    async def until(self, holds: Callable[[], bool], patience: float = PATIENCE) -> bool:
+        """Wait until `holds()`, at most `patience` seconds; return whether it does."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while not holds() and loop.time() < end:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+        return holds()
+
+
+def shown(value: Any) -> str:
+    """Write a value in one line of bounded length, as Python would."""
+    if isinstance(value, Nothing):
+        return str(value)
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
