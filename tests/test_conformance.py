@@ -1,4 +1,4 @@
-"""The Autobahn cases, as `kosoku` runs them, against `wslessons echo --raw`."""
+"""The Autobahn cases, as `kosoku` runs them, against both of our echo servers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import shell
 
 # Every case that is not passed, and why that is accepted. A case named here that passes fails the
 # test as well, so the list can't outlive its reasons.
+SERVERS = {"library": ["echo", "--raw"], "fast": ["echo", "--raw", "--fast"]}
 FRAGMENTS = "the library takes at most 4,096 fragments a message, so as to bound memory"
 EXPECTED_FAILURES = {
     "7.1.5": "a close frame amid a fragmented message is a protocol error to the library, and"
@@ -26,11 +27,11 @@ EXPECTED_FAILURES = {
 PASSED = {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
-async def failures(folder: Path, *options: str) -> tuple[int, set[str]]:
-    """Run the suite; return how many cases ran and which of them failed."""
+async def failures(folder: Path, command: list[str], *options: str) -> tuple[int, set[str]]:
+    """Run the suite against a server; return how many cases ran and which of them failed."""
     kosoku = shutil.which("kosoku", path=sysconfig.get_path("scripts"))
     assert kosoku is not None, "kosoku is a development dependency: install the group 'dev'"
-    async with shell.serving("echo", "--raw", "--port", "0") as server:
+    async with shell.serving(*command, "--port", "0") as server:
         suite = await asyncio.create_subprocess_exec(
             kosoku, *options, "-o", str(folder), server.url, stdout=PIPE, stderr=STDOUT
         )
@@ -52,20 +53,22 @@ async def failures(folder: Path, *options: str) -> tuple[int, set[str]]:
 
 
 @pytest.mark.timeout(240)
-async def test_autobahn_cases(tmp_path: Path):
+@pytest.mark.parametrize("server", SERVERS)
+async def test_autobahn_cases(tmp_path: Path, server: str) -> None:
     """All cases but the classes 9, 12 and 13 (limits and compression) pass, save those named."""
     excluded = [word for name in ("9.*", "12.*", "13.*") for word in ("-x", name)]
     async with asyncio.timeout(220):
-        count, bad = await failures(tmp_path, *excluded)
+        count, bad = await failures(tmp_path, SERVERS[server], *excluded)
     assert count == 247
     assert bad == {name for name in EXPECTED_FAILURES if not name.startswith("9.")}
 
 
 @pytest.mark.conformance_full
 @pytest.mark.timeout(3600)
-async def test_all_autobahn_cases(tmp_path: Path):
+@pytest.mark.parametrize("server", SERVERS)
+async def test_all_autobahn_cases(tmp_path: Path, server: str) -> None:
     """All 517 cases pass, save those named."""
     async with asyncio.timeout(3500):
-        count, bad = await failures(tmp_path)
+        count, bad = await failures(tmp_path, SERVERS[server])
     assert count == 517
     assert bad == set(EXPECTED_FAILURES)

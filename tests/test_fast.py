@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets import ServerConnection, connect, serve
@@ -20,7 +21,7 @@ from wslessons.chat.codecs import TEXT, Record
 from wslessons.chat.connection import FrameWriter
 from wslessons.chat.events import Message
 from wslessons.chat.fanout import Fanout
-from wslessons.fast import FastConnection, plain_frames
+from wslessons.fast import Echo, FastConnection, plain_frames
 
 
 @contextlib.asynccontextmanager
@@ -268,3 +269,82 @@ async def test_frames_of_the_fan_out_and_of_the_library_keep_their_order() -> No
             expected += [f"[ann] line {number}", f"answer {number}"]
         assert [await client.recv() for _ in range(len(expected))] == expected
         assert list(in_sync.direct) == ["a"]
+
+
+# The echo.
+
+
+async def test_fast_echo_answers_as_the_echo_of_lesson_1_does() -> None:
+    """Text with the prefix, bytes unchanged, fragments put together, pings answered."""
+    async with asyncio.timeout(30), Echo.serve() as server:
+        uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(uri, proxy=None) as client:
+            for message, answer in [
+                ("hi", "Echo: hi"),
+                (b"\x00\xff", b"\x00\xff"),
+                ("x" * 70000, "Echo: " + "x" * 70000),
+                (["one ", "message"], "Echo: one message"),
+                ("", "Echo: "),
+            ]:
+                await client.send(message)
+                assert await client.recv() == answer
+            await (await client.ping())
+            await client.close(4321, "enough")
+            assert client.close_code == 4321
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x81\x81\x00\x00\x00\x00\xff", 1007),
+        (b"\x81\x01x", 1002),
+        (b"\x81\xff\x00\x00\x00\x00\x00\xff\xff\xff\x00\x00\x00\x00", 1009),
+    ],
+    ids=["no UTF-8", "no mask", "too big"],
+)
+async def test_fast_echo_fails_what_is_wrong(
+    frame: bytes, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After two good messages in the same read, the wrong one ends the connection with its code."""
+    good = Frame(Opcode.TEXT, b"good").serialize(mask=True)
+    async with asyncio.timeout(30), Echo.serve() as server:
+        uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(uri, proxy=None, compression=None) as client:
+            client.transport.write(good + good + frame)
+            assert [await client.recv(), await client.recv()] == ["Echo: good"] * 2
+            await client.wait_closed()
+            assert client.close_code == code
+    assert caplog.records == []
+
+
+async def test_fast_echo_reads_nothing_from_a_peer_that_does_not_read() -> None:
+    """With 60 MB to echo and nobody to read it, the server holds about one read's worth."""
+    connections: set[Echo] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Echo(connections=connections), "127.0.0.1", 0)
+    async with asyncio.timeout(30), server:
+        uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(uri, proxy=None, compression=None) as client:
+            (echo,) = connections
+            client.transport.pause_reading()
+            message = Frame(Opcode.BINARY, bytes(60000)).serialize(mask=True)
+            client.transport.write(message * 1000)
+            while not echo.transport.get_write_buffer_size():  # noqa: ASYNC110 - asyncio's own
+                await asyncio.sleep(0)
+            assert not echo.transport.is_reading()
+            assert echo.transport.get_write_buffer_size() < 2**20
+            client.transport.resume_reading()
+            for _ in range(1000):
+                assert len(await client.recv()) == 60000
+
+
+async def test_fast_echo_ends_with_its_server() -> None:
+    """At the end of the server its clients get 1001, and one without a handshake is dropped."""
+    async with asyncio.timeout(30):
+        async with Echo.serve() as server:
+            port = server.sockets[0].getsockname()[1]
+            _, silent = await asyncio.open_connection("127.0.0.1", port)
+            client = await connect(f"ws://127.0.0.1:{port}", proxy=None)
+        await client.wait_closed()
+        assert client.close_code == 1001
+        silent.close()

@@ -14,7 +14,7 @@ import logging
 import signal
 import socket
 import weakref
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, ClassVar
 
 import websockets
@@ -31,6 +31,7 @@ __all__ = [
     "explained_bind_errors",
     "host_port",
     "peer",
+    "run_until_stopped",
     "serve",
     "serve_until_stopped",
     "shut",
@@ -269,21 +270,45 @@ def explained_bind_errors(host: str, port: int) -> Generator[None]:
         raise
 
 
-async def serve_until_stopped(handler: Handler, host: str, port: int, **options: Any) -> None:
+async def run_until_stopped(
+    serving: contextlib.AbstractAsyncContextManager[Any], host: str, port: int
+) -> None:
     """Serve from a shell: print each URL on a line of its own, and stop on SIGINT or SIGTERM.
 
-    The URL is printed when connections are accepted, with the real port. On the signal, clients get
-    close code 1001 (going away), and the call returns in bounded time.
+    The URL is printed when connections are accepted, with the real port.
+
+    Args:
+        serving: what serves while it is entered, and gives the server, with its `sockets`.
+        host: the address that it binds, for the sentence if it can't.
+        port: the port that it binds, for the sentence if it can't.
 
     Raises:
         UserError: the address can't be bound.
     """
     with stop_event() as stop:
-        with explained_bind_errors(host, port):
-            server = await serve(handler, host, port, **options)
-        for url in urls(server):
-            print(url, flush=True)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            with explained_bind_errors(host, port):
+                server = await stack.enter_async_context(serving)
+            for url in urls(server):
+                print(url, flush=True)
             await stop.wait()
+
+
+async def serve_until_stopped(handler: Handler, host: str, port: int, **options: Any) -> None:
+    """Serve `handler` from a shell, as `run_until_stopped` says.
+
+    On the signal, clients get close code 1001 (going away), and the call returns in bounded time.
+
+    Raises:
+        UserError: the address can't be bound.
+    """
+
+    @contextlib.asynccontextmanager
+    async def run() -> AsyncGenerator[Server]:
+        server = await serve(handler, host, port, **options)
+        try:
+            yield server
         finally:
             await shut(server)
+
+    await run_until_stopped(run(), host, port)

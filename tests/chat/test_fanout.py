@@ -22,7 +22,8 @@ from websockets.protocol import State
 from wslessons.chat import fanout
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.connection import FrameWriter
-from wslessons.chat.fanout import Fanout, text_frame
+from wslessons.chat.fanout import Fanout
+from wslessons.fast import text_frame
 
 
 class Line:

@@ -15,8 +15,8 @@ from websockets import ConnectionClosed, InvalidStatus, connect
 from wslessons import web
 from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL, Message
-from wslessons.chat.fanout import text_frame
 from wslessons.client import ChatClient
+from wslessons.fast import text_frame
 from wslessons.web.metrics import payloads
 
 PLAIN_ASGI: dict[str, Any] = {"ws": "websockets-sansio"}

@@ -20,40 +20,18 @@ by `forward`.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from wslessons.chat.channel import Channel, Lagged, Receiver
+from wslessons.fast import text_frame
 
-__all__ = ["Codec", "DirectWriter", "Fanout", "Item", "Writer", "text_frame"]
+__all__ = ["Codec", "DirectWriter", "Fanout", "Item", "Writer"]
 
 CHUNK = 2**18
 """Bytes that one write may add to a connection's buffer: with the high-water mark, the bound on
 what a stalled member can hold in memory."""
-
-_HEAD_16 = struct.Struct("!BBH")
-_HEAD_64 = struct.Struct("!BBQ")
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Return `payload` (UTF-8) as one unmasked, uncompressed text frame.
-
-    Such a frame may go out on a connection that negotiated permessage-deflate too: each message
-    says for itself whether it is compressed (RFC 7692, section 6).
-
-    The library's ``Frame(Opcode.TEXT, payload).serialize(mask=False)`` makes the same bytes, in six
-    times the time.
-
-    Source: RFC 6455, section 5.2.
-    """
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 65536:
-        return _HEAD_16.pack(0x81, 126, size) + payload
-    return _HEAD_64.pack(0x81, 127, size) + payload
 
 
 class Writer(Protocol):

@@ -54,11 +54,24 @@ def echo(parser: argparse.ArgumentParser) -> Run:
         help="echo text without the prefix, and messages of up to 16 MiB, as conformance suites do",
     )
 
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="serve by lesson 7's leaner protocol, without a task per connection",
+    )
+
     def run(args: argparse.Namespace) -> int:
         from wslessons import serving
         from wslessons.echo import RAW_MAX_SIZE, echo, echo_raw
 
         log_to_stderr()
+        if args.fast:
+            from wslessons.fast import Echo
+
+            options = {"raw": True, "max_size": RAW_MAX_SIZE} if args.raw else {}
+            start = Echo.serve(args.host, args.port, **options)
+            asyncio.run(serving.run_until_stopped(start, args.host, args.port))
+            return 0
         handler = echo_raw if args.raw else echo
         options = {"max_size": RAW_MAX_SIZE} if args.raw else {}
         asyncio.run(serving.serve_until_stopped(handler, args.host, args.port, **options))

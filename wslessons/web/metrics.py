@@ -48,7 +48,7 @@ def payloads(data: bytes) -> Iterator[bytes]:
 def texts(data: bytes) -> list[str]:
     """Return the texts of joined text frames.
 
-    >>> from wslessons.chat.fanout import text_frame
+    >>> from wslessons.fast import text_frame
     >>> texts(text_frame(b"one") + text_frame("zwölf".encode()))
     ['one', 'zwölf']
     """
