@@ -123,6 +123,23 @@ async def test_a_killed_node_comes_back_where_it_was_with_its_data(kind: str):
             assert not [item for item in items if isinstance(item, Gap)]
 
 
+@pytest.mark.parametrize(("kind", "nodes"), [("nats", 3), ("redis", 3)])
+@pytest.mark.parametrize("password", ["p/w d@:?#%", "ключ \\\"'$"])
+async def test_a_password_may_have_any_character(kind: str, nodes: int, password: str):
+    """It goes into the configuration and into the URL, and both are read back as it was."""
+    async with (
+        asyncio.timeout(40),
+        brokers.run(kind, nodes, own=True, password=password) as running,
+        from_url(running.url) as bus,
+    ):
+        bus.publish(Event("/", "hello"))
+        await bus.flush()
+        wrong = running.url.replace("@", "0@")
+        with pytest.raises(UserError, match="does not accept"):
+            async with from_url(wrong):
+                pass
+
+
 async def test_the_emulator_comes_back_empty_and_says_what_it_is():
     """Its label calls it an emulator; its data were in the memory of the process."""
     async with asyncio.timeout(30), brokers.run("kafka") as running:

@@ -653,7 +653,7 @@ async def test_a_log_that_was_lost_begins_a_new_epoch(kind: str):
             old = await next_event(reader)
             node = own.nodes[0]
             await node.kill()
-            home = node._server.process.home
+            home = node._server.home
             for data in [*home.glob("jetstream/*/*/streams/*"), *home.glob("appendonlydir")]:
                 data.rename(data.with_name(f"lost-{data.name}"))
             await node.restart()

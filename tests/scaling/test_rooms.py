@@ -395,7 +395,7 @@ async def test_a_log_that_begins_anew_sends_people_away_to_come_back():
             seen = await alice.heard("ack")
             node = own.nodes[0]
             await node.kill()
-            data = node._server.process.home / "appendonlydir"
+            data = node._server.home / "appendonlydir"
             data.rename(data.with_name("lost"))
             await node.restart()
             with pytest.raises(ConnectionClosed) as closed:

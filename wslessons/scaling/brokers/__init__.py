@@ -25,16 +25,19 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self, TypeVar
+from urllib.parse import quote
 
 from wslessons.errors import UserError
 from wslessons.scaling.brokers import kafka, nats, valkey
-from wslessons.scaling.brokers.process import Process
+from wslessons.scaling.brokers.process import BrokerProcess
 
 __all__ = ["KINDS", "Broker", "Node", "find_program", "run", "start"]
+
+S = TypeVar("S", bound=BrokerProcess)
 
 KINDS = ("nats", "redis", "kafka")
 _PROGRAMS = {
@@ -43,54 +46,68 @@ _PROGRAMS = {
 }
 
 
-class _Server(Protocol):
-    process: Process
-
-    @property
-    def address(self) -> str: ...
-    def start(self) -> None: ...
-    def kill(self) -> None: ...
-
-
 class Node:
-    """One process of a broker that may be killed and started again."""
+    """One process of a broker that may be killed and started again.
 
-    def __init__(self, server: _Server, scheme: str) -> None:
+    Args:
+        server: the process.
+        scheme: of its URL.
+    """
+
+    def __init__(self, server: BrokerProcess, scheme: str) -> None:
         self._server = server
         self._scheme = scheme
 
     @property
     def url(self) -> str:
-        """This node alone."""
+        """This node alone, without a password."""
         return f"{self._scheme}://{self._server.address}"
 
     @property
     def pid(self) -> int | None:
         """Its process id; None while it is down."""
-        return self._server.process.pid
+        return self._server.pid
 
     async def kill(self) -> None:
         """End it with SIGKILL. Its data stay, unless it is the emulator."""
         await asyncio.to_thread(self._server.kill)
 
     async def restart(self) -> None:
-        """Start it again after `kill`, on the same port and data (the emulator: on neither)."""
+        """Start it again after `kill`, on the same port and data (the emulator: on neither).
+
+        Raises:
+            UserError: it does not start.
+        """
         await asyncio.to_thread(self._server.start)
 
 
 class Broker:
-    """A running broker. Made by `start`; leaving the block, or `stop`, ends what we started."""
+    """A running broker. Made by `start`; leaving the block, or `stop`, ends what we started.
+
+    Args:
+        kind: "nats", "redis" or "kafka".
+        label: what it is, for people; it says so where it is an emulator.
+        url: returns what `url` is now.
+        servers: its processes.
+        nodes: how many of them may be killed; the others are Sentinels.
+
+    Attributes:
+        nodes: what may be killed; empty for a broker that the environment gave.
+    """
 
     def __init__(
-        self, kind: str, label: str, url: Callable[[], str], servers: list[_Server], nodes: int
+        self,
+        kind: str,
+        label: str,
+        url: Callable[[], str],
+        servers: Sequence[BrokerProcess] = (),
+        nodes: int = 0,
     ) -> None:
         self.kind = kind
         self.label = label
-        """What it is, for people; it says so where it is an emulator."""
         self._url = url
         self._servers = servers
         self.nodes = [Node(server, kind) for server in servers[:nodes]]
-        """What may be killed; empty for a broker that the environment gave."""
 
     @property
     def url(self) -> str:
@@ -100,11 +117,11 @@ class Broker:
     @property
     def pids(self) -> list[int]:
         """The ids of all its processes that run, Sentinels included."""
-        return [pid for server in self._servers if (pid := server.process.pid) is not None]
+        return [pid for server in self._servers if (pid := server.pid) is not None]
 
     async def stop(self) -> None:
         """End every process that we started and remove its data. Idempotent."""
-        await asyncio.gather(*(asyncio.to_thread(server.process.close) for server in self._servers))
+        await asyncio.gather(*(asyncio.to_thread(server.close) for server in self._servers))
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,7 +138,10 @@ async def start(kind: str, nodes: int = 1, *, own: bool = False, password: str =
         nodes: how many servers: a cluster of NATS; a primary, replicas and three Sentinels of
             Valkey; the brokers of the Kafka emulator.
         own: start one in any case, since it is going to be killed.
-        password: what clients must give; the user name is ``wslessons`` for NATS.
+        password: what clients must give, any text; it is part of the broker's `url`.
+
+    Returns:
+        The broker, which accepts connections.
 
     Raises:
         UserError: nothing of that kind is installed, or it does not start.
@@ -130,7 +150,7 @@ async def start(kind: str, nodes: int = 1, *, own: bool = False, password: str =
         raise UserError(f"there is no broker {kind!r} here: choose one of {', '.join(KINDS)}.")
     variable = f"WSLESSONS_{kind.upper()}_URL"
     if not own and (url := os.environ.get(variable)):
-        return Broker(kind, f"the broker that {variable} names", lambda: url, [], 0)
+        return Broker(kind, f"the broker that {variable} names", lambda: url)
     starting = asyncio.ensure_future(asyncio.to_thread(_start, kind, nodes, password))
     try:
         return await asyncio.shield(starting)
@@ -150,15 +170,22 @@ async def _stop_when_started(starting: asyncio.Future[Broker]) -> None:
 async def run(
     kind: str, nodes: int = 1, *, own: bool = False, password: str = ""
 ) -> AsyncGenerator[Broker]:
-    """Start a broker as `start` does, for the length of a block."""
+    """Start a broker as `start` does, with the same arguments, for the length of a block."""
     async with await start(kind, nodes, own=own, password=password) as broker:
         yield broker
 
 
 def find_program(kind: str) -> str:
-    """Return the path of the server program of `kind`: one on PATH, or else the package's.
+    """Find the server program of a broker.
 
-    Raises `UserError` when there is none.
+    Args:
+        kind: "nats" or "redis".
+
+    Returns:
+        The path of the one on PATH, or else of the package's.
+
+    Raises:
+        UserError: there is none.
     """
     names, package = _PROGRAMS[kind]
     for name in names:
@@ -176,26 +203,45 @@ def find_program(kind: str) -> str:
 
 
 def _start(kind: str, nodes: int, password: str) -> Broker:
-    if kind == "kafka":
-        emulator = kafka.start(nodes)
-        return Broker(kind, kafka.LABEL, lambda: emulator.url, [emulator], 1)
-    program = find_program(kind)
-    label = Path(program).stem
-    if kind == "nats":
-        user = f"{nats.USER}:{password}@" if password else ""
-        servers = nats.start(program, nodes, password)
-        url = f"nats://{user}{','.join(each.address for each in servers)}"
-        return Broker(kind, label, lambda: url, [*servers], nodes)
-    user = f":{password}@" if password else ""
-    stores = valkey.start(program, nodes, password)
-    if nodes == 1:
-        return Broker(kind, label, lambda: f"redis://{user}{stores[0].address}", [*stores], 1)
+    servers: list[BrokerProcess] = []
+
+    def begin(server: S) -> S:
+        servers.append(server)
+        server.start()
+        return server
+
     try:
-        sentinels = valkey.start_sentinels(program, stores[0], password)
+        if kind == "kafka":
+            emulator = begin(kafka.KafkaEmulator(nodes))
+            # A fetch of the emulator lasts until its time is up, whatever comes in.
+            return Broker(
+                kind, kafka.LABEL, lambda: f"kafka://{emulator.address}?fetch_wait=5", servers, 1
+            )
+        program = find_program(kind)
+        secret = f":{quote(password, safe='')}@" if password else ""
+        if kind == "nats":
+            routes = nats.NOWHERE if nodes > 1 else ()
+            names = [f"n{number}" for number in range(1, nodes + 1)]
+            cluster = [begin(nats.NatsServer(program, each, password, routes)) for each in names]
+            if nodes > 1:
+                nats.introduce(cluster)
+            user = f"{nats.USER}{secret}" if secret else ""
+            url = f"nats://{user}{','.join(each.address for each in cluster)}"
+        else:
+            primary = begin(valkey.ValkeyServer(program, "v1", password))
+            url = f"redis://{secret}{primary.address}"
+            if nodes > 1:
+                follow, watch = valkey.replica_of(primary), valkey.watching(primary, password)
+                for number in range(2, nodes + 1):
+                    begin(valkey.ValkeyServer(program, f"v{number}", password, follow))
+                sentinels = [
+                    begin(valkey.ValkeyServer(program, f"s{number}", "", watch, sentinel=True))
+                    for number in (1, 2, 3)
+                ]
+                watched = ",".join(each.address for each in sentinels)
+                url = f"redis://{secret}{watched}?sentinel={valkey.SERVICE}"
+        return Broker(kind, Path(program).stem, lambda: url, servers, nodes)
     except BaseException:
-        for store in stores:
-            store.process.close()
+        for server in servers:
+            server.close()
         raise
-    watched = ",".join(each.address for each in sentinels)
-    url = f"redis://{user}{watched}?sentinel={valkey.SERVICE}"
-    return Broker(kind, label, lambda: url, [*stores, *sentinels], nodes)

@@ -15,53 +15,44 @@ import threading
 from pathlib import Path
 
 from wslessons.errors import UserError, need
-from wslessons.scaling.brokers.process import Process, Stopped
+from wslessons.scaling.brokers.process import BrokerProcess, Stopped
 
-__all__ = ["LABEL", "KafkaEmulator", "start"]
+__all__ = ["LABEL", "KafkaEmulator"]
 
 LABEL = "Kafka emulator (librdkafka's mock cluster, not Kafka)"
 
 
-class KafkaEmulator:
-    """The emulator. All its brokers are in one process, which forgets everything when it ends."""
+class KafkaEmulator(BrokerProcess):
+    """The emulator. It forgets everything when it ends, and comes back empty, and elsewhere.
+
+    Args:
+        brokers: how many Kafka brokers to emulate, all in one process.
+    """
 
     def __init__(self, brokers: int) -> None:
         need("confluent_kafka", "kafka")
+        super().__init__("kafka-emulator")
         self._brokers = brokers
-        self.process = Process("kafka-emulator")
-        self.address = ""
-        """Where clients connect, ``HOST:PORT,HOST:PORT``; other ports after a restart."""
+        self._address = ""
 
     @property
-    def url(self) -> str:
-        """The bus's URL. A fetch of the emulator lasts until its time is up, whatever comes in."""
-        return f"kafka://{self.address}?fetch_wait=5"
+    def address(self) -> str:
+        """Where clients connect, ``HOST:PORT,HOST:PORT``; other ports after a restart."""
+        return self._address
 
     def start(self) -> None:
-        """Start the emulator; after `kill` it comes back empty, and elsewhere."""
-        file = self.process.home / "address.txt"
+        """Start the emulator.
+
+        Raises:
+            UserError: it does not start.
+        """
+        file = self.home / "address.txt"
         file.unlink(missing_ok=True)
-        module = "wslessons.scaling.brokers.kafka"
-        self.process.start(sys.executable, "-m", module, str(file), str(self._brokers))
+        self._run(sys.executable, "-m", __name__, str(file), str(self._brokers))
         try:
-            self.address = self.process.wait_for(lambda: _whole_line(file))
+            self._address = self._wait_for(lambda: _whole_line(file))
         except Stopped as exc:
             raise UserError(f"the Kafka emulator did not start: {exc}.") from None
-
-    def kill(self) -> None:
-        """End it with SIGKILL, and with it all it was sent."""
-        self.process.kill()
-
-
-def start(brokers: int) -> KafkaEmulator:
-    """Start an emulator of that many brokers."""
-    emulator = KafkaEmulator(brokers)
-    try:
-        emulator.start()
-    except BaseException:
-        emulator.process.close()
-        raise
-    return emulator
 
 
 def _whole_line(file: Path) -> str | None:

@@ -9,17 +9,19 @@ import signal
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from wslessons.errors import UserError
-from wslessons.scaling.brokers.process import Process, Stopped
+from wslessons.scaling.brokers.process import BrokerProcess, Stopped, quoted
 
-__all__ = ["USER", "NatsServer", "start"]
+__all__ = ["NOWHERE", "USER", "NatsServer", "introduce"]
 
 USER = "wslessons"
-# Nobody listens there. A server that is to be in a cluster needs routes to start with, and the real
-# ones are known only when all have chosen their ports.
-NOWHERE = ["nats://127.0.0.1:1", "nats://127.0.0.1:2"]
+NOWHERE = ("nats://127.0.0.1:1", "nats://127.0.0.1:2")
+"""Nobody listens there. A server of a cluster needs routes to start with, and the real ones are
+known only when all have chosen their ports."""
 MEETING = 5.0
 """Seconds for a server to meet the others of its cluster."""
 
@@ -27,14 +29,23 @@ MEETING = 5.0
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class NatsServer:
-    """One NATS server. Its ports are its own choice, and it keeps them when it is restarted."""
+class NatsServer(BrokerProcess):
+    """One NATS server. Its ports are its own choice, and it keeps them when it is restarted.
 
-    def __init__(self, binary: str, name: str, password: str) -> None:
-        self._binary, self._name, self._password = binary, name, password
-        self.process = Process(f"nats-{name}")
+    Args:
+        program: the path of nats-server.
+        name: the server's name.
+        password: what clients must give, beside the user name `USER`; empty for none.
+        routes: where the other servers of its cluster are; none if it is alone.
+    """
+
+    def __init__(
+        self, program: str, name: str, password: str = "", routes: Sequence[str] = ()
+    ) -> None:
+        super().__init__(f"nats-{name}")
+        self._program, self._node, self._password = program, name, password
         self._client_port = self._route_port = self._monitor_port = -1
-        self.routes: list[str] = []
+        self._routes = routes
 
     @property
     def address(self) -> str:
@@ -44,30 +55,37 @@ class NatsServer:
     @property
     def route(self) -> str:
         """Where the other servers of its cluster connect."""
-        return f"nats://127.0.0.1:{self._route_port}"
+        secret = f"{USER}:{quote(self._password, safe='')}@" if self._password else ""
+        return f"nats://{secret}127.0.0.1:{self._route_port}"
 
     def start(self) -> None:
-        """Start the server, again on the same ports and data if it ran before."""
-        home = self.process.home
-        for file in home.glob("*.ports"):
+        """Start the server, again on the same ports and data if it ran before.
+
+        Raises:
+            UserError: it does not start.
+        """
+        for file in self.home.glob("*.ports"):
             file.unlink()
         config = self._write()
-        self.process.start(self._binary, "--config", str(config), "--log", str(self.process.log))
+        self._run(self._program, "--config", str(config), "--log", str(self.log))
         try:
-            ports = self.process.wait_for(self._ports)
+            ports = self._wait_for(self._ports)
         except Stopped as exc:
             raise UserError(f"nats-server did not start: {exc}.") from None
         self._client_port = _port(ports["nats"])
-        if self.routes:
+        if self._routes:
             self._route_port = _port(ports["cluster"])
             self._monitor_port = _port(ports["monitoring"])
-            if self.routes != NOWHERE:
+            if self._routes != NOWHERE:
                 self.wait_for_routes()
 
     def wait_for_routes(self) -> None:
         """Wait until it knows the others of its cluster; those that are down hold it up a little.
 
         Before that, a message published here does not reach those who listen there.
+
+        Raises:
+            UserError: it has ended.
         """
         deadline = time.monotonic() + MEETING
 
@@ -76,47 +94,49 @@ class NatsServer:
                 url = f"http://127.0.0.1:{self._monitor_port}/routez"
                 with _direct.open(url, timeout=1) as answer:
                     routes = json.load(answer)["routes"]
-                if len({route["remote_id"] for route in routes}) == len(self.routes):
+                if len({route["remote_id"] for route in routes}) == len(self._routes):
                     return True
             return True if time.monotonic() > deadline else None
 
-        self.process.wait_for(met)
+        try:
+            self._wait_for(met)
+        except Stopped as exc:
+            raise UserError(f"nats-server did not stay: {exc}.") from None
 
-    def kill(self) -> None:
-        """End it with SIGKILL."""
-        self.process.kill()
+    def reroute(self, routes: Sequence[str]) -> None:
+        """Tell a running server where the others of its cluster are.
 
-    def reroute(self, routes: list[str]) -> None:
-        """Tell a running server where the others of its cluster are."""
-        self.routes = routes
+        Args:
+            routes: the `route` of each of them.
+        """
+        self._routes = routes
         if sys.platform == "win32":
             # There the server can't be told to read its file again.
             self.kill()
             self.start()
             return
         self._write()
-        assert self.process.pid is not None
-        os.kill(self.process.pid, signal.SIGHUP)
+        assert self.pid is not None
+        os.kill(self.pid, signal.SIGHUP)
 
     def _write(self) -> Path:
-        home = self.process.home
+        home = self.home
         lines = [
-            f"server_name: {self._name}",
+            f"server_name: {self._node}",
             f'listen: "{self.address}"',
             f"ports_file_dir: {json.dumps(str(home))}",
             f"jetstream: {{ store_dir: {json.dumps(str(home / 'jetstream'))} }}",
         ]
+        secret = ""
         if self._password:
-            lines.append(
-                f"authorization: {{ user: {USER}, password: {json.dumps(self._password)} }}"
-            )
-        if self.routes:
-            # The routes of a cluster on this machine alone need no secret.
+            secret = f"authorization: {{ user: {USER}, password: {quoted(self._password)} }}\n"
+            lines.append(secret)
+        if self._routes:
             lines.append(
                 # One route to each, not a pool, of which a part may not be there yet.
                 "cluster: { name: wslessons, pool_size: -1, "
-                f'listen: "127.0.0.1:{self._route_port}", '
-                f"routes: {json.dumps(self.routes)} }}"
+                f'listen: "127.0.0.1:{self._route_port}"\n'
+                f"{secret}routes: {json.dumps([*self._routes])} }}"
             )
             # Chosen anew each time, as a reload may not change it.
             lines.append('http: "127.0.0.1:-1"')
@@ -125,7 +145,7 @@ class NatsServer:
         return config
 
     def _ports(self) -> dict[str, list[str]] | None:
-        for file in self.process.home.glob("*.ports"):
+        for file in self.home.glob("*.ports"):
             try:
                 return json.loads(file.read_text())
             except ValueError:  # half written
@@ -133,23 +153,16 @@ class NatsServer:
         return None
 
 
-def start(binary: str, nodes: int, password: str) -> list[NatsServer]:
-    """Start that many servers, more than one as a cluster, and return them."""
-    servers = [NatsServer(binary, f"n{number + 1}", password) for number in range(nodes)]
-    try:
-        for server in servers:
-            server.routes = NOWHERE[:] if nodes > 1 else []
-            server.start()
-        if nodes > 1:
-            for server in servers:
-                server.reroute([other.route for other in servers if other is not server])
-            for server in servers:
-                server.wait_for_routes()
-    except BaseException:
-        for server in servers:
-            server.process.close()
-        raise
-    return servers
+def introduce(servers: Sequence[NatsServer]) -> None:
+    """Make a cluster of servers that were started with routes to `NOWHERE`.
+
+    Raises:
+        UserError: one of them has ended.
+    """
+    for server in servers:
+        server.reroute([other.route for other in servers if other is not server])
+    for server in servers:
+        server.wait_for_routes()
 
 
 def _port(urls: list[str]) -> int:

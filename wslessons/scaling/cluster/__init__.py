@@ -24,6 +24,7 @@ Not handled here: servers on other machines, and sharing clients out among the s
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Self
 
 from wslessons.errors import UserError
@@ -41,20 +42,28 @@ LAST_PORT = 65535
 class Cluster:
     """Chat servers in processes of their own, and their broker. An async context manager.
 
-    In: `servers`, how many; `bus`, see the module; `nodes`, servers of a broker that is started
-    here (three of NATS are a cluster, of Redis a primary with replicas under Sentinels); `own`,
-    start a broker even where the environment names one, since it is going to be killed; `host` and
-    `port` to bind, the port that of the first server, whose followers take the next ones, or 0 for
-    free ones; `capacity` and `rate` as for `wslessons.chat.ChatServer`; `beat`, seconds
-    between the servers' signs of life: one that is killed counts as gone after three.
+    Args:
+        servers: how many.
+        bus: see the module.
+        nodes: servers of a broker that is started here; several of NATS are a cluster, of Redis a
+            primary with replicas under Sentinels.
+        own: start a broker even where the environment names one, since it is going to be killed.
+        host: the address to bind.
+        port: that of the first server, whose followers take the next ones; 0 for free ones.
+        capacity: as for `wslessons.chat.ChatServer`.
+        rate: the same.
+        beat: seconds between the servers' signs of life; one that is killed counts as gone after
+            three.
 
-    Raises `UserError` where `port` is too high for so many.
+    Raises:
+        UserError: `port` is too high for so many.
 
     Attributes:
         servers: each a `ServerProcess`, with `url`, `pid`, `state`, `kill`, `stop`, `restart`.
         broker: the `wslessons.scaling.brokers.Broker`, whose nodes may be killed; None for
             `memory`, and where `bus` is a URL.
-        bus_url: what the servers were given.
+        bus_url: what the servers were given. A broker that is started here has a password, which is
+            in it: other users of this machine can reach its port.
     """
 
     def __init__(
@@ -93,7 +102,14 @@ class Cluster:
         return [server.url for server in self.servers]
 
     async def stats(self, *, timeout: float = 5) -> list[Stats | None]:  # noqa: ASYNC109
-        """Ask all servers for their numbers; None for one that is gone or does not answer."""
+        """Ask all servers for their numbers.
+
+        Args:
+            timeout: seconds for an answer.
+
+        Returns:
+            The numbers of each; None for one that is gone or does not answer.
+        """
 
         async def ask(server: ServerProcess) -> Stats | None:
             try:
@@ -106,8 +122,9 @@ class Cluster:
     async def start(self) -> None:
         """Start broker and servers; all servers accept when it returns.
 
-        Raises `UserError` for a bus that can't be used, a broker that can't be reached, a port that
-        is taken; nothing is left running then.
+        Raises:
+            UserError: the bus can't be used, the broker can't be reached, a port is taken. Nothing
+                is left running then.
         """
         try:
             self.bus_url = await self._find_bus()
@@ -150,7 +167,9 @@ class Cluster:
         kind, _, options = self.bus.partition("?")
         if kind not in brokers.KINDS:
             return self.bus
-        self.broker = await brokers.start(kind, self._nodes, own=self._own)
+        self.broker = await brokers.start(
+            kind, self._nodes, own=self._own, password=secrets.token_urlsafe()
+        )
         url = self.broker.url
         if options:
             url += ("&" if "?" in url else "?") + options

@@ -20,9 +20,13 @@ LOOK = 1.0
 
 
 async def serve_until_stopped(cluster: Cluster) -> None:
-    """Run the cluster until SIGINT or SIGTERM: URLs on stdout, numbers on stderr.
+    """Run a cluster until SIGINT or SIGTERM: URLs on stdout, numbers on stderr.
 
-    Raises `UserError` when it can't start, or when all its servers have ended by themselves.
+    Args:
+        cluster: it is not started yet.
+
+    Raises:
+        UserError: it can't start, or all its servers have ended by themselves.
     """
     with stop_event() as stop:
         starting = asyncio.create_task(cluster.start())
@@ -64,7 +68,17 @@ async def _all_ended(cluster: Cluster) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the cluster that the command line asks for; return the exit code."""
+    """Run the cluster that the command line asks for, until it is stopped.
+
+    Args:
+        args: the words of the command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: as `serve_until_stopped`.
+    """
     cluster = Cluster(
         servers=args.servers,
         bus=args.bus,

@@ -29,6 +29,10 @@ STOP_TIME = 5.0
 class ServerProcess:
     """A chat server in a process of its own. Made by `Cluster`.
 
+    Args:
+        number: which of the cluster's it is, from 1.
+        config: how to serve.
+
     Attributes:
         number: which of the cluster's it is, from 1.
         url: where it listens, such as ``ws://127.0.0.1:54321``; the same after a restart.
@@ -53,7 +57,11 @@ class ServerProcess:
         return self._process.pid if self._process and self.state == "running" else None
 
     async def start(self) -> None:
-        """Start it and wait until it accepts. Raises `UserError` with the reason if it can't."""
+        """Start it and wait until it accepts.
+
+        Raises:
+            UserError: it can't; the sentence says why.
+        """
         if self.state == "running":
             return
         # A file, since a pipe that nobody reads for a while would hold the server up.
@@ -83,7 +91,17 @@ class ServerProcess:
         self._config.port = int(self.url.rpartition(":")[2])
 
     async def stats(self, *, timeout: float = 5) -> Stats:  # noqa: ASYNC109
-        """Ask for its numbers. Raises `UserError` when it is not there, or does not answer."""
+        """Ask for its numbers.
+
+        Args:
+            timeout: seconds for an answer.
+
+        Returns:
+            The numbers as they are now.
+
+        Raises:
+            UserError: it is not there, or does not answer.
+        """
         if self.state != "running":
             raise UserError(f"server {self.number} is {self.state}.")
         if len(self._asked) >= MOST_ASKED:
@@ -124,7 +142,11 @@ class ServerProcess:
             raise
 
     async def restart(self) -> None:
-        """Start it again, on the same port, after `stop` if it runs. Raises `UserError`."""
+        """Start it again, on the same port, after `stop` if it runs.
+
+        Raises:
+            UserError: it can't be started.
+        """
         await self.stop()
         await self.start()
 

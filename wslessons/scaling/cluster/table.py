@@ -18,7 +18,7 @@ EVERY = 30
 
 
 def describe_broker(cluster: Cluster) -> str:
-    """Say in a line what is between the servers, without anybody's password."""
+    """Say in a line what is between the servers of a cluster, without anybody's password."""
     if cluster.bus_url == "memory:":
         return "no broker: each server keeps to itself"
     shown = Address(cluster.bus_url).shown
@@ -26,7 +26,15 @@ def describe_broker(cluster: Cluster) -> str:
 
 
 def table(cluster: Cluster, stats: list[Stats | None]) -> list[str]:
-    """Return the lines of the table, the newest numbers of each server in one."""
+    """Lay out the newest numbers.
+
+    Args:
+        cluster: whose they are.
+        stats: those of each server; None for one that gave none.
+
+    Returns:
+        The lines: what the broker is, the head, and one for each server.
+    """
     alone = cluster.bus_url == "memory:"
     rows = [_row(*each, alone) for each in zip(cluster.servers, stats, strict=True)]
     lines = tables.table(HEAD, rows, left=(0, len(HEAD) - 1)).splitlines()
@@ -34,7 +42,15 @@ def table(cluster: Cluster, stats: list[Stats | None]) -> list[str]:
 
 
 def summary(cluster: Cluster, stats: list[Stats | None]) -> str:
-    """Return the whole cluster in one line."""
+    """Say the whole cluster in one line.
+
+    Args:
+        cluster: which one.
+        stats: the numbers of each server; None for one that gave none.
+
+    Returns:
+        The line.
+    """
     here = [each for each in stats if each is not None]
     parts = [
         f"{sum(server.state == 'running' for server in cluster.servers)} of {len(stats)} servers",
@@ -74,7 +90,11 @@ def _changing(cluster: Cluster, stats: list[Stats | None]) -> str:
 
 
 class Display:
-    """Show a cluster's numbers on `stream`: in place on a terminal, else now and then a line."""
+    """Show a cluster's numbers: in place on a terminal, else now and then a line.
+
+    Args:
+        stream: where to.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -84,7 +104,12 @@ class Display:
         self._before = ""
 
     def show(self, cluster: Cluster, stats: list[Stats | None]) -> None:
-        """Show the newest numbers; call it once a second."""
+        """Show the newest numbers; call it once a second.
+
+        Args:
+            cluster: whose they are.
+            stats: those of each server; None for one that gave none.
+        """
         columns, rows = shutil.get_terminal_size()
         lines = table(cluster, stats)
         # The cursor can't go up beyond the top of the screen.

@@ -40,7 +40,11 @@ class _Counted(LibraryConnection):
         self._named = False
 
     async def recv(self) -> str | bytes:
-        """Return the next message. Raises `Gone`."""
+        """Return the next message.
+
+        Raises:
+            wslessons.chat.connection.Gone: the connection has ended.
+        """
         data = await super().recv()
         self._meter.said += self._named
         self._named = True
@@ -92,7 +96,16 @@ def answer(message: Answer) -> None:
 
 
 async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, and tell numbers when asked."""
+    """Serve, and tell numbers when asked.
+
+    Args:
+        config: how to serve.
+        asked: gets an item for each question.
+        stop: ends it, when set.
+
+    Raises:
+        UserError: it can't be done.
+    """
     # Without a broker there is nobody to give a sign of life to.
     options = {} if config.bus == "memory:" else {"beat": config.beat}
     async with from_url(config.bus, **options) as bus:
