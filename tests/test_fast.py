@@ -22,6 +22,7 @@ from wslessons.chat.connection import FrameWriter
 from wslessons.chat.events import Message
 from wslessons.chat.fanout import Fanout
 from wslessons.fast import Echo, FastConnection, plain_frames
+from wslessons.serving import LoggedConnection
 
 
 @contextlib.asynccontextmanager
@@ -348,3 +349,9 @@ async def test_fast_echo_ends_with_its_server() -> None:
         await client.wait_closed()
         assert client.close_code == 1001
         silent.close()
+
+
+async def test_a_connection_has_no_more_names_than_python_shares() -> None:
+    """Up to 30 attributes are kept without a dict of their own, which would cost 1.6 KiB each."""
+    async with pair(LoggedConnection) as (server, _):
+        assert len(vars(server)) <= 30

@@ -119,11 +119,16 @@ class LoggedConnection(FastConnection):
     """
 
     alive: ClassVar[weakref.WeakSet[LoggedConnection]] = weakref.WeakSet()
-    opened = False
-    _deadline: asyncio.TimerHandle | None = None
+
+    __slots__ = ("_deadline", "opened")
+
+    opened: bool
+    """Whether its handler has been called."""
+    _deadline: asyncio.TimerHandle | None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the connection from its first moment, for `shut` (asyncio's callback)."""
+        self.opened, self._deadline = False, None
         super().connection_made(transport)
         self.alive.add(self)
 

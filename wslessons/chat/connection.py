@@ -151,8 +151,12 @@ class LibraryConnection:
         fanout: False to have each message sent by a task of its own.
     """
 
+    __slots__ = ("_connection", "id", "path", "peer", "subprotocol", "writer")
+
     def __init__(self, connection: ServerConnection, *, fanout: bool = True) -> None:
         assert connection.request is not None
+        # The answer to the handshake has been sent, and takes 1.2 KiB.
+        connection.response = None
         self._connection = connection
         self.id = connection.id.hex
         self.path = connection.request.path.partition("?")[0]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 from wslessons.chat.channel import Channel, Lagged, Receiver
 from wslessons.fast import text_frame
@@ -46,7 +46,6 @@ class Writer(Protocol):
         ...
 
 
-@runtime_checkable
 class DirectWriter(Writer, Protocol):
     """A writer that need not be asked before each write."""
 
@@ -138,15 +137,14 @@ class _InSync(Generic[I]):
             ask |= {id: None for id in self.writers if id not in self.direct}
         blocked = []
         for id in ask:
-            writer = self.writers[id]
+            writer: Any = self.writers[id]
             self.direct.pop(id, None)
-            if (sent := rest.get(id, 0)) and isinstance(writer, DirectWriter):
+            if sent := rest.get(id, 0):
                 writer.finish(memoryview(data)[sent:])
             elif not writer.write(data):
                 blocked.append(id)
-            elif isinstance(writer, DirectWriter):
-                until = partial(self.direct.pop, id, None)
-                if (send := writer.direct(until)) is not None:
+            elif (direct := getattr(writer, "direct", None)) is not None:
+                if (send := direct(partial(self.direct.pop, id, None))) is not None:
                     self.direct[id] = send
         return blocked
 
