@@ -65,7 +65,8 @@ __all__ = ["ChatServer", "Connection", "Gone", "Room", "RoomSource"]
 
 logger = logging.getLogger(__name__)
 
-PATH = re.compile(r"/|/rooms/[A-Za-z0-9._~-]{1,64}")
+PATH = re.compile(r"/|/rooms/(?!\.\.?$)[A-Za-z0-9._~-]{1,64}")
+"""Where rooms are. (The path segments `.` and `..` mean another path: RFC 3986, section 5.2.4.)"""
 IDLE_ROOMS = 64
 """Empty rooms that keep their log, so that people who lost their connections can resume."""
 MOST_REFUSED = 10

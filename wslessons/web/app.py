@@ -5,6 +5,7 @@
 | ``GET /`` | the chat page; what it needs is under ``/static`` |
 | ``POST /ticket`` | a ticket for the WebSocket, as JSON |
 | ``/ws``, ``/ws/rooms/NAME`` | WebSocket: the rooms ``/`` and ``/rooms/NAME`` of the chat |
+| ``GET`` of these | why a WebSocket would be refused there; else 426 |
 | ``GET /rooms`` | who is where, in numbers, as JSON |
 | ``GET /metrics`` | for Prometheus |
 | ``GET /healthz`` | 200, or 503 once it is about to stop |
@@ -25,7 +26,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -55,6 +56,9 @@ OPTIONS: dict[str, Any] = {"ws": FrameProtocol, "ws_per_message_deflate": False}
 It works without, and on any other ASGI server, slower."""
 
 NO_STORE = {"Cache-Control": "no-store"}
+LONGEST_HEADER = 8000
+"""Bytes of a header, name and value, that a WebSocket handshake may have: a little less than the
+8,192 of a line in `websockets`, since a browser adds some there."""
 
 
 class WebChat:
@@ -77,7 +81,9 @@ class WebChat:
             Route("/metrics", self.expose),
             Route("/healthz", self.health),
             WebSocketRoute("/ws", self.socket),
+            Route("/ws", self.explain),
             WebSocketRoute("/ws/rooms/{name}", self.socket),
+            Route("/ws/rooms/{name}", self.explain),
             WebSocketRoute("/{path:path}", self.nowhere),
         ]
 
@@ -107,13 +113,39 @@ class WebChat:
         sentence = "There is no room here: connect to /ws or /ws/rooms/NAME."
         await refuse(websocket.scope, websocket.receive, websocket.send, 404, sentence)
 
+    def refusal(self, request: HTTPConnection) -> tuple[str, tuple[HTTPStatus, str] | None]:
+        """Return the room that a request is for, and why nobody may enter it by this request."""
+        name = request.path_params.get("name")
+        path = "/" if name is None else f"/rooms/{name}"
+        if self.draining:
+            return path, (HTTPStatus.SERVICE_UNAVAILABLE, "This server is about to stop.")
+        return path, self.chat.refusal(path)
+
+    async def explain(self, request: Request) -> Response:
+        """Say over HTTP what a WebSocket would be told: a page is not told why a handshake failed.
+
+        Where none would be refused, it is 426 (RFC 9110, section 15.5.22). A page that reads that
+        after its handshake failed knows that a proxy keeps the upgrade to itself.
+        """
+        _, refusal = self.refusal(request)
+        if any(len(name) + len(value) > LONGEST_HEADER for name, value in request.headers.raw):
+            refusal = (
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                (
+                    "The browser sends too much with each request, most likely cookies of this host"
+                    " (HTTP 431): delete them, and join again."
+                ),
+            )
+        status, sentence = refusal or (
+            HTTPStatus.UPGRADE_REQUIRED,
+            "Here is a WebSocket: ask for the upgrade.",
+        )
+        headers = NO_STORE | {"Upgrade": "websocket", "Connection": "Upgrade"}
+        return PlainTextResponse(sentence.strip() + "\n", status, headers)
+
     async def socket(self, websocket: WebSocket) -> None:
         """Let somebody into a room, and serve them until they go."""
-        name = websocket.path_params.get("name")
-        path = "/" if name is None else f"/rooms/{name}"
-        refusal = self.chat.refusal(path)
-        if self.draining:
-            refusal = HTTPStatus.SERVICE_UNAVAILABLE, "This server is about to stop."
+        path, refusal = self.refusal(websocket)
         if refusal is not None:
             status, sentence = refusal
             scope, receive, send = websocket.scope, websocket.receive, websocket.send

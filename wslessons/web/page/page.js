@@ -121,7 +121,7 @@ function onChat({ event }) {
       showRoster(event.people, event.count);
       break;
     case "error":
-      if (event.id) settle(event.id, "failed", ` · not sent: ${event.text}`);
+      if (event.id) settle(event.id, "failed", event.code === "unconfirmed" ? ` · ${event.text}` : ` · not sent: ${event.text}`);
       else note(event.text, "notice");
       break;
   }
@@ -183,11 +183,13 @@ join.addEventListener("submit", (event) => {
 
 at("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  const words = text.value.trim();
+  const words = text.value.trim().toWellFormed();
   if (!words || !client) return;
-  const id = client.say(words);
-  if (id === null) {
-    note("Too much is waiting to be sent: wait until the connection is back", "notice");
+  let id;
+  try {
+    id = client.say(words);
+  } catch (error) {
+    note(error.message, "notice");
     return;
   }
   text.value = "";
