@@ -143,8 +143,9 @@ class _InSync(Generic[I]):
                 writer.finish(memoryview(data)[sent:])
             elif not writer.write(data):
                 blocked.append(id)
-            elif (direct := getattr(writer, "direct", None)) is not None:
-                if (send := direct(partial(self.direct.pop, id, None))) is not None:
+            elif hasattr(writer, "direct"):
+                send = writer.direct(partial(self.direct.pop, id, None))
+                if send is not None:
                     self.direct[id] = send
         return blocked
 
