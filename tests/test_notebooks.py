@@ -24,6 +24,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from wslessons.exercises import check
 from wslessons.lab import outputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +125,17 @@ def something_is_done_often(notebook: Notebook) -> Iterator[str]:
         since = 0 if practice else since + 1
         if since == MOST_CELLS_WITHOUT_PRACTICE + 1:
             yield f"nothing to do in the {since} cells up to {index}"
+
+
+def exercises_are_as_the_package_has_them(notebook: Notebook) -> Iterator[str]:
+    """What stands in the lesson is the very stub, which counts as not attempted."""
+    sources = [cell.source for _, cell in code(notebook)]
+    for name, cell in code(notebook):
+        for asked in re.findall(r"\bawait check\.(\w+)\(", cell.source):
+            if not any(getattr(check, asked).stub.strip() in source for source in sources):
+                yield f"{name} checks {asked}, whose stub stands nowhere"
+            if not any("not attempted yet" in str(output) for output in cell.outputs):
+                yield f"{name} says more of {asked} than that it is not attempted yet"
 
 
 def names_are_public(notebook: Notebook) -> Iterator[str]:
@@ -321,6 +333,8 @@ BAD: list[tuple[Callable[[Notebook], Iterator[str]], Notebook, str]] = [
     (lesson_is_short, of_cells(1, text="why? " * 1201), "1201 words"),
     (lesson_is_short, of_cells(13, source="x = 1\n" * 11), "143 lines"),
     (something_is_done_often, of_cells(9), "cells up to 8"),
+    (exercises_are_as_the_package_has_them, example("await check.nap(f)"), "stands nowhere"),
+    (exercises_are_as_the_package_has_them, example("await check.nap(f)"), "says more of nap"),
     (names_are_public, example("server._stop()"), "uses server._stop"),
     (names_are_public, example("x = 1  # noqa: E501"), "linter"),
     (answers_say_what_was_asked_for, example(**shows("text/plain", "heard: True")), "heard: True"),
@@ -353,7 +367,6 @@ EXCEPTIONS = {
     )
     for lesson in (
         "00_why_websockets",
-        "01_echo",
         "02_chat",
         "03_client",
         "04_web",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import subprocess
 import sys
@@ -24,6 +25,15 @@ def test_stub_is_not_attempted(exercise):
     verdict = judge(exercise, exercise.stub)
     assert verdict.state is State.NOT_ATTEMPTED
     assert repr(verdict).startswith(f"check.{exercise.name}: not attempted yet\n")
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
+def test_stub_is_known_in_a_notebook_too(exercise):
+    """A notebook compiles each statement by itself, which makes other bytecode of a call."""
+    names = {"__name__": "answer"}
+    for statement in ast.parse(exercise.stub).body:
+        exec(compile(ast.Module([statement], []), "<cell>", "exec"), names)
+    assert exercise.untouched(names[exercise.answer_name])
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)

@@ -323,9 +323,17 @@ def _fingerprint(thing: Any) -> Any:
 def _code(code: types.CodeType) -> Any:
     steps = []
     for step in dis.get_instructions(code):
-        value = step.argval
-        steps.append((step.opname, _code(value) if isinstance(value, types.CodeType) else value))
+        # Where `import time` stands in the same unit, as in a file and not in a notebook, which
+        # compiles each statement by itself, `time.sleep` is no method, and jumps are shorter.
+        if step.opname == "PUSH_NULL":
+            continue
+        name = "LOAD_ATTR" if step.opname == "LOAD_METHOD" else step.opname
+        value = None if step.opcode in JUMPS else step.argval
+        steps.append((name, _code(value) if isinstance(value, types.CodeType) else value))
     return (bool(code.co_flags & inspect.CO_COROUTINE), steps)
+
+
+JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 
 
 def _empty() -> None: ...
