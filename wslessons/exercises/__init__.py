@@ -23,7 +23,7 @@ from wslessons.exercises.exercise import Exercise
 
 __all__ = ["Check", "UnknownExercise", "check"]
 
-LESSONS = ("echo",)
+LESSONS = ("echo", "chat")
 """The modules that hold exercises, in the order of the lessons."""
 
 

@@ -96,6 +96,9 @@ class Exercise:
     kind: ClassVar[str] = "function"
     """What the learner writes: function, async function, generator, handler, class or value."""
     name: ClassVar[str]
+    """The exercise's name, made from the class's: `ShortOnly` is `short_only`."""
+    answer_name: ClassVar[str]
+    """The name under which a notebook defines the answer; the exercise's own unless given."""
     _attempts = 0
     _passed = False
 
@@ -103,6 +106,8 @@ class Exercise:
         """Name the exercise after its class."""
         words = "".join(f"_{c.lower()}" if c.isupper() else c for c in cls.__name__)
         cls.name = words.lstrip("_")
+        if "answer_name" not in vars(cls):
+            cls.answer_name = cls.name
 
     @property
     def task(self) -> str:
@@ -255,11 +260,6 @@ class Exercise:
             found |= {k: v for k, v in vars(cls).items() if hasattr(v, "behaviour")}
         return [(getattr(test, "behaviour", ""), test) for test in found.values()]
 
-    @property
-    def answer_name(self) -> str:
-        """The name under which a notebook defines the answer."""
-        return self.name
-
     def untouched(self, answer: Any) -> bool:
         """Tell whether `answer` is still the stub, or has an empty body."""
         if isinstance(answer, (tuple, list)):
@@ -279,7 +279,8 @@ class Exercise:
         """Say what is expected, what came and what to do, if `answer` is of the wrong kind."""
         if inspect.iscoroutine(answer):
             answer.close()
-            hint = f"Pass the function itself, without calling it: check.{self.name}({self.name})"
+            call = f"check.{self.name}({self.answer_name})"
+            hint = f"Pass the function itself, without calling it: {call}"
             return "a function", "a coroutine", hint
         return self.refuse_kind(answer)
 

@@ -192,6 +192,15 @@ class Trial:
             handler = (await self.made()).handler
         return await self.serve_this(handler, **options)
 
+    async def serve_small(self) -> str:
+        """Serve with room for a few KiB per connection, so that a slow reader is soon noticed."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock.bind(("127.0.0.1", 0))
+        return await self.serve(
+            host=None, port=None, sock=sock, write_limit=1024, ping_interval=None
+        )
+
     async def made(self, *args: Any) -> Any:
         """Make an object of the learner's class."""
         with self.isolation.learners():
@@ -206,7 +215,8 @@ class Trial:
         options.setdefault("logger", quiet)
         options.setdefault("close_timeout", 0.5)
         options.setdefault("compression", None)
-        server = await websockets.serve(guarded, "127.0.0.1", 0, **options)
+        options = {"host": "127.0.0.1", "port": 0, **options}
+        server = await websockets.serve(guarded, **options)
         self._servers.append(server)
         return f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
@@ -292,6 +302,13 @@ class Trial:
         """Send `message`, and expect `expected` as the next message that comes."""
         await client.send(message)
         await self.hears(client, expected, hint)
+
+    async def asks_for(
+        self, client: Client, message: Any, reader: Client, expected: Any, hint: Hint
+    ) -> None:
+        """Send `message` as `client`, and expect `expected` as what `reader` receives next."""
+        await client.send(message)
+        await self.hears(reader, expected, hint)
 
     async def hears(self, client: Client, expected: Any, hint: Hint) -> None:
         """Expect `expected` as the next message that `client` receives."""
