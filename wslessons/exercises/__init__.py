@@ -23,7 +23,7 @@ from wslessons.exercises.exercise import Exercise
 
 __all__ = ["Check", "UnknownExercise", "check"]
 
-LESSONS = ("echo", "chat")
+LESSONS = ("echo", "chat", "client")
 """The modules that hold exercises, in the order of the lessons."""
 
 

@@ -26,6 +26,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
+from websockets import ConnectionClosed
+
 from wslessons.exercises.isolation import Isolation, own_lines
 from wslessons.exercises.trial import Mismatch, Nothing, Trial, shown
 from wslessons.exercises.verdict import Line, Note, State, Verdict
@@ -63,6 +65,12 @@ CRASH_HINTS = (
         " it is used.",
     ),
     (NameError, "", "That name is not defined where it is used: import it, or define it above."),
+    (
+        ConnectionClosed,
+        "",
+        "When the connection has ended, recv raises ConnectionClosed: catch it with try and"
+        " except, and look at connection.close_code.",
+    ),
     (SystemExit, "", "sys.exit ends the whole program, with everybody on it: just return."),
     (KeyboardInterrupt, "", "That stops the whole program, with everybody on it: just return."),
 )
@@ -301,6 +309,9 @@ class Exercise:
         if wants_async and not is_async and not inspect.isclass(answer):
             hint = "It has to wait for the network, so it is an async function: write async def."
             return "an async function", "a plain function", hint
+        if self.kind == "generator" and not inspect.isgeneratorfunction(answer):
+            hint = "A function becomes a generator by yield: yield one delay, then the next."
+            return "a generator function", "a function without yield", hint
         if self.kind == "function" and is_async:
             return "a plain function", "an async function", "It waits for nothing: write def."
         return None

@@ -140,6 +140,7 @@ class Trial:
         self.answer = answer
         self.isolation = isolation
         self._servers: list[Server] = []
+        self._theirs: list[Server] = []
         self._clients: list[Client] = []
         self._stack = contextlib.AsyncExitStack()
 
@@ -153,17 +154,16 @@ class Trial:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        handlers: list[asyncio.Task[None]] = []
         for client in self._clients:
-            client.connection.transport.abort()
-        for server in self._servers:
-            handlers += server.handler_tasks
-        # The clients are gone: a handler that listens ends by itself now.
+            client.vanish()
+        # A handler that listens ends by itself now.
+        handlers = [task for server in self._theirs for task in server.handler_tasks]
         await self._ended(handlers, "a handler whose client had gone")
         for server in self._servers:
             server.close(close_connections=False)
-            for connection in list(server.all_connections):
-                connection.transport.abort()
+            for task in server.handler_tasks:
+                task.cancel()
+        self._cut_off()
         await self.isolation.end()
         await self._stack.__aexit__(None, None, None)
 
@@ -218,27 +218,53 @@ class Trial:
         options = {"host": "127.0.0.1", "port": 0, **options}
         server = await websockets.serve(guarded, **options)
         self._servers.append(server)
+        if theirs:
+            self._theirs.append(server)
         return f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
-    async def call(self, *args: Any) -> Any:
+    async def call(
+        self, *args: Any, patience: float = PATIENCE, hint: str = "It waits for ever: for what?"
+    ) -> Any:
         """Call the learner's function, await it if need be, and return its result.
 
+        Args:
+            args: what it is called with.
+            patience: seconds that it may take.
+            hint: what to say if it takes longer.
+
         Raises:
-            Mismatch: it raised.
+            Mismatch: it raised, or took too long.
         """
         try:
             with self.isolation.learners():
                 result = self.answer(*args)
-            if inspect.isawaitable(result):
-                return await asyncio.ensure_future(self.isolation.guard(result))
-            return result
-        except asyncio.CancelledError:
-            raise
+            if not inspect.isawaitable(result):
+                return result
+            running = asyncio.ensure_future(self.isolation.guard(result))
         except Exception as error:
+            raise Mismatch("a result", Nothing("an exception"), "") from error
+        await asyncio.wait([running], timeout=patience)
+        if not running.done():
+            # A closing handshake that nobody answers would take the library's ten seconds.
+            self._cut_off()
+            running.cancel()
+            await asyncio.wait([running], timeout=GRACE)
+            raise Mismatch("an end", Nothing(f"no end within {patience:g} s"), hint)
+        try:
+            return running.result()
+        except (Exception, asyncio.CancelledError) as error:
             # An ended connection that they let out is a crash here: nobody else catches it.
-            if error not in self.isolation.crashes and not isinstance(error, RuntimeError):
+            if not self.isolation.crashes:
                 self.isolation.crashes.append(error)
             raise Mismatch("a result", Nothing("an exception"), "") from error
+
+    def _cut_off(self) -> None:
+        """End every connection that is open, without a word."""
+        for client in self._clients:
+            client.vanish()
+        for server in self._servers:
+            for connection in list(server.all_connections):
+                connection.transport.abort()
 
     async def take(self, count: int, *args: Any) -> list[Any]:
         """Call the learner's generator function and take up to `count` items of what it yields."""
