@@ -1,4 +1,4 @@
-"""Lesson 2 in JupyterLab in Chromium: two panels, and a plug."""
+"""Lesson 2 in JupyterLab in Chromium: two panels, and one goes offline."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ async def say(panel: Locator, text: str) -> None:
     await entry.press("Enter")
 
 
-async def test_panels_talk_and_one_is_unplugged(lab: Lab):
-    """Alice and bob hear each other; bob, unplugged, lags, is told, and goes on."""
+async def test_panels_talk_and_one_goes_offline(lab: Lab):
+    """Alice and bob hear each other; bob, offline, lags, is told, and goes on."""
     async with asyncio.timeout(150):
         await lab.run_all()
         assert await lab.errors() == []
         alice, bob = lab.panel("alice").last, lab.panel("bob").last
         await expect(alice).to_contain_text("here: alice, bob")
 
-        # The lesson's own cell has unplugged bob while 300 lines were said.
+        # The lesson's own cell had bob offline while 300 lines were said.
         await expect(bob).to_contain_text("you missed 46 messages")
         await expect(bob).to_contain_text("[alice] line 299")
 
@@ -36,13 +36,13 @@ async def test_panels_talk_and_one_is_unplugged(lab: Lab):
         await expect(alice).to_contain_text("← [bob] <i id=injected>hi</i>")
         assert await lab.page.locator("#injected").count() == 0
 
-        await bob.get_by_role("button", name="Unplug").click()
+        await bob.get_by_role("button", name="Go offline").click()
         await expect(bob).to_contain_text("● reconnecting")
         await expect(alice).to_contain_text("bob left")
         await expect(alice).not_to_contain_text("here: alice, bob")
         await say(alice, "said to nobody")
         await say(bob, "said in a tunnel")
-        await bob.get_by_role("button", name="Plug in").click()
+        await bob.get_by_role("button", name="Go online").click()
         await expect(bob).to_contain_text("● connected")
         await expect(bob).to_contain_text("← [alice] said to nobody")
         await expect(alice).to_contain_text("← [bob] said in a tunnel")

@@ -377,9 +377,8 @@ async def test_server_that_closes_a_pipe():
     ):
         assert await client.line() == "[system] >>> bot joined the chat"
         server.close(code=4000, reason="no bots")
-        assert await client.process.wait() == 1
-        assert client.process.stderr is not None
-        last = (await client.process.stderr.read()).decode().splitlines()[-1]
+        assert await client.wait() == 1
+        last = client.errors.rest().splitlines()[-1]
         assert last == "wslessons: the server closed the connection for good: 4000 (no bots)."
 
 

@@ -40,6 +40,46 @@ async def test_stop_button_ends_a_quiet_await(cells: Kernel):
     assert await cells.run("print(1 + 1)") == "2\n"
 
 
+@pytest.mark.parametrize(
+    ("code", "where"),
+    [
+        ("await asyncio.sleep(60)", "in line 2: await asyncio.sleep(60)"),
+        ("for _ in range(10**12):\n    pass", "in line "),
+        (
+            "server = await lab.serve('echo', echo)\n"
+            "from websockets import connect\n"
+            "async with connect(server.url, proxy=None) as client:\n"
+            "    await client.recv()",
+            "in line 5: await client.recv()",
+        ),
+        (
+            "async with asyncio.TaskGroup() as group:\n"
+            "    group.create_task(asyncio.sleep(60))\n"
+            "    group.create_task(asyncio.sleep(60))",
+            "in line 2: async with asyncio.TaskGroup() as group:",
+        ),
+    ],
+)
+async def test_a_stopped_cell_ends_in_one_line(cells: Kernel, code: str, where: str):
+    """The line says where in the cell it was; not where in the libraries."""
+    running = cells.start(f"print('awake', flush=True)\n{code}")
+    await cells.printed.wait()
+    # The cell is past its first line when it waits, or for ever on its way.
+    await asyncio.sleep(0.3)
+    await cells.manager.interrupt_kernel()
+    with pytest.raises(CellError) as stopped:
+        await running
+    assert str(stopped.value).startswith(f"wslessons: stopped {where}")
+    assert "\n" not in str(stopped.value)
+
+
+async def test_a_cancellation_of_ones_own_is_no_stop(cells: Kernel):
+    """A task that a learner cancels and awaits is shown as Python shows it."""
+    with pytest.raises(CellError, match="CancelledError") as error:
+        await cells.run("task = asyncio.create_task(asyncio.sleep(1)); task.cancel(); await task")
+    assert "stopped" not in str(error.value)
+
+
 async def test_servers_live_on_when_a_cell_is_stopped(cells: Kernel):
     """Stopping a cell ends that cell's await, not the servers in the background."""
     await cells.run("server = await lab.serve('echo', echo)")

@@ -83,8 +83,7 @@ async def command(
 
 async def says(running: Command, text: str) -> None:
     """Read what a command says on stderr until a line holds `text`."""
-    assert running.process.stderr is not None
-    while text not in (line := (await running.process.stderr.readline()).decode()):
+    while text not in (line := await running.errors.next()):
         assert line, f"it ended without a word of {text!r}"
 
 
@@ -237,9 +236,8 @@ async def test_the_command_shows_a_server_that_dies():
                     joined += 1
             assert joined == 1
         one.kill()
-        _, errors = await running.process.communicate()
-        assert running.process.returncode == 1
-        assert errors.decode().splitlines()[-1] == "wslessons: all servers have ended."
+        assert await running.wait() == 1
+        assert running.errors.rest().splitlines()[-1] == "wslessons: all servers have ended."
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

@@ -43,7 +43,7 @@ class BackgroundApp(background.BackgroundServer):
 
         Stopping twice is harmless. `patience` is `asgi.GRACE` here.
         """
-        self._forget()
+        background.forget(self)
         await self._app.stop()
 
 

@@ -17,8 +17,9 @@ from websockets.frames import CloseCode
 from wslessons import serving
 from wslessons.errors import UserError
 from wslessons.lab.kernel import running_loop
+from wslessons.lab.names import Names
 
-__all__ = ["BackgroundServer", "Service", "find", "replace", "serve", "servers"]
+__all__ = ["BackgroundServer", "Service", "find", "forget", "replace", "serve", "servers"]
 
 
 @runtime_checkable
@@ -34,9 +35,6 @@ class Service(Protocol):
         """Serve one connection."""
         ...
 
-
-_running: dict[str, BackgroundServer] = {}
-_locks: dict[str, asyncio.Lock] = {}
 
 S = TypeVar("S", bound="BackgroundServer")
 
@@ -74,16 +72,19 @@ class BackgroundServer:
     ) -> None:
         """Close the server and its connections, in at most about twice `patience` seconds.
 
-        Clients get a close frame with `code` (RFC 6455, section 7.4.1). Stopping twice is harmless.
-        Raises `UserError`, and stops nothing, for a code or a reason that can't be sent.
+        Stopping twice is harmless.
+
+        Args:
+            code: the close code that clients get (RFC 6455, section 7.4.1).
+            reason: the reason that they get, at most 123 bytes of UTF-8.
+            patience: seconds to wait for the clients, and again for the handlers.
+
+        Raises:
+            UserError: a close frame can't carry the code or the reason; nothing is stopped.
         """
         serving.check_close(code, reason)
-        self._forget()
+        forget(self)
         await serving.shut(self._server, code, reason, patience)
-
-    def _forget(self) -> None:
-        if self.running:
-            del _running[self.name]
 
     def __repr__(self) -> str:
         return f"<server {self.name!r}, {'running' if self.running else 'stopped'}>"
@@ -96,6 +97,11 @@ class BackgroundServer:
             f"<b>{html.escape(self.name)}</b> &middot; {state}"
             f" &middot; <code>{html.escape(self.url)}</code></div>"
         )
+
+
+_running: Names[BackgroundServer] = Names(
+    lambda server: server.stop(CloseCode.SERVICE_RESTART, "the cell was run again")
+)
 
 
 async def serve(
@@ -132,21 +138,19 @@ async def serve(
 
 
 async def replace(name: str, start: Callable[[], Awaitable[S]]) -> S:
-    """Stop the server of that name, its clients told 1012, then `start` another in its place.
-
-    Raises what `start` raises; the old server is gone by then, since both may want one port.
-    """
+    """Stop the server of that name, its clients told 1012, then `start` another in its place."""
     running_loop()
-    async with _locks.setdefault(name, asyncio.Lock()):
-        if (old := _running.get(name)) is not None:
-            await old.stop(CloseCode.SERVICE_RESTART, "the cell was run again")
-        _running[name] = started = await start()
-    return started
+    return await _running.replace(name, start)
+
+
+def forget(server: BackgroundServer) -> None:
+    """Let a server's name be free, since it stops."""
+    _running.forget(server.name, server)
 
 
 def servers() -> list[BackgroundServer]:
     """List the servers that run in this kernel, oldest first."""
-    return list(_running.values())
+    return _running.values()
 
 
 def find(name: str) -> BackgroundServer:
@@ -155,9 +159,9 @@ def find(name: str) -> BackgroundServer:
     Raises:
         UserError: none does.
     """
-    if name not in _running:
+    if (server := _running.get(name)) is None:
         have = ", ".join(map(repr, _running)) or "none"
         raise UserError(
             f"no server named {name!r} runs here (running: {have}): run the cell that starts it."
         )
-    return _running[name]
+    return server

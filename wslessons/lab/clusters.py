@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from wslessons.lab.kernel import running_loop
+from wslessons.lab.names import Names
 from wslessons.scaling.cluster import Cluster
 
 __all__ = ["cluster"]
 
-_running: dict[str, Cluster] = {}
-_locks: dict[str, asyncio.Lock] = {}
+_running: Names[Cluster] = Names(lambda cluster: cluster.stop())
 
 
 async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: Any) -> Cluster:
@@ -20,17 +19,20 @@ async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: A
     So a cell may run again, or with another `bus`, and leaves nothing behind. They end with the
     kernel.
 
-    In: what `wslessons.scaling.cluster.Cluster` takes.
+    Args:
+        name: what to call them; starting under the same name again replaces them.
+        servers: how many.
+        bus: what carries the rooms: ``memory``, ``nats``, ``redis``, ``kafka``, or a broker's URL.
+        options: whatever else `wslessons.scaling.cluster.Cluster` takes.
 
     Raises:
         UserError: the bus can't be used.
     """
     running_loop()
-    async with _locks.setdefault(name, asyncio.Lock()):
-        if (old := _running.get(name)) is not None:
-            await old.stop()
-            del _running[name]
+
+    async def start() -> Cluster:
         started = Cluster(servers, bus, **options)
         await started.start()
-        _running[name] = started
-    return started
+        return started
+
+    return await _running.replace(name, start)

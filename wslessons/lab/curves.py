@@ -11,7 +11,7 @@ import ipywidgets
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from wslessons.lab.widgets import Dispatcher, Panel
+from wslessons.lab.panel import LivePanel
 from wslessons.push import Load, UnitCosts
 
 __all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span"]
@@ -81,13 +81,12 @@ def _row(name: str, load: Load) -> str:
     return f"<tr><th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-class CostCurves:
+class CostCurves(LivePanel):
     """The panel: three sliders, the curves, and what they say; made by `cost_curves`."""
 
     def __init__(self, costs: UnitCosts, title: str) -> None:
+        super().__init__(title)
         self._costs = costs
-        self._error = ipywidgets.HTML()
-        self._dispatcher = Dispatcher(self._show_error)
         self.tabs = _slider("open tabs", 500, [(f"{tabs:,}", tabs) for tabs in TABS])
         times = [(span(seconds), seconds) for seconds in TIMES]
         self.interval = _slider("look every", 2, times)
@@ -99,13 +98,13 @@ class CostCurves:
         for slider in sliders:
             slider.observe(self._on_change, names="value")
         heading = ipywidgets.HTML(f"<b>{html.escape(title)}</b>")
-        self._panel = Panel(title, [heading, *sliders, self._picture, self._words, self._error])
+        self.fill(heading, *sliders, self._picture, self._words, self._error)
         self._draw()
 
     def _on_change(self, change: dict[str, Any]) -> None:
         if not self._due:
             self._due = True
-            self._dispatcher.run(self._redraw())
+            self.start(self._redraw())
 
     async def _redraw(self) -> None:
         await asyncio.sleep(REDRAW)
@@ -126,12 +125,6 @@ class CostCurves:
         rows += _row("pushing", self._costs.pushing(tabs, change_every))
         style = '<table style="border-spacing:12px 0;text-align:right;line-height:1.4">'
         self._words.value = f"{style}{head}{rows}</table>{sentence(self._costs, *chosen)}"
-
-    def _show_error(self, text: str) -> None:
-        self._error.value = text
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel.bundle()
 
 
 def _slider(name: str, value: float, options: list[tuple[str, float]]) -> Any:

@@ -12,7 +12,7 @@ import ipywidgets
 from wslessons import push
 from wslessons.errors import UserError
 from wslessons.lab import background
-from wslessons.lab.widgets import Dispatcher, Panel
+from wslessons.lab.panel import LivePanel, replace
 from wslessons.link import Link
 
 __all__ = ["Dashboard", "Side", "dashboard_panel"]
@@ -30,8 +30,6 @@ REFRESH = 0.1
 
 BLIP = 0.5
 """Seconds for which the button's failure lasts."""
-
-_panels: dict[str, Dashboard] = {}
 
 
 class Side:
@@ -75,13 +73,12 @@ class Side:
         )
 
 
-class Dashboard:
+class Dashboard(LivePanel):
     """The panel of `dashboard_panel`; its tabs find the server anew when its cell runs again."""
 
     def __init__(self, title: str, name: str, interval: float) -> None:
+        super().__init__(title)
         self._name, self._url = name, ""
-        self._error = ipywidgets.HTML()
-        self._dispatcher = Dispatcher(self._show_error)
         self.asking, self.told = Side("asks"), Side("is told")
         self._interval = ipywidgets.FloatSlider(
             value=interval,
@@ -92,21 +89,14 @@ class Dashboard:
             readout_format=".1f",
         )
         self._interval.observe(self._on_interval, names="value")
-        fail = ipywidgets.Button(description="Fail for half a second", tooltip="api: failed")
-        fail.on_click(lambda _: self._dispatcher.run(self.blip()))
-        deploy = ipywidgets.Button(description="Deploy", tooltip="web: deploying or healthy")
-        deploy.on_click(lambda _: self._dispatcher.run(self.deploy()))
-        for button in (fail, deploy):
-            button.layout.width = "auto"
-        self._panel = Panel(
-            title,
-            [
-                ipywidgets.HTML(f"<b>{html.escape(title)}</b>"),
-                ipywidgets.HBox([self.asking.widget, self.told.widget]),
-                ipywidgets.HBox([self._interval, ipywidgets.HTML("seconds")]),
-                ipywidgets.HBox([deploy, fail]),
-                self._error,
-            ],
+        deploy = self.button("Deploy", self.deploy, tooltip="web: deploying or healthy")
+        fail = self.button("Fail for half a second", self.blip, tooltip="api: failed")
+        self.fill(
+            ipywidgets.HTML(f"<b>{html.escape(title)}</b>"),
+            ipywidgets.HBox([self.asking.widget, self.told.widget]),
+            ipywidgets.HBox([self._interval, ipywidgets.HTML("seconds")]),
+            ipywidgets.HBox([deploy, fail]),
+            self._error,
         )
         self._stack = contextlib.AsyncExitStack()
         self._refreshing: asyncio.Task[None] | None = None
@@ -114,7 +104,7 @@ class Dashboard:
     async def open(self) -> None:
         """Open both tabs; raises `UserError` when the server does not answer as a fleet does."""
         await self._connect()
-        self._refreshing = asyncio.create_task(self._refresh(), name=f"{self._panel.title} refresh")
+        self._refreshing = asyncio.create_task(self._refresh(), name=f"{self.title} refresh")
 
     async def close(self) -> None:
         """Close both tabs and stop refreshing. Idempotent."""
@@ -157,19 +147,13 @@ class Dashboard:
             self.told.show()
 
     async def _report(self, service: str, status: str) -> None:
-        self._error.value = ""
+        self.show_error("")
         async with push.Builds(self._url) as builds:
             await builds.report(service, status)
 
     def _on_interval(self, change: dict[str, Any]) -> None:
         if self.asking.tab is not None:
             self.asking.tab.interval = change["new"]
-
-    def _show_error(self, text: str) -> None:
-        self._error.value = f'<span style="color:#c62828">{html.escape(text)}</span>'
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel.bundle()
 
 
 async def dashboard_panel(
@@ -185,13 +169,4 @@ async def dashboard_panel(
     Raises:
         UserError: the server does not answer as a fleet does.
     """
-    if (old := _panels.pop(title, None)) is not None:
-        await old.close()
-    panel = Dashboard(title, server.name, interval)
-    try:
-        await panel.open()
-    except BaseException:
-        await panel.close()
-        raise
-    _panels[title] = panel
-    return panel
+    return await replace(Dashboard(title, server.name, interval))

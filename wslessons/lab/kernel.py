@@ -122,6 +122,26 @@ async def _tick() -> None:
         await asyncio.sleep(TICK)
 
 
+def _show_stop(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = None) -> None:
+    """Word a cell that the stop button ended in one line, where IPython shows the libraries' part.
+
+    The kernel stops an ``await`` by cancelling the cell's task. A cancellation of the learner's own
+    is no stop, and is shown as any other error.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if kind is KeyboardInterrupt or (task and task.cancelling()):
+        frames = traceback.extract_tb(trace)
+        cells = [frame for frame in frames if shell.compile.format_code_name(frame.filename)]
+        where = f" in line {cells[-1].lineno}: {cells[-1].line}" if cells else ""
+        # IPython asks an error for its own traceback before it makes one.
+        error._render_traceback_ = lambda: [f"wslessons: stopped{where}"]
+        error.__context__ = None
+    shell.showtraceback((kind, error, trace), running_compiled_code=True)
+
+
 def _set_up_charts(shell: Any) -> None:
     shell.config.InlineBackend.figure_formats = {"svg"}
     shell.config.InlineBackend.print_figure_kwargs = {
@@ -135,8 +155,9 @@ def _set_up_charts(shell: Any) -> None:
 def setup() -> None:
     """Prepare this kernel for the lessons; harmless to call again.
 
-    Starts the ticker that lets the stop button end a quiet ``await``, sends the servers' log into
-    `logbook` instead of into the cells, and makes charts SVG that is the same at each run.
+    Starts the ticker that lets the stop button end a quiet ``await``, shows a stopped cell in one
+    line, sends the servers' log into `logbook` instead of into the cells, and makes charts SVG that
+    is the same at each run.
 
     Raises:
         UserError: not a Jupyter kernel, or the kernel or a package is too old, or the kernel's
@@ -161,6 +182,7 @@ def setup() -> None:
         if logbook not in logger.handlers:
             logger.addHandler(logbook)
     logging.getLogger("wslessons").setLevel(logging.INFO)
+    shell.set_custom_exc((KeyboardInterrupt, asyncio.CancelledError), _show_stop)
     _set_up_charts(shell)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import html
 import os
-from typing import Any
 from urllib.parse import urlsplit
 
 import ipywidgets
 
 from wslessons.lab import background
-from wslessons.lab.widgets import Panel
+from wslessons.lab.panel import Panel
 
 __all__ = ["FRAMES", "PagePanel", "page_panel", "page_url"]
 
@@ -33,10 +32,11 @@ def page_url(server: background.BackgroundServer, path: str = "/") -> str:
     return f"{prefix.rstrip('/')}/proxy/{urlsplit(server.url).port}{path}"
 
 
-class PagePanel:
+class PagePanel(Panel):
     """A link that opens a page in a tab, and the page in a frame; made by `page_panel`."""
 
     def __init__(self, server: background.BackgroundServer, path: str, title: str, height: int):
+        super().__init__(title, width="900px" if height else "640px")
         self.url = page_url(server, path)
         address, name = html.escape(self.url), html.escape(title)
         link = (
@@ -50,11 +50,7 @@ class PagePanel:
         children: list[ipywidgets.Widget] = [ipywidgets.HTML(link)]
         if height:
             children.append(ipywidgets.HTML(frame, layout=ipywidgets.Layout(width="100%")))
-        self._panel = Panel(title, children, width="900px" if height else "640px")
-        self.widget = self._panel.widget
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel.bundle()
+        self.fill(*children)
 
 
 def page_panel(

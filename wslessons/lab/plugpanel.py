@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import html
 from collections import deque
-from collections.abc import Callable
-from typing import Any
 
 import ipywidgets
 from websockets import ClientConnection, ConnectionClosed, InvalidHandshake, connect
@@ -14,21 +11,21 @@ from websockets import ClientConnection, ConnectionClosed, InvalidHandshake, con
 from wslessons.errors import UserError
 from wslessons.heartbeat.heartbeat import Beat, Heartbeat
 from wslessons.lab import background
+from wslessons.lab.panel import ClientPanel, replace
 from wslessons.lab.rttchart import rtt_chart
-from wslessons.lab.widgets import Dispatcher, Panel, Transcript
+from wslessons.lab.theme import RED
 from wslessons.link import Link
 
 __all__ = ["PlugPanel", "plug_panel"]
-
-_panels: dict[str, PlugPanel] = {}
 
 WINDOW = 10.0
 """Seconds of the chart."""
 
 REDRAW = 0.25
+"""Seconds between two drawings of it."""
 
 
-class PlugPanel:
+class PlugPanel(ClientPanel):
     """A client with a heartbeat, the link before it, and a button for each of the link's faults.
 
     Made by `plug_panel`. `link` may be broken from a cell as well; the panel shows it.
@@ -37,64 +34,47 @@ class PlugPanel:
     def __init__(
         self, title: str, server: background.BackgroundServer | str, interval: float, timeout: float
     ) -> None:
-        self._server, self._target = server, ""
-        self.link = Link(self._url())
+        super().__init__(title, server, height="96px")
+        self._target = ""
+        self.link = Link(self.url())
         self.heartbeat: Heartbeat | None = None
         """That of the newest connection."""
         self.interval, self.timeout = interval, timeout
         self._connection: ClientConnection | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._loop = asyncio.get_running_loop()
         self._beats: deque[tuple[float, float]] = deque(maxlen=1000)
         self._losses: deque[float] = deque(maxlen=20)
-        self.transcript = Transcript(height="96px")
-        self._dispatcher = Dispatcher(lambda text: self.transcript.add("error", text))
-        self._state = ipywidgets.HTML()
-        self._chart = ipywidgets.HTML(layout=ipywidgets.Layout(width="100%"))
-        self._latency, self._jitter = self._number(100), self._number(50)
-        self._rate = self._number(100)
-        self._panel = Panel(
-            title,
-            [
-                ipywidgets.HBox([ipywidgets.HTML(f"<b>{html.escape(title)}</b>"), self._state]),
-                self._chart,
-                ipywidgets.HBox(
-                    [
-                        self._button("Pull the plug", self.stall),
-                        self._button("Cut", self.cut),
-                        self._button("Heal", self.heal),
-                        self._button("Reconnect", self.connect),
-                    ]
-                ),
-                self._row(
-                    self._button("Delay", self.delay), self._latency, "±", self._jitter, "ms"
-                ),
-                self._row(self._button("Throttle", self.throttle), self._rate, "bytes/s each way"),
-                self.transcript.widget,
-            ],
+        self._chart = ipywidgets.HTML(layout=ipywidgets.Layout(width="auto"))
+        self._latency, self._jitter = _number("latency", 100), _number("± jitter", 50)
+        self._rate = _number("rate", 100)
+        self.fill(
+            self.heading,
+            self._chart,
+            ipywidgets.HBox(
+                [
+                    self.button("Pull the plug", self.stall),
+                    self.button("Cut", self.cut),
+                    self.button("Heal", self.heal),
+                    self.button("Reconnect", self.connect),
+                ]
+            ),
+            ipywidgets.HBox(
+                [
+                    self.button("Delay", self.delay),
+                    self._latency,
+                    self._jitter,
+                    ipywidgets.Label("ms each way"),
+                ]
+            ),
+            ipywidgets.HBox(
+                [
+                    self.button("Throttle", self.throttle),
+                    self._rate,
+                    ipywidgets.Label("bytes/s each way"),
+                ]
+            ),
+            self.transcript.widget,
         )
-
-    @staticmethod
-    def _number(value: int) -> ipywidgets.BoundedIntText:
-        layout = ipywidgets.Layout(width="80px")
-        return ipywidgets.BoundedIntText(value=value, min=0, max=1_000_000, layout=layout)
-
-    @staticmethod
-    def _row(*parts: ipywidgets.Widget | str) -> ipywidgets.HBox:
-        return ipywidgets.HBox(
-            [ipywidgets.Label(part) if isinstance(part, str) else part for part in parts]
-        )
-
-    def _button(self, text: str, act: Callable[[], Any]) -> ipywidgets.Button:
-        button = ipywidgets.Button(description=text, layout=ipywidgets.Layout(width="120px"))
-        button.on_click(lambda _: self._dispatcher.run(act()))
-        return button
-
-    def _url(self) -> str:
-        # By name, so that "Reconnect" finds the server that took the place of the old one.
-        if isinstance(self._server, background.BackgroundServer):
-            return background.find(self._server.name).url
-        return self._server
 
     @property
     def connected(self) -> bool:
@@ -137,14 +117,8 @@ class PlugPanel:
         self.transcript.add("note", text)
         self._show(self._loop.time())
 
-    async def connect(self) -> None:
-        """Open a new connection through the link, in place of the one there is.
-
-        Raises:
-            UserError: the server can't be reached, perhaps because the plug is pulled.
-        """
-        await self._disconnect()
-        if (url := self._url()) != self._target:
+    async def _enter(self) -> None:
+        if (url := self.url()) != self._target:
             await self.link.close()
             self.link, self._target = Link(url), url
             await self.link.__aenter__()
@@ -157,21 +131,21 @@ class PlugPanel:
         self._connection = connection
         self._note("connected")
         self._tasks = [
-            asyncio.create_task(self._listen(connection), name=f"{self._panel.title} listener"),
-            asyncio.create_task(self._redraw(), name=f"{self._panel.title} chart"),
+            asyncio.create_task(self._listen(connection), name=f"{self.title} listener"),
+            asyncio.create_task(self._redraw(), name=f"{self.title} chart"),
         ]
 
-    async def close(self) -> None:
-        """Close the connection and the link."""
-        await self._disconnect()
-        await self.link.close()
-
-    async def _disconnect(self) -> None:
+    async def _leave(self) -> None:
         if (connection := self._connection) is not None:
             await connection.close()
         tasks, self._tasks = self._tasks, []
         if tasks:
             await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """Close the connection and the link."""
+        await super().close()
+        await self.link.close()
 
     async def _listen(self, connection: ClientConnection) -> None:
         heartbeat = Heartbeat(connection, self.interval, self.timeout, on_beat=self._on_beat)
@@ -201,21 +175,26 @@ class PlugPanel:
     def _show(self, now: float) -> None:
         gap = 2.5 * self.interval
         self._chart.value = rtt_chart(self._beats, now, window=WINDOW, gap=gap, losses=self._losses)
-        colour, text = ("#2e7d32", "connected") if self.connected else ("#9e9e9e", "not connected")
+        colour, text = "", "connected" if self.connected else "not connected"
         heartbeat = self.heartbeat
         if self.connected and heartbeat is not None:
             if heartbeat.silent_since is not None and now - heartbeat.silent_since > gap:
-                colour, text = "#c62828", f"silent for {now - heartbeat.silent_since:.1f} s"
+                colour, text = RED, f"silent for {now - heartbeat.silent_since:.1f} s"
             elif heartbeat.rtt is not None:
                 text += f", round trip {heartbeat.rtt * 1000:.0f} ms"
         faults = ", ".join(str(fault)[1:-1] for fault in self.link.active) or "link is healthy"
-        self._state.value = (
-            f'<span style="color:{colour};margin-left:12px">&#9679; {text}</span>'
-            f'<span style="margin-left:12px">{html.escape(faults)}</span>'
-        )
+        self.show_state(f"{text} · {faults}", colour)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel.bundle()
+
+def _number(name: str, value: int) -> ipywidgets.BoundedIntText:
+    return ipywidgets.BoundedIntText(
+        value=value,
+        min=0,
+        max=1_000_000,
+        description=name,
+        style={"description_width": "auto"},
+        layout=ipywidgets.Layout(width="150px"),
+    )
 
 
 async def plug_panel(
@@ -236,9 +215,4 @@ async def plug_panel(
     Raises:
         UserError: the server can't be reached.
     """
-    if (old := _panels.pop(title, None)) is not None:
-        await old.close()
-    panel = PlugPanel(title, server, interval, timeout)
-    _panels[title] = panel
-    await panel.connect()
-    return panel
+    return await replace(PlugPanel(title, server, interval, timeout))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import ipywidgets
 
 from wslessons.errors import UserError
-from wslessons.lab.widgets import Panel
+from wslessons.lab.panel import Panel
 
 __all__ = ["Outcome", "Prediction", "predict"]
 
@@ -54,7 +53,7 @@ class Outcome:
         )
 
 
-class Prediction:
+class Prediction(Panel):
     """A question with choices, shown by its cell; made by `predict`.
 
     Without a page, as under nbval, it is the question and its choices as text, and no choice is
@@ -62,19 +61,19 @@ class Prediction:
     """
 
     def __init__(self, question: str, choices: Sequence[str]) -> None:
+        shown = "".join(f"<li>{html.escape(choice)}</li>" for choice in choices)
+        super().__init__(
+            question,
+            text="\n".join([question, *(f"( ) {choice}" for choice in choices)]),
+            picture=f"<b>{html.escape(question)}</b><ul>{shown}</ul>",
+        )
         self.question, self.choices = question, list(choices)
         self._radio = ipywidgets.RadioButtons(
             options=self.choices, value=None, layout=ipywidgets.Layout(width="auto")
         )
         self._answer = ipywidgets.HTML()
         asked = ipywidgets.HTML(f"<b>{html.escape(question)}</b>")
-        shown = "".join(f"<li>{html.escape(choice)}</li>" for choice in self.choices)
-        self._panel = Panel(
-            question,
-            [ipywidgets.HTML(STYLE), asked, self._radio, self._answer],
-            text="\n".join([question, *(f"( ) {choice}" for choice in self.choices)]),
-            picture=f"<b>{html.escape(question)}</b><ul>{shown}</ul>",
-        )
+        self.fill(ipywidgets.HTML(STYLE), asked, self._radio, self._answer)
 
     @property
     def choice(self) -> str | None:
@@ -100,9 +99,6 @@ class Prediction:
         self._radio.disabled = True
         self._answer.value = outcome._repr_html_()
         return outcome
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel.bundle()
 
 
 def predict(question: str, choices: Sequence[object]) -> Prediction:
