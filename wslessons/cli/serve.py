@@ -207,6 +207,30 @@ def web(parser: argparse.ArgumentParser) -> Run:
         metavar="ORIGIN",
         help="pages that may talk to the chat beside its own, such as https://example.com",
     )
+    parser.add_argument(
+        "--hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that the server answers to beside its address and this machine's own, such as"
+        " chat.example.com; * for any (default: none)",
+    )
+    parser.add_argument(
+        "--proxies",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="addresses or networks of proxies that are believed in X-Forwarded-For"
+        " (default: none)",
+    )
+    parser.add_argument(
+        "--observers",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="addresses or networks that may see /rooms and /metrics beside this machine"
+        " (default: none)",
+    )
     parser.add_argument("--certfile", metavar="FILE", help="serve TLS with this certificate chain")
     parser.add_argument("--keyfile", metavar="FILE", help="its key, where that is a file apart")
     parser.add_argument(

@@ -56,6 +56,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._choked = False
         """Whether we read nothing because our pongs are not read."""
         self._void = 0
+        self.received = 0
+        """Bytes that have arrived: signs of life."""
+        self.connection_lost_waiter = self.loop.create_future()
         self._heartbeat: Heartbeat | None = None
 
     @property
@@ -75,9 +78,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._stall.end()
         self._unread.clear()
         super().connection_lost(exc)
+        if not self.connection_lost_waiter.done():
+            self.connection_lost_waiter.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Parse frames, as far as they are wanted now."""
+        self.received += len(data)
         if self.close_sent:
             self._void += len(data)
             if self._void > MAX_VOID:
@@ -201,6 +207,14 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """The Sans-I/O protocol."""
         return self.conn
 
+    @property
+    def paused(self) -> bool:
+        """Whether more waits to be sent than the peer takes."""
+        return not self.writable.is_set()
+
+    def acknowledge_pings(self, payload: bytes) -> None:
+        """Take a pong; the heartbeat puts its own method in place of this one."""
+
     def send_data(self) -> None:
         """Write what the protocol wants to have written."""
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -223,7 +237,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._heartbeat.stop()
 
     def handle_pong(self, event: Frame) -> None:
-        """Leave it to the heartbeat, which has seen it already."""
+        """Tell the heartbeat."""
+        self.acknowledge_pings(bytes(event.data))
 
     # How it ends.
 
