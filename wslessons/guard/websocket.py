@@ -42,6 +42,9 @@ MAX_FRAGMENTS = 1024
 SLICE = 4096
 """Bytes that are parsed at a time: some hundreds of messages at most."""
 
+TURN = 256
+"""Messages that an application may take before others have their turn."""
+
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """A connection of uvicorn, once it has become a WebSocket."""
@@ -56,6 +59,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._choked = False
         """Whether we read nothing because our pongs are not read."""
         self._void = 0
+        self._taken = 0
+        """Messages that the application took without having to wait."""
         self.received = 0
         """Bytes that have arrived: signs of life."""
         self.connection_lost_waiter = self.loop.create_future()
@@ -141,12 +146,15 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         """Give the application the next event."""
+        if self.queue.empty():
+            self._taken = 0
+        elif self._taken >= TURN:
+            # An application that only reads would else let nobody run while a peer sends so fast.
+            self._taken = 0
+            await asyncio.sleep(0)
         message = await self.queue.get()
+        self._taken += 1
         if self.read_paused and self.queue.empty():
-            if self._unread:
-                # More is here already: without a pause, an application that only reads would not
-                # let anybody else run while a peer sends fast enough.
-                await asyncio.sleep(0)
             self.read_paused = False
             self._read_on()
         return message
