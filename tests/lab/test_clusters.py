@@ -84,3 +84,27 @@ async def test_panels_are_dealt_out_to_servers():
                 await panels[name].close()
         finally:
             await servers.stop()
+
+
+@pytest.mark.timeout(60)
+async def test_a_line_is_shown_as_waiting_until_it_is_acknowledged():
+    """While the broker of a log is away nobody hears it, and its sender's panel says so."""
+    async with asyncio.timeout(50):
+        servers = await cluster("a", servers=2, bus="nats?stream=chat", own=True)
+        try:
+            panels = await chat_panels(servers.urls, "ann", "ben", room="/rooms/tea")
+            assert servers.broker is not None
+            await servers.broker.nodes[0].kill()
+            saying = asyncio.create_task(panels["ann"].send("anybody?"))
+            ann = panels["ann"].transcript
+            await ann.wait_for("anybody?")
+            assert ["wait", "anybody?"] in ann.lines
+            assert not saying.done()
+            await servers.broker.nodes[0].restart()
+            await saying
+            assert ["out", "anybody?"] in ann.lines
+            await panels["ben"].transcript.wait_for("[ann] anybody?")
+            for name in ("ann", "ben"):
+                await panels[name].close()
+        finally:
+            await servers.stop()

@@ -18,9 +18,10 @@ from wslessons import serving
 from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL, Message, Missed, Roster
 from wslessons.client import ChatClient
+from wslessons.link import Link
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
-from wslessons.scaling.bus import Bus, Event, Log, Memory, from_url
+from wslessons.scaling.bus import Bus, Event, Memory, from_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -256,29 +257,39 @@ async def test_a_memory_bus_leaves_the_chat_as_it_is():
         assert [record.event.offset for record in room.log] == [1, 2]
 
 
-@pytest.mark.parametrize("kind", ["nats", "jetstream", "redis", "streams"])
-async def test_local_chat_goes_on_without_the_broker(kind: str, brokers: dict[str, Broker]):
-    """The people of a server that is cut off hear each other; the others are told later."""
-    name = f"t{next(NAMES)}"
+@contextlib.asynccontextmanager
+async def far_and_near(
+    kind: str, brokers: dict[str, Broker], **options: Any
+) -> AsyncGenerator[tuple[Running, Running, Link]]:
+    """Serve on one bus twice, the second time through a link that can be broken."""
+    name, family = f"t{next(NAMES)}", FAMILY[kind]
     base = {each: one.url for each, one in brokers.items()}
-    log = kind in LOGS
-    options: dict[str, Any] = {"beat": 0.5} | ({"timeout": 0.1} if log else {})
+    async with (
+        linked(family, brokers[family]) as (through, link),
+        serving_on(url_for(kind, base, name), beat=0.5) as far,
+        serving_on(url_for(kind, {family: through}, name), beat=0.5, **options) as near,
+    ):
+        yield far, near, link
+
+
+async def joined(listener: Raw, name: str) -> None:
+    """Wait until somebody's coming is heard."""
+    while (await listener.heard("joined"))["name"] != name:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+async def test_local_chat_goes_on_without_the_broker(kind: str, brokers: dict[str, Broker]):
+    """Publish and subscribe: who is cut off hear each other; the others are told the count."""
     async with (
         asyncio.timeout(40),
-        linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
-        serving_on(url_for(kind, base, name), **options) as far,
-        serving_on(url_for(kind, {FAMILY[kind]: through}, name), **options) as near,
+        far_and_near(kind, brokers) as (far, near, link),
         far.json("faraway") as away,
         near.json("alice") as alice,
         near.text("bob") as bob,
-        near.json("carol") as carol,
     ):
-        for joiner in ("alice", "bob", "carol"):
-            while (await away.heard("joined"))["name"] != joiner:
-                pass
-        assert await bob.recv() == "[system] >>> carol joined the chat"
-        while (await alice.heard("joined"))["name"] != "carol":
-            pass
+        await joined(away, "alice")
+        await joined(away, "bob")
         with link.cut():
             await status(near.bus, "reconnecting")
             await alice.say(type="say", text="anybody?", id="1")
@@ -286,59 +297,87 @@ async def test_local_chat_goes_on_without_the_broker(kind: str, brokers: dict[st
             while (line := await bob.recv()) == "[system] >>> faraway joined the chat":
                 pass
             assert line == "[alice] anybody?"
-            told = await carol.line()
-            assert (told["text"], told["offset"] == 0) == ("anybody?", log)
-            if not log:
-                await alice.heard("ack")
-        if log:
-            # It gets its number: for the sender, for one who had it, and for the others.
-            ack = await alice.heard("ack")
-            assert ack["id"] == "1"
-            number = await carol.heard("missed")
-            assert (number["count"], number["offset"]) == (0, ack["offset"])
-            line = await away.line()
-            assert (line["text"], line["offset"]) == ("anybody?", ack["offset"])
-        else:
-            assert (await away.heard("missed"))["count"] == 1
-        # And nobody in plain text hears of numbers, or anything twice.
+            assert (await alice.heard("ack"))["id"] == "1"
+        assert (await away.heard("missed"))["count"] == 1
         await alice.say(type="say", text="again", id="2")
         assert await bob.recv() == "[alice] again"
 
 
 @pytest.mark.parametrize("kind", ["jetstream", "streams"])
-async def test_what_the_backlog_has_no_room_for_is_told_to_all(
-    kind: str, brokers: dict[str, Broker]
-):
-    """The sender is sent an error for each, the others a notice with the count."""
-    name = f"t{next(NAMES)}"
-    base = {each: one.url for each, one in brokers.items()}
+async def test_on_a_log_nobody_hears_what_has_no_number(kind: str, brokers: dict[str, Broker]):
+    """Cut off, the sender has no acknowledgement and nobody hears a thing; then all do, once."""
     async with (
         asyncio.timeout(40),
-        linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
-        serving_on(url_for(kind, base, name)) as far,
-        serving_on(url_for(kind, {FAMILY[kind]: through}, name), backlog=10, timeout=0.1) as near,
+        far_and_near(kind, brokers) as (far, near, link),
+        far.json("faraway") as away,
+        near.json("alice") as alice,
+        near.text("bob") as bob,
+        near.json("carol") as carol,
+    ):
+        for joiner in ("alice", "bob", "carol"):
+            await joined(away, joiner)
+        await joined(alice, "carol")
+        with link.cut():
+            await status(near.bus, "reconnecting")
+            await alice.say(type="say", text="anybody?", id="1")
+            await alice.say(type="ping", id="2")
+            # The answer to what came later: the line itself waits.
+            assert (await alice.heard("ack", "pong"))["type"] == "pong"
+            assert near.bus.backlog == 1
+        ack = await alice.heard("ack")
+        for listener in (carol, away):
+            line = await listener.line()
+            assert (line["text"], line["offset"]) == ("anybody?", ack["offset"])
+        await alice.say(type="say", text="again", id="3")
+        heard = [str(await bob.recv())]
+        while heard[-1] != "[alice] again":
+            heard.append(str(await bob.recv()))
+        lines = [line for line in heard if not line.startswith("[system] ")]
+        assert lines == ["[alice] anybody?", "[alice] again"]
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_what_the_backlog_has_no_room_for_is_refused(kind: str, brokers: dict[str, Broker]):
+    """The sender is sent an error for each, who comes is sent away, and who leaves has left."""
+    async with (
+        asyncio.timeout(40),
+        far_and_near(kind, brokers, backlog=10) as (far, near, link),
         far.json("faraway") as away,
         near.json("alice") as alice,
     ):
-        while (await away.heard("joined"))["name"] != "alice":
-            pass
-        with link.cut():
-            await status(near.bus, "reconnecting")
-            await alice.say(type="say", text="0", id="0")
-            bus = near.bus
-            assert isinstance(bus, Log)
-            await until(lambda: bus._in_flight)
-            for number in range(1, 31):
-                await alice.say(type="say", text=str(number), id=str(number))
-            errors = [await alice.heard("error") for _ in range(20)]
-            assert [(e["code"], e["id"]) for e in errors] == [
-                ("lost", str(number)) for number in range(1, 21)
-            ]
-        acks = [await alice.heard("ack") for _ in range(11)]
-        assert [ack["id"] for ack in acks] == ["0", *map(str, range(21, 31))]
-        assert (await away.line())["text"] == "0"
-        assert (await away.heard())["count"] == 20
-        assert [(await away.line())["text"] for _ in range(10)] == [*map(str, range(21, 31))]
+        await joined(away, "alice")
+        async with near.json("bob") as bob:
+            await joined(away, "bob")
+            with link.cut():
+                await status(near.bus, "reconnecting")
+                for number in range(30):
+                    await alice.say(type="say", text=str(number), id=str(number))
+                errors = [await alice.heard("error") for _ in range(20)]
+                assert [(e["code"], e["id"]) for e in errors] == [
+                    ("refused", str(number)) for number in range(10, 30)
+                ]
+                assert errors[0]["text"].startswith("too much waits for the broker")
+                async with near.json("carol") as carol:
+                    with pytest.raises(ConnectionClosed) as closed:
+                        await carol.heard("never")
+                    assert closed.value.rcvd is not None
+                    assert closed.value.rcvd.code == 1013
+                await bob.client.close()
+                await until(lambda: near.chat.people() == ["alice"])
+                # What was refused may be said again, under the same id.
+                await alice.say(type="say", text="29", id="29")
+                assert (await alice.heard("error"))["id"] == "29"
+        acks = [await alice.heard("ack") for _ in range(10)]
+        assert [ack["id"] for ack in acks] == [*map(str, range(10))]
+        await alice.say(type="say", text="29", id="29")
+        assert (await alice.heard("ack"))["id"] == "29"
+        heard = [await away.heard("message", "left", "missed") for _ in range(12)]
+        # Who is far away may have taken both for gone while they were cut off.
+        heard = [event for event in heard if event.get("name") != "alice"]
+        assert [each["text"] for each in heard if each["type"] == "message"] == [
+            *map(str, range(10)), "29",
+        ]  # fmt: skip
+        assert {each["name"] for each in heard if each["type"] == "left"} == {"bob"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

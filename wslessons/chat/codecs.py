@@ -70,7 +70,8 @@ def clean_text(text: str) -> str:
 class Record:
     """An event in a room's log, with what the wire does not show. See `fanout.Item`."""
 
-    event: RoomEvent
+    event: RoomEvent | Missed
+    """What happened, or, in a log that comes from elsewhere, what got lost on the way."""
     origin: str = ""
     """Id of the connection that said it; empty for what is everybody's."""
     key: str = ""
@@ -103,6 +104,8 @@ class TextCodec:
         event = item.event
         if isinstance(event, Message):
             return f"[{event.sender}] {event.text}".encode()
+        if isinstance(event, Missed):
+            return self.missed(event.count, event.offset)
         verb = "joined" if isinstance(event, Joined) else "left"
         return self.system(f">>> {event.name} {verb} the chat")
 
@@ -199,7 +202,7 @@ class JsonCodec:
         """Return what the sender gets in place of the event: the acknowledgement."""
         event = item.event
         if isinstance(event, Message):
-            return encode(Ack(event.id, event.offset, event.time))
+            return encode(Ack(event.id, event.offset, event.time, event.prev))
         return None
 
     def missed(self, count: int | None, offset: int) -> bytes:

@@ -32,11 +32,9 @@ it said itself) `ack`, or inside a `missed`. So the newest offset seen is all it
 
 **Several servers.** Where rooms are shared over a broker's log, numbers grow but are not all of one
 room. Then `joined`, `left`, `message` and the `ack` of what is in the log have `prev`, which is
-absent elsewhere: no event of the room has a number between that and its own. What has `offset` 0
-could not be numbered, as the broker was away. When it gets its number, those who had it are sent
-the `ack`, or a `missed` of 0 events up to that number; one who has meanwhile come to another server
-may be sent it again, with its number and the same `sender` and `id` (or `time`, if there is no
-`id`). What has a number that is not above the newest seen has been seen.
+absent elsewhere: no event of the room has a number between that and its own. While the broker is
+away nobody hears what is said, and its `ack` waits; when too much waits, `say` is answered by
+`error`. What has a number that is not above the newest seen has been seen.
 
 **Resuming.** `epoch` names one life of a room. A client that comes back says the `epoch` it knew
 and, as `since`, the newest offset it saw, and is sent what it missed. If the epoch is another one

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from wslessons.chat.channel import Channel, Receiver
 from wslessons.chat.codecs import JsonCodec, Record, TextCodec
-from wslessons.chat.events import Hello, Joined, Left, Message, RoomEvent
+from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, RoomEvent
 from wslessons.chat.fanout import Fanout
 
 __all__ = ["Admission", "Room"]
@@ -65,7 +65,8 @@ class Room:
         """Connections that are here, those on their way in too."""
         self.connections: dict[str, Closing] = {}
         """The connections of `members`, to close them by."""
-        self._published: OrderedDict[str, int] = OrderedDict()
+        self._published: OrderedDict[str, int | str] = OrderedDict()
+        """By session and id of a message: its offset, or while it has none, whom to acknowledge."""
 
     async def admit(self, hello: Hello) -> Admission:
         """Return where somebody begins who says `hello`: now, or after what they have seen.
@@ -85,32 +86,49 @@ class Room:
         """Return how this room's events look in one of the two protocols."""
         return codec
 
-    def enter(self, id: str, name: str) -> None:
-        """Add somebody and tell everyone, the newcomer too."""
+    def enter(self, id: str, name: str) -> tuple[int, str] | None:
+        """Add somebody and tell everyone, the newcomer too.
+
+        Args:
+            id: the newcomer's connection.
+            name: what the others call them.
+
+        Returns:
+            None, or the close code and the reason for which they can't come in.
+        """
         self.members[id] = name
         self._publish(Joined(name))
+        return None
 
     def leave(self, id: str) -> None:
         """Remove somebody and tell everyone who is left."""
         self.fanout.leave(id)
         self._publish(Left(self.members.pop(id)))
 
-    def say(self, id: str, text: str, message_id: str = "", key: str = "") -> int | None:
-        """Publish what `id` says, unless `key` says that it has been published before.
+    def say(
+        self, id: str, text: str, message_id: str = "", session: str = ""
+    ) -> Ack | Error | None:
+        """Publish what `id` says, unless the session has published that message before.
 
         Args:
             id: the connection of the member who says it.
             text: what it says.
             message_id: the id that the member gave it, for the acknowledgement.
-            key: under which it is published only once; empty for no such promise.
+            session: where a message with an id is published only once.
 
         Returns:
-            None, or else the offset that it has had since (0 while it is on its way).
+            What to answer at once; None where the answer comes with the event itself.
         """
+        # With its length, so that no two pairs of session and id make one key.
+        key = f"{len(session)}:{session}/{message_id}" if message_id else ""
         if key:
-            if key in self._published:
-                return self._published[key]
-            self._published[key] = 0
+            known = self._published.get(key)
+            if isinstance(known, int):
+                # The acknowledgement is of the past, and not in the log again.
+                return Ack(message_id, known, time.time())
+            self._published[key] = id
+            if known is not None:
+                return None
             if len(self._published) > IDS:
                 self._published.popitem(last=False)
         self._publish(Message(self.members[id], text, message_id), id, key)

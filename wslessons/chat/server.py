@@ -33,7 +33,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -48,7 +47,6 @@ from wslessons.chat.codecs import JSON, TEXT, JsonCodec, Record, TextCodec, clea
 from wslessons.chat.connection import Connection, Gone, LibraryConnection
 from wslessons.chat.events import (
     SUBPROTOCOL,
-    Ack,
     Error,
     Hello,
     Ping,
@@ -188,11 +186,8 @@ class ChatServer:
         Args:
             host: the address to bind.
             port: the TCP port; 0 takes a free one, see `wslessons.serving.urls`.
-            options: those of `wslessons.serving.serve`, which go before those of the chat. Each
-                connection has a heartbeat, unless `ping_interval` asks for the library's keepalive.
+            options: those of `websockets.serve`, which go before those of the chat.
         """
-        if "ping_interval" not in options:
-            options.setdefault("heartbeat", serving.HEARTBEAT)
         return serving.serve(self.handler, host, port, **(self.options | options))
 
     def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -232,7 +227,10 @@ class ChatServer:
             room = self._open(connection.path)
             codec, session = room.codec(codec), hello.session or connection.id
             try:
-                with await self._admit(connection, codec, room, hello) as cursor:
+                cursor = await self._admit(connection, codec, room, hello)
+                if cursor is None:
+                    return
+                with cursor:
                     if connection.writer is None:
                         await self._run_and_forward(connection, codec, room, session, cursor)
                     else:
@@ -316,11 +314,8 @@ class ChatServer:
                             return await self.refuse(connection, 1008, reason)
                 match event:
                     case Say(text=text, id=id):
-                        key = f"{session}/{id}" if id else ""
-                        if offset := room.say(connection.id, text, id, key):
-                            # Said before: the acknowledgement is of the past, and not in the log
-                            # again.
-                            await connection.send(codec.answer(Ack(id, offset, time.time())))
+                        if answer := room.say(connection.id, text, id, session):
+                            await connection.send(codec.answer(answer))
                     case Who():
                         await connection.send(codec.answer(Roster(*room.roster())))
                     case Ping(id=id):
@@ -333,7 +328,7 @@ class ChatServer:
         finally:
             # What waits has been taken from its sender, who may never know that it was not said.
             for say in pace.rest() if pace is not None else ():
-                room.say(connection.id, say.text, say.id, f"{session}/{say.id}" if say.id else "")
+                room.say(connection.id, say.text, say.id, session)
 
     async def _run_and_forward(
         self,
@@ -356,8 +351,15 @@ class ChatServer:
 
     async def _admit(
         self, connection: Connection, codec: TextCodec | JsonCodec, room: Room, hello: Hello
-    ) -> Receiver[Record]:
-        """Welcome somebody, let everyone know, and return their place in the room's log."""
+    ) -> Receiver[Record] | None:
+        """Welcome somebody, let everyone know, and return their place in the room's log.
+
+        Returns:
+            None if the room can't take them: then the connection has been closed.
+
+        Raises:
+            Gone: the connection has ended.
+        """
         cursor, offset, gap = await room.admit(hello)
         try:
             welcome = Welcome(hello.name, room.path, room.epoch, offset, *room.roster())
@@ -367,8 +369,10 @@ class ChatServer:
         except BaseException:
             cursor.close()
             raise
+        if refusal := room.enter(connection.id, hello.name):
+            cursor.close()
+            return await self.refuse(connection, *refusal)
         room.connections[connection.id] = connection
-        room.enter(connection.id, hello.name)
         logger.info("%s joined %s from %s", hello.name, room.path, connection.peer)
         return cursor
 

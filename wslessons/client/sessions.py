@@ -28,9 +28,6 @@ from wslessons.client.outbox import Outbox, Outgoing, Refused
 
 __all__ = ["JsonSession", "TextSession"]
 
-TOLD = 1024
-"""Events without a number that are remembered."""
-
 
 class JsonSession:
     """`chat.v1+json`: knows its place in the room's log, so it can resume there.
@@ -46,8 +43,6 @@ class JsonSession:
         self._outbox = outbox
         self._session = secrets.token_hex(16)
         self._acknowledged_early: set[int] = set()
-        self._told: dict[tuple[str, str | float], bool] = {}
-        """What has been told without a number."""
 
     def hello(self) -> bytes:
         """Return the first message of a connection: join, or resume."""
@@ -93,9 +88,7 @@ class JsonSession:
                 early = self._acknowledged_early
                 early -= {offset for offset in early if offset <= self.offset}
                 self._outbox.ask_again()
-                # None missed: what has been told only got its number.
-                if event.count != 0:
-                    yield event
+                yield event
             case _:
                 yield event
 
@@ -111,9 +104,6 @@ class JsonSession:
 
     def _in_order(self, event: RoomEvent) -> Iterator[Event]:
         offset = self.offset or 0
-        if event.offset == 0:
-            yield from self._without_number(event)
-            return
         if event.offset <= offset:
             return
         before = _before(event)
@@ -123,8 +113,6 @@ class JsonSession:
             self._outbox.ask_again()
             yield Missed(before - offset if isinstance(event.prev, UnsetType) else None, before)
         self.offset = event.offset
-        if self._told.pop(_identity(event), False):
-            return
         if event.offset in self._acknowledged_early:
             self._acknowledged_early.discard(event.offset)
         elif isinstance(event, Message) and event.id in self._outbox and event.sender == self._name:
@@ -133,28 +121,10 @@ class JsonSession:
         else:
             yield event
 
-    def _without_number(self, event: RoomEvent) -> Iterator[Event]:
-        """Take what the server could not number yet: it may come again, from another server."""
-        identity = _identity(event)
-        own = isinstance(event, Message) and event.id in self._outbox and event.sender == self._name
-        if identity in self._told or own:
-            return
-        self._told[identity] = True
-        if len(self._told) > TOLD:
-            self._told.pop(next(iter(self._told)))
-        yield event
-
 
 def _before(event: RoomEvent | Ack) -> int:
     """Return the number after which no event of the room comes before this one."""
     return event.offset - 1 if isinstance(event.prev, UnsetType) else event.prev
-
-
-def _identity(event: RoomEvent) -> tuple[str, str | float]:
-    """Return what tells an event without a number from others."""
-    if isinstance(event, Message):
-        return event.sender, event.id or event.time
-    return event.name, event.time
 
 
 class TextSession:

@@ -36,6 +36,8 @@ SOON = partial(full_jitter, base=0.5, cap=5.0)
 """Delays for one person who is watching, and who need not be spread over much time."""
 SHOWN = 60
 """Characters of a line that is quoted in a note."""
+LATE = 3.0
+"""Seconds after which a line that is not acknowledged yet is a note."""
 GRACE = 2.0
 """Seconds that what was typed last has to be acknowledged before the connection is closed."""
 
@@ -180,17 +182,22 @@ class Talk:
     async def _say(self, text: str) -> None:
         """Say one line; a line that can't be said is told and counted, and the next ones go on."""
         self._unsaid += 1
+        shown = repr(visible(text if len(text) <= SHOWN else f"{text[:SHOWN]}..."))
+        late = asyncio.get_running_loop().call_later(
+            LATE, self._note, f"{shown}: not acknowledged yet"
+        )
         try:
             await self._client.send(text)
         except (UserError, ValueError) as exc:
-            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-            self._note(f"{visible(shown)!r}: {exc}")
+            self._note(f"{shown}: {exc}")
             self._closed = isinstance(exc, ChatClosed)
             if self._interactive:
                 self._unsaid -= 1  # Who typed it has seen the note.
         else:
             self._unsaid -= 1
             self._said += 1
+        finally:
+            late.cancel()
 
 
 async def typed_lines() -> AsyncGenerator[str]:

@@ -29,8 +29,6 @@ from __future__ import annotations
 
 from wslessons.scaling.bus.bus import Bus, Memory, Subscription
 from wslessons.scaling.bus.items import (
-    Committed,
-    Dropped,
     Event,
     Gap,
     Item,
@@ -45,8 +43,6 @@ from wslessons.scaling.bus.url import from_url
 
 __all__ = [
     "Bus",
-    "Committed",
-    "Dropped",
     "Event",
     "Gap",
     "Item",

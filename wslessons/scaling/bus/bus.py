@@ -17,7 +17,7 @@ from typing import Self
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.room import Room
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Committed, Event, Gap, Item, Members, NewEpoch, Status
+from wslessons.scaling.bus.items import Event, Gap, Item, Members, NewEpoch, Status
 
 __all__ = ["Bus", "Memory", "Subscription"]
 
@@ -71,17 +71,18 @@ class Bus:
 
     @property
     def backlog(self) -> int:
-        """How many events wait for the broker."""
+        """How many events the broker has not acknowledged."""
         return 0
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: Event, *, force: bool = False) -> None:
         """Take an event on its way to all readers of all servers. Never waits.
 
         Args:
             event: what happened; the bus fills in where it comes from.
+            force: take it even if too many wait for the broker.
 
         Raises:
-            UserError: the event is too large, or the bus was stopped.
+            UserError: too many wait, the event is too large, or the bus was stopped.
         """
         raise NotImplementedError
 
@@ -300,7 +301,7 @@ class Memory(Bus):
 
     local = True
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: Event, *, force: bool = False) -> None:
         """Deliver the event.
 
         Raises:
@@ -388,6 +389,4 @@ class Subscription:
 
 def _offset_of(item: Item) -> int:
     """Return an item's number in the log, 0 if it has none."""
-    if isinstance(item, Committed):
-        return item.event.offset
     return item.offset if isinstance(item, Event | Gap) else 0

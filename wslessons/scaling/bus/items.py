@@ -15,8 +15,6 @@ import msgspec
 
 __all__ = [
     "Beat",
-    "Committed",
-    "Dropped",
     "Event",
     "Gap",
     "Item",
@@ -56,25 +54,17 @@ class Event(msgspec.Struct, tag="event", omit_defaults=True, gc=False):
     """Its sequence number among all events of that server."""
     nth: int = 0
     """Its sequence number among that server's events in this room, where events can get lost."""
-    lost: int = 0
-    """For a note in place of events: how many of them their server had no space to keep."""
     offset: int = 0
-    """Its number in the log, filled in on delivery; 0 while it has none (see `Committed`)."""
+    """Its number in the log; filled in on delivery, as are the next two."""
     prev: int = 0
-    """No event of this room has a number between this one and `offset`; filled in on delivery."""
+    """No event of this room has a number between this one and `offset`."""
     epoch: str = ""
-    """The life of the log in which `offset` means something; filled in on delivery."""
+    """The life of the log in which `offset` means something."""
 
     @property
     def id(self) -> str:
         """Different for each event."""
         return f"{self.node}:{self.seq}"
-
-
-class Committed(msgspec.Struct):
-    """An event that was delivered with offset 0 has got its number: readers had it before."""
-
-    event: Event
 
 
 class Gap(msgspec.Struct):
@@ -103,12 +93,6 @@ class NewEpoch(msgspec.Struct):
     epoch: str
 
 
-class Dropped(msgspec.Struct):
-    """Events of this server that waited for the broker, and for which there was no space left."""
-
-    events: list[Event]
-
-
 class NodeDown(msgspec.Struct):
     """A server has given no sign of life for so long that its members count as gone."""
 
@@ -123,7 +107,7 @@ class NodeUp(msgspec.Struct):
     rooms: dict[str, Members]
 
 
-Item = Event | Committed | Gap | Status | NewEpoch | Dropped | NodeDown | NodeUp
+Item = Event | Gap | Status | NewEpoch | NodeDown | NodeUp
 
 
 class Occupancy(msgspec.Struct, omit_defaults=True):

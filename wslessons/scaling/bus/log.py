@@ -7,34 +7,20 @@ number. So a client can leave one server and resume on another.
 events that became ready meanwhile, and repeats it until the broker has it. A repeat that turns out
 to be one is recognized by its sequence number and delivered to nobody.
 
-**While the broker can't be reached**, an event that has no number after `timeout` seconds is
-delivered to this server's readers without one (offset 0), so that local conversation goes on. It
-stays in the backlog, is published when the broker is back, and then gets its number: readers that
-had it get `Committed`, and need not show it twice. If the backlog is full the oldest goes: a
-`Dropped` here, and in the log a note in its place, which is a `Gap` with the exact count everywhere
-else.
+**While the broker can't be reached** nothing is delivered, as nothing has a number: what is
+published waits, and goes out when the broker is back. When too much waits, `publish` refuses with a
+sentence. That is consistency before availability; `wslessons.scaling.bus.pubsub` chooses the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.early import Unnumbered
-from wslessons.scaling.bus.items import (
-    Beat,
-    Committed,
-    Dropped,
-    Event,
-    Gap,
-    PresenceChange,
-    decode,
-    encode,
-    join,
-)
+from wslessons.scaling.bus.items import Beat, Event, Gap, PresenceChange, decode, encode, join
 from wslessons.scaling.bus.remote import Outbox, Remote, logger
 from wslessons.scaling.bus.transport import LogTransport, Unreachable
 
@@ -54,13 +40,12 @@ class Log(Remote):
 
     Args:
         transport: the connection to the broker.
-        timeout: seconds that local readers wait for an event's number (default 1).
         options: the other arguments of `Remote`.
     """
 
     has_log = True
 
-    def __init__(self, transport: LogTransport, *, timeout: float = 1.0, **options: Any) -> None:
+    def __init__(self, transport: LogTransport, **options: Any) -> None:
         super().__init__(transport, **options)
         self._log = transport
         transport.history = self._channel.capacity
@@ -68,10 +53,6 @@ class Log(Remote):
         """Signs of life, which go beside the log."""
         self._seqs: OrderedDict[tuple[str, str], int] = OrderedDict()
         """The newest sequence number of each server and group."""
-        self._unnumbered = Unnumbered(timeout, self._put, 2 * self._waiting.most)
-        self._notes: dict[str, Event] = {}
-        """For each room, the note in place of events that were dropped."""
-        self._in_flight: list[Event] = []
         self._opened = False
 
     async def start_up(self) -> None:
@@ -90,27 +71,26 @@ class Log(Remote):
 
     async def stop(self) -> None:
         """Send in a second what can be sent, and disconnect. Idempotent."""
-        self._unnumbered.stop()
         await super().stop()
-        if lost := len(self._in_flight) + self.backlog:
-            logger.info("stopped with %d events that %s never got", lost, self._log.label)
-        self._in_flight = []
-        self._waiting.clear()
+        if self.backlog:
+            logger.warning("stopped: %s never got %d events", self._log.label, self.backlog)
+            self.unsent += self.backlog
+            self._waiting.drop(self.backlog)
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: Event, *, force: bool = False) -> None:
         """Take an event on its way to the log.
 
         Raises:
-            UserError: it is too large or no JSON, or the bus was stopped.
+            UserError: too many wait, it is too large or no JSON, or the bus was stopped.
         """
         if event.key and event.key in self._keys:
             return
         event.nth = 0
         data = self._stamp(event)
-        while self._waiting and not self._waiting.has_room(data):
-            self._drop()
+        if not force and not self._waiting.has_room(data):
+            # This goes to clients too, who need not know which broker.
+            raise UserError("too much waits for the broker to take it: try again later.")
         self._waiting.put(event, data)
-        self._unnumbered.add(event)
 
     # What a transport with a log calls as well: see `LogHost`.
 
@@ -121,7 +101,6 @@ class Log(Remote):
         else:
             logger.info("%s has lost its log, and begins a new one", self._log.label)
             self._seqs.clear()
-            self._unnumbered.keep({event.seq for event in [*self._in_flight, *self._waiting]})
             self._begin_anew(epoch)
         self._before |= before
         self._at |= before
@@ -159,31 +138,11 @@ class Log(Remote):
         seqs.move_to_end(source)
         if len(seqs) > NODES:
             seqs.popitem(last=False)
-        ours = event.node == self.node
-        early = ours and self._unnumbered.remove(event.seq)
-        early = early or self._unnumbered.has_delivered(event.key)
         if self._is_repeat(event.key):
             return
         event.epoch = self.epoch
-        if event.lost and not ours:
-            self.missed += event.lost
-            gap = Gap(event.lost, event.room, event.node)
-            self._number(gap, event.room, number)
-            self._put(gap, number)
-            return
         self._number(event, event.room, number)
-        self._put(Committed(event) if early or event.lost else event, number)
-
-    def _drop(self) -> None:
-        """Give up the oldest event that waits, and leave a note in its place."""
-        event, _ = self._waiting.pop()
-        self._unnumbered.deliver(event)
-        self._unnumbered.remove(event.seq)
-        note = self._notes.setdefault(event.room, Event(event.room, node=self.node))
-        note.lost += 1
-        self.unsent += 1
-        note.seq = event.seq
-        self._put(Dropped([event]))
+        self._put(event, number)
 
     # To the broker.
 
@@ -194,32 +153,22 @@ class Log(Remote):
     async def _send_all(self) -> None:
         while True:
             await self._waiting.changed.wait()
-            await self._unnumbered.few.wait()
-            batch = self._take_notes() or self._waiting.take(
-                BATCH, min(BATCH_BYTES, self._log.limit - 2)
-            )
-            self._in_flight = [event for event, _ in batch]
+            batch = self._waiting.peek(BATCH, min(BATCH_BYTES, self._log.limit - 2))
             groups: dict[str, list[tuple[Event, bytes]]] = {}
             for event, data in batch:
                 groups.setdefault(self._log.group(event.room), []).append((event, data))
             appending = [self._append(group, groups[group]) for group in groups]
             # A task for each takes time, and mostly there is one.
             await (appending[0] if len(appending) == 1 else asyncio.gather(*appending))
-            self._in_flight = []
+            self._waiting.drop(len(batch))
             self._sent.set()
 
-    def _take_notes(self) -> list[tuple[Event, bytes]]:
-        notes = sorted(self._notes.values(), key=lambda note: note.seq)
-        self._notes = {note.room: note for note in notes[BATCH:]}
-        return [(note, encode(note)) for note in notes[:BATCH]]
-
-    async def _append(self, group: str, batch: Iterable[tuple[Event, bytes]]) -> None:
-        events = [event for event, _ in batch]
+    async def _append(self, group: str, batch: list[tuple[Event, bytes]]) -> None:
         data = join([data for _, data in batch])
-        id, last = f"{self.node}:{events[0].seq}", events[-1].seq
+        first, last = batch[0][0].seq, batch[-1][0].seq
         while True:
             try:
-                await self._log.append(group, data, id, len(events), last)
+                await self._log.append(group, data, f"{self.node}:{first}-{last}", len(batch), last)
                 return
             except Unreachable as exc:
                 logger.debug("not in the log yet: %s", exc)
@@ -240,7 +189,7 @@ class Log(Remote):
             self._beside.put(None, data)
 
     def _is_sending(self) -> bool:
-        return bool(self._in_flight or self._waiting or self._notes)
+        return bool(self._waiting)
 
     def _take_event(self, event: Event) -> None:
         """Events come through the log; what is here was sent by a bus without one."""

@@ -52,7 +52,7 @@ class PubSub(Remote):
         """For servers that have sent no beat: how many events there were before its first."""
         self._sending = False
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: Event, *, force: bool = False) -> None:
         """Deliver the event to this server's readers, and send it to the others.
 
         Raises:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -67,7 +68,7 @@ class Remote(Bus):
 
     @property
     def backlog(self) -> int:
-        """How many events wait for the broker."""
+        """How many events the broker has not acknowledged."""
         return len(self._waiting)
 
     def enter(self, room: str, connection: str, name: str) -> None:
@@ -179,7 +180,7 @@ class Remote(Bus):
         """
         self._check_open()
         event.node, event.seq = self.node, self._seq + 1
-        event.offset = event.prev = event.lost = 0
+        event.offset = event.prev = 0
         event.epoch = ""
         try:
             data = encode(event)
@@ -226,7 +227,7 @@ class Outbox(Generic[T]):
     """
 
     def __init__(self, count: int, size: int) -> None:
-        self.most, self._most_bytes = count, size
+        self._most, self._most_bytes = count, size
         self.size = 0
         """Bytes that wait."""
         self._waiting: deque[tuple[T, bytes]] = deque()
@@ -236,36 +237,18 @@ class Outbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[T]:
-        """Iterate over what waits, the oldest first."""
-        return (item for item, _ in self._waiting)
-
     def has_room(self, data: bytes) -> bool:
         """Return whether one more can wait."""
-        return len(self._waiting) < self.most and self.size + len(data) <= self._most_bytes
+        return len(self._waiting) < self._most and self.size + len(data) <= self._most_bytes
 
     def put(self, item: T, data: bytes) -> None:
         """Add an item, whose encoding is `data`."""
-        if not self._waiting:
-            self.changed.set()
         self._waiting.append((item, data))
         self.size += len(data)
+        self.changed.set()
 
-    def pop(self) -> tuple[T, bytes]:
-        """Remove and return the oldest."""
-        item, data = self._waiting.popleft()
-        self.size -= len(data)
-        if not self._waiting:
-            self.changed.clear()
-        return item, data
-
-    def clear(self) -> None:
-        """Remove all."""
-        while self._waiting:
-            self.pop()
-
-    def take(self, count: int, size: int) -> list[tuple[T, bytes]]:
-        """Remove and return the oldest, at least one.
+    def peek(self, count: int, size: int) -> list[tuple[T, bytes]]:
+        """Return the oldest, at least one if any waits.
 
         Args:
             count: the most items.
@@ -274,10 +257,23 @@ class Outbox(Generic[T]):
         Returns:
             Each item with its encoding.
         """
-        taken: list[tuple[T, bytes]] = []
-        while self._waiting and len(taken) < count:
-            size -= len(self._waiting[0][1]) + 1
-            if taken and size < 0:
+        oldest: list[tuple[T, bytes]] = []
+        for item, data in islice(self._waiting, count):
+            size -= len(data) + 1
+            if oldest and size < 0:
                 break
-            taken.append(self.pop())
+            oldest.append((item, data))
+        return oldest
+
+    def drop(self, count: int) -> None:
+        """Remove so many of the oldest."""
+        for _ in range(count):
+            self.size -= len(self._waiting.popleft()[1])
+        if not self._waiting:
+            self.changed.clear()
+
+    def take(self, count: int, size: int) -> list[tuple[T, bytes]]:
+        """Remove and return the oldest, as `peek` does."""
+        taken = self.peek(count, size)
+        self.drop(len(taken))
         return taken

@@ -5,9 +5,8 @@ number and epoch. With a log behind the bus these are the same on all servers, s
 resume on another; numbers then have holes, where events of other rooms are, and each event says
 which number of its room came before (`prev`).
 
-While the broker is away, a bus with a log delivers this server's events without a number, and later
-says which number they got. Whoever had them is only told the number: by `ack` if it was their own,
-else by a `missed` of 0 events.
+While the broker of such a log is away, nothing is delivered: what is said waits, and whoever said
+it has no acknowledgement. When too much waits, the room refuses what is said, and who comes.
 
 Not handled here: names beyond the first hundred of each other server.
 """
@@ -19,16 +18,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
 
 from wslessons.chat.codecs import JsonCodec, Record, TextCodec
-from wslessons.chat.events import Hello, Joined, Left, Message, Missed, RoomEvent
+from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, Missed, RoomEvent
 from wslessons.chat.room import IDS, ROSTER, Admission, Room
 from wslessons.errors import UserError
-from wslessons.scaling.bus import Bus, Committed, Event, Gap
-from wslessons.scaling.rooms.codecs import SharedJson, SharedRecord, SharedText
+from wslessons.scaling.bus import Bus, Event, Gap
 
 __all__ = ["SharedRoom"]
 
@@ -36,13 +35,40 @@ logger = logging.getLogger(__name__)
 
 CATCH_UP = 2.0
 """Seconds for which one who comes from another server waits until this one has read as far."""
-LOST = "the broker was away for too long: say it again"
+TRY_AGAIN = 1013
+"""Close code for those who can't come in now (IANA's registry: try again later)."""
+
+
+@dataclass(slots=True, eq=False)
+class SharedRecord(Record):
+    """A record that says which number came before it."""
+
+    prev: int = 0
+
+
+class SharedJson(JsonCodec):
+    """The subprotocol ``chat.v1+json`` with the numbers of the bus.
+
+    Args:
+        number: returns the bus's number of a place in the room's own log.
+    """
+
+    def __init__(self, number: Callable[[int], int]) -> None:
+        self._number = number
+
+    def missed(self, count: int | None, offset: int) -> bytes:
+        """Return the notice of a gap; `offset` is one of the room's own log."""
+        return super().missed(count, self._number(offset))
 
 
 class SharedRoom(Room):
     """A room whose members may be on several servers.
 
-    In: the `bus`, which is running; `drain`, which lets all rooms take what the bus has ready.
+    Args:
+        path: as for `Room`.
+        capacity: as for `Room`.
+        bus: one that is running.
+        drain: lets all rooms take what the bus has ready.
     """
 
     def __init__(self, path: str, capacity: int, bus: Bus, drain: Callable[[], None]) -> None:
@@ -51,19 +77,15 @@ class SharedRoom(Room):
         self._shared, self._drain = bus, drain
         self._floor = bus.newest(path)
         """A number after which all that happened is in the log, while the log is empty."""
-        self._asked: dict[str, str] = {}
-        """For keys that are under way: the connection to acknowledge, if not the one it was."""
-        self._codecs = SharedText(), SharedJson(self.number)
+        self._json = SharedJson(self.number)
         # What the bus has kept of this room: a client of another server may resume in it.
         for _, item in bus.items():
-            if isinstance(item, Event | Committed | Gap):
-                about = item.event if isinstance(item, Committed) else item
-                if about.room in (path, None):
-                    self.take(item)
+            if isinstance(item, Event | Gap) and item.room in (path, None):
+                self.take(item)
 
     def codec(self, codec: TextCodec | JsonCodec) -> TextCodec | JsonCodec:
         """Return how this room's events look in one of the two protocols."""
-        return self._codecs[isinstance(codec, JsonCodec)]
+        return self._json if isinstance(codec, JsonCodec) else codec
 
     # Whoever comes, from here or from another server.
 
@@ -79,37 +101,42 @@ class SharedRoom(Room):
                 async with asyncio.timeout(CATCH_UP):
                     await bus.reached(self.path, since)
         self._drain()
-        kept = [(n, r) for n, r in enumerate(log, log.oldest) if _number(r)]
-        floor = _prev(kept[0][1]) if kept else self._floor
+        places = list(enumerate(log, log.oldest))
+        floor = _prev(places[0][1]) if places else self._floor
         # Nobody can have seen what has not been read here, unless this server is the one behind.
         unheard_of = not bus.has_read(self.path, since) and bus.status.state == "connected"
         if (hello.epoch and hello.epoch != self.epoch) or since < floor or unheard_of:
             cursor = log.subscribe(since=log.oldest - 1)
             return Admission(cursor, self.number(cursor.offset), True)
-        places = [place for place, record in kept if _number(record) <= since]
-        cursor = log.subscribe(since=places[-1] if places else log.oldest - 1)
+        seen = [place for place, record in places if record.event.offset <= since]
+        cursor = log.subscribe(since=seen[-1] if seen else log.oldest - 1)
         return Admission(cursor, max(self.number(cursor.offset), since), False)
 
     def number(self, offset: int) -> int:
         """Return the bus's number of what stands at `offset` of the room's own log."""
-        number = None
+        number = self._floor
         for place, record in enumerate(self.log, self.log.oldest):
-            if not _number(record):
-                continue
             if place > offset:
-                return _prev(record) if number is None else number
-            number = _number(record)
-        return self._floor if number is None else number
+                return _prev(record)
+            number = record.event.offset
+        return number
 
-    def enter(self, id: str, name: str) -> None:
-        """Add somebody and tell everyone, the newcomer too."""
+    def enter(self, id: str, name: str) -> tuple[int, str] | None:
+        """Add somebody and tell everyone, the newcomer too, unless too much waits."""
+        # First, so that whoever hears of the newcomer knows where they are.
         self._shared.enter(self.path, id, name)
-        super().enter(id, name)
+        try:
+            return super().enter(id, name)
+        except UserError as exc:
+            self._shared.leave(self.path, id)
+            del self.members[id]
+            return TRY_AGAIN, str(exc)
 
     def leave(self, id: str) -> None:
         """Remove somebody and tell everyone who is left."""
         self._shared.leave(self.path, id)
-        super().leave(id)
+        self.fanout.leave(id)
+        self._announce(Left(self.members.pop(id)))
 
     def roster(self) -> tuple[list[str], int]:
         """Return the first names, this server's first, and how many there are on all servers."""
@@ -117,68 +144,65 @@ class SharedRoom(Room):
         others, more = self._shared.members(self.path)
         return names + list(islice(others.values(), ROSTER - len(names))), count + more
 
-    def say(self, id: str, text: str, message_id: str = "", key: str = "") -> int | None:
-        """Publish what `id` says, unless `key` says that it has been published before."""
-        offset = super().say(id, text, message_id, key)
-        if key and offset == 0:
-            self._asked[key] = id
-        return offset
+    def say(
+        self, id: str, text: str, message_id: str = "", session: str = ""
+    ) -> Ack | Error | None:
+        """Publish what `id` says, unless the session has published that message before."""
+        try:
+            return super().say(id, text, message_id, session)
+        except UserError as exc:
+            return Error("refused", str(exc), message_id)
 
     def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
         event.time = time.time()
         try:
             self._shared.publish(Event(self.path, event, origin, key))
-        except UserError as exc:
+        except UserError:
             self._published.pop(key, None)
-            self._append(SharedRecord(event, origin, lost=str(exc)), 0)
+            raise
+
+    def _announce(self, event: RoomEvent, connection: str = "", key: str = "") -> None:
+        """Publish what became of somebody who had come in, however much waits for the broker."""
+        event.time = time.time()
+        with contextlib.suppress(UserError):  # the bus was stopped
+            self._shared.publish(Event(self.path, event, connection, key), force=True)
 
     # What the bus delivers.
 
-    def take(self, item: Event | Committed | Gap) -> None:
+    def take(self, item: Event | Gap) -> None:
         """Put what the bus delivers into the log, for everyone to get."""
         if isinstance(item, Gap):
             number = item.offset or self._shared.newest(self.path)
-            self._append(SharedRecord(Missed(item.count, number)), item.prev or number)
+            record = SharedRecord(Missed(item.count, number), prev=item.prev or number)
+            self.fanout.send(record)
             return
-        event = item.event if isinstance(item, Committed) else item
-        told = isinstance(item, Committed)
-        if event.key:
-            self._published[event.key] = event.offset
+        asked = self._published.get(item.key)
+        if item.key:
+            self._published[item.key] = item.offset
             if len(self._published) > IDS:
                 self._published.popitem(last=False)
-        if event.lost:
-            self._append(SharedRecord(Missed(0, event.offset)), event.prev)
-            return
         try:
-            happened = _decode(event)
+            happened = _decode(item)
         except msgspec.ValidationError as exc:
             logger.info("ignored an event that is none of the chat's: %s", exc)
             return
-        happened.offset = event.offset
-        if event.offset:
-            happened.prev = event.prev
-        said = isinstance(happened, Message)
-        origin = self._asked.get(event.key, event.connection) if said else ""
-        if event.offset:
-            self._asked.pop(event.key, None)
-        self._append(SharedRecord(happened, origin, told=told), event.prev)
-        if isinstance(happened, Left) and event.connection in self.members:
+        happened.offset, happened.prev = item.offset, item.prev
+        origin = ""
+        if isinstance(happened, Message):
+            # It may have been repeated since, on another connection.
+            origin = asked if isinstance(asked, str) else item.connection
+        self.fanout.send(SharedRecord(happened, origin, prev=item.prev))
+        if isinstance(happened, Left) and item.connection in self.members:
             # Others could not hear us, and took this one for gone.
-            self._publish(Joined(self.members[event.connection]))
-
-    def take_dropped(self, item: Event) -> None:
-        """Tell the one who said it that the others will never hear it."""
-        self._published.pop(item.key, None)
-        origin = self._asked.pop(item.key, item.connection)
-        self._append(SharedRecord(_decode(item), origin, lost=LOST), 0)
+            self._announce(Joined(self.members[item.connection]))
 
     def gone(self, connection: str, name: str) -> None:
         """Tell that somebody is gone with their server."""
-        left = Left(name, time=time.time())
         if self._shared.has_log:
             # All other servers say so too, and the first is heard.
-            self._shared.publish(Event(self.path, left, connection, f"left {connection}"))
+            self._announce(Left(name), connection, f"left {connection}")
         else:
+            left = Left(name, time=time.time())
             self._shared.publish_here(Event(self.path, left, connection))
 
     def back(self, name: str) -> None:
@@ -186,17 +210,10 @@ class SharedRoom(Room):
         if not self._shared.has_log:
             self._shared.publish_here(Event(self.path, Joined(name, time=time.time())))
 
-    def _append(self, record: SharedRecord, prev: int) -> None:
-        record.prev = prev
-        self.fanout.send(record)
-
-
-def _number(record: Record) -> int:
-    return record.number if isinstance(record, SharedRecord) else 0
-
 
 def _prev(record: Record) -> int:
-    return record.prev if isinstance(record, SharedRecord) else 0
+    assert isinstance(record, SharedRecord)
+    return record.prev
 
 
 def _decode(event: Event) -> RoomEvent:

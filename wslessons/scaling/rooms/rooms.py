@@ -11,8 +11,6 @@ from wslessons.chat.channel import Closed
 from wslessons.chat.room import Room
 from wslessons.scaling.bus import (
     Bus,
-    Committed,
-    Dropped,
     Event,
     Gap,
     Item,
@@ -69,16 +67,12 @@ class SharedRooms:
 
     def _take(self, item: Item) -> None:
         match item:
-            case Event(room=path) | Committed(event=Event(room=path)) | Gap(room=str(path)):
+            case Event(room=path) | Gap(room=str(path)):
                 if isinstance(room := self._rooms.get(path), SharedRoom):
                     room.take(item)
             case Gap():
                 for room in self._all():
                     room.take(item)
-            case Dropped(events=events):
-                for event in events:
-                    if isinstance(room := self._rooms.get(event.room), SharedRoom):
-                        room.take_dropped(event)
             case NodeDown(rooms=rooms):
                 for path, members in rooms.items():
                     if isinstance(room := self._rooms.get(path), SharedRoom):

@@ -38,11 +38,6 @@ export function retryAfter(value, now = Date.now()) {
   return Math.min(Math.max(wait || 0, 0), LONGEST);
 }
 
-/** Return what tells an event without a number from others. */
-function identity(event) {
-  return `${event.sender ?? event.name} ${event.id || event.time}`;
-}
-
 /** Thrown where another attempt would fail alike. */
 class Final extends Error {}
 
@@ -102,7 +97,6 @@ export class ChatClient extends EventTarget {
     this.offset = null;
     this.pending = new Map();
     this.early = new Set();
-    this.told = new Set();
     this.written = 0;
     this.failures = 0;
     this.blocked = 0;
@@ -267,20 +261,17 @@ export class ChatClient extends EventTarget {
       case "missed":
         this.#moveTo(event.offset);
         this.#askAgain();
-        // None missed: what has been told without a number has got one.
-        return event.count === 0 ? null : event;
+        return event;
       case "message":
       case "joined":
       case "left":
-        // The broker was away: told without a number, it may come again, with one.
-        if (event.offset === 0) return this.#tell(event) && !this.pending.has(event.id) ? event : null;
         if (event.offset <= this.offset) return null;
         if (before > this.offset) {
           // Where numbers have holes, nobody can tell how many events are between two.
           this.#tellPage({ type: "missed", count: event.prev === undefined ? before - this.offset : null, offset: before });
           this.#askAgain();
         }
-        if (this.early.has(event.offset) || this.told.delete(identity(event))) {
+        if (this.early.has(event.offset)) {
           this.#moveTo(event.offset);
           return null;
         }
@@ -314,14 +305,6 @@ export class ChatClient extends EventTarget {
       this.pending.delete(id);
       this.#tellPage({ type: "error", code: "unconfirmed", text: why, id });
     }
-  }
-
-  /** Remember what has no number; return whether it is new. */
-  #tell(event) {
-    if (this.told.has(identity(event))) return false;
-    this.told.add(identity(event));
-    if (this.told.size > KEPT) this.told.delete(this.told.values().next().value);
-    return true;
   }
 
   #confirm(id) {
