@@ -99,6 +99,8 @@ class Exercise:
     solution_source: ClassVar[str]
     hints: ClassVar[tuple[str, ...]]
     """From a nudge to nearly the answer, each at most 60 words."""
+    crash_hints: ClassVar[tuple[tuple[type[BaseException], str, str], ...]] = ()
+    """As `CRASH_HINTS`, for what goes wrong in this exercise alone."""
     limit: ClassVar[float] = 15.0
     """Seconds for each behaviour."""
     kind: ClassVar[str] = "function"
@@ -224,7 +226,7 @@ class Exercise:
 
     def crash_hint(self, error: BaseException) -> str:
         """A hint for what the learner's code raised; empty if there is none better."""
-        for kind, part, hint in CRASH_HINTS:
+        for kind, part, hint in (*self.crash_hints, *CRASH_HINTS):
             if isinstance(error, kind) and part in str(error):
                 return hint
         return ""

@@ -27,7 +27,7 @@ from websockets import ClientConnection, ConnectionClosed, Server, ServerConnect
 
 from wslessons.exercises.isolation import Isolation
 
-__all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Trial", "shown"]
+__all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
 
 PATIENCE = 3.0
 """Seconds after which what has not come is taken as not coming."""
@@ -58,6 +58,24 @@ class Nothing:
 
     def __str__(self) -> str:
         return self.why
+
+
+class Salted(str):
+    """A text whose `hash()` is what it might be in another process."""
+
+    def __new__(cls, text: str, salt: int) -> Self:
+        """Make one with that salt."""
+        made = super().__new__(cls, text)
+        made.salt = salt
+        return made
+
+    salt: int
+
+    def __hash__(self) -> int:
+        return hash((str.__hash__(self), self.salt))
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other)
 
 
 class Mismatch(Exception):
@@ -141,6 +159,7 @@ class Trial:
         self.isolation = isolation
         self._servers: list[Server] = []
         self._theirs: list[Server] = []
+        self._started: list[asyncio.Future[Any]] = []
         self._clients: list[Client] = []
         self._stack = contextlib.AsyncExitStack()
 
@@ -164,6 +183,11 @@ class Trial:
             for task in server.handler_tasks:
                 task.cancel()
         self._cut_off()
+        for task in self._started:
+            task.cancel()
+        if self._started:
+            await asyncio.wait(self._started, timeout=GRACE)
+            await asyncio.gather(*(t for t in self._started if t.done()), return_exceptions=True)
         await self.isolation.end()
         await self._stack.__aexit__(None, None, None)
 
@@ -265,6 +289,11 @@ class Trial:
         for server in self._servers:
             for connection in list(server.all_connections):
                 connection.transport.abort()
+
+    def start(self, learners: Any) -> None:
+        """Run a coroutine of the learner's in the background until the trial ends."""
+        task = asyncio.ensure_future(self.isolation.guard(learners))
+        self._started.append(task)
 
     async def take(self, count: int, *args: Any) -> list[Any]:
         """Call the learner's generator function and take up to `count` items of what it yields."""
