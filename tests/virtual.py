@@ -55,6 +55,8 @@ class MemoryTransport(asyncio.Transport):
         super().__init__()
         self.connection, self.delay = connection, delay
         self.stalled = False
+        self.unsent = 0
+        """What `get_write_buffer_size` says."""
         self.sent: list[tuple[float, bytes]] = []
         self._loop = asyncio.get_running_loop()
         self._closing = self._paused = False
@@ -111,6 +113,10 @@ class MemoryTransport(asyncio.Transport):
             self._loop.call_soon(self.connection.connection_lost, None)
 
     close = abort
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that the socket has not taken, as the test says."""
+        return self.unsent
 
     def can_write_eof(self) -> bool:
         """Whether it can be closed half; the wire in memory can't."""

@@ -149,6 +149,9 @@ async def start(
         "ws": WebSocketConnection,
         "log_config": None,
         "access_log": False,
+        # uvicorn would believe whoever connects from this machine; see `wslessons.guard.Forwarded`.
+        "proxy_headers": False,
+        "server_header": False,
         "timeout_graceful_shutdown": GRACE,
         **options,
     }

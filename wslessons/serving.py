@@ -1,8 +1,8 @@
 """The habits that all our servers share: how they log, tell where they listen, and stop.
 
-`serve` is `websockets.serve` plus three things: whatever a client does is one line in the log, a
-client that never finishes its handshake is named there too, and `shut` ends the server in bounded
-time, also when a handler is stuck.
+`serve` is `websockets.serve` plus these: whatever a client does is one line in the log, what one
+connection can hold in memory is bounded in bytes, a client that stops reading or answering is
+dropped in time, and `shut` ends the server in bounded time, also when a handler is stuck.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import signal
 import socket
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import websockets
 from websockets import ConnectionClosed, Server, ServerConnection
@@ -24,7 +25,11 @@ from websockets.frames import CloseCode
 from wslessons.errors import UserError
 from wslessons.fast import FastConnection
 
+if TYPE_CHECKING:
+    from wslessons.heartbeat import Heartbeat
+
 __all__ = [
+    "HEARTBEAT",
     "Handler",
     "LoggedConnection",
     "check_close",
@@ -42,6 +47,16 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
+
+HEARTBEAT = (20.0, 20.0)
+"""Seconds between pings, and of silence after one until a peer is dropped: the numbers that
+`websockets` has for its own keepalive."""
+SLICE = 2**15
+"""Bytes that are parsed at once: they may be some thousand messages."""
+COMPRESSED_SLICE = 2**12
+"""The same where they may be compressed, and become a thousand times as many."""
+QUEUED = 2**20
+"""Bytes of whole messages that may wait for a handler, where its `max_size` is not above half."""
 
 
 def host_port(address: Any) -> str:
@@ -111,32 +126,84 @@ library_logger.addFilter(_OneLine())
 
 
 class LoggedConnection(FastConnection):
-    """A server connection that always ends, and whose end is always logged.
+    """A server connection that always ends, in one line of the log, and whose memory is bounded.
 
     The library notes a deadline when it fails a connection, but acts on it only inside a call such
     as `close` or the next keepalive ping: a client that breaks the protocol and then keeps its
     socket open would stay for all that time. Here the deadline holds by itself.
+
+    The library parses all that has arrived before it looks whether its queue is full: up to 256 KiB
+    at once, which may be compressed and 1,000 times as much. And it answers each ping, also to a
+    peer that reads none of the pongs. Here data is parsed in slices, and none while messages wait
+    for the handler or while the peer does not read what we send; it waits as it came, and then
+    reading stops.
     """
 
     alive: ClassVar[weakref.WeakSet[LoggedConnection]] = weakref.WeakSet()
 
-    __slots__ = ("_deadline", "opened")
+    __slots__ = ("_deadline", "_unparsed", "heartbeat", "opened", "received")
 
     opened: bool
     """Whether its handler has been called."""
+    received: int
+    """Bytes that have arrived."""
+    heartbeat: Heartbeat | None
+    """The one it has, which sets this."""
     _deadline: asyncio.TimerHandle | None
+    _unparsed: bytearray | None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the connection from its first moment, for `shut` (asyncio's callback)."""
-        self.opened, self._deadline = False, None
+        self.opened, self.received, self.heartbeat = False, 0, None
+        self._deadline = self._unparsed = None
         super().connection_made(transport)
+        self.recv_messages.resume = self._read_on_soon
         self.alive.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the deadline that failing or closing the connection has set (asyncio's callback)."""
-        super().data_received(data)
+        """Parse what has arrived, or keep it while it must wait (asyncio's callback)."""
+        self.received += len(data)
+        size = COMPRESSED_SLICE if self.protocol.extensions else SLICE
+        if len(data) <= size and self._unparsed is None and not self.paused:
+            super().data_received(data)
+        else:
+            if self._unparsed is None:
+                self._unparsed = bytearray()
+            self._unparsed += data
+            self._read_on()
+        # Keep the deadline that failing or closing the connection has set.
         if self.close_deadline is not None and self._deadline is None:
             self._deadline = self.loop.call_at(self.close_deadline, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Read again what the peer sends, as it has read what we sent (asyncio's callback)."""
+        super().resume_writing()
+        if self._unparsed is not None:
+            self._read_on_soon()
+
+    def acknowledge_pings(self, data: bytes) -> None:
+        """Show a pong to the heartbeat (the library's own hook for its keepalive)."""
+        if self.heartbeat is None or not self.heartbeat.pong(data):
+            super().acknowledge_pings(data)
+
+    def _read_on_soon(self) -> None:
+        # Not at once: the handler that has made room for more would never let go of the loop.
+        self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Parse what waits, slice by slice, and read from the socket again once nothing waits."""
+        unparsed = self._unparsed
+        size = COMPRESSED_SLICE if self.protocol.extensions else SLICE
+        while unparsed:
+            if self.paused or self.recv_messages.paused:
+                self.transport.pause_reading()
+                return
+            piece = bytes(unparsed[:size])
+            del unparsed[:size]
+            super().data_received(piece)
+        self._unparsed = None
+        if not self.recv_messages.paused:
+            self.transport.resume_reading()
 
     async def close(self, code: CloseCode | int = 1000, reason: str = "") -> None:
         """Complete the closing handshake, or abort after `close_timeout` seconds.
@@ -156,6 +223,7 @@ class LoggedConnection(FastConnection):
         """Log a connection that ends before its handler could start (asyncio's callback)."""
         super().connection_lost(exc)
         self.alive.discard(self)
+        self._unparsed = None
         if self._deadline is not None:
             self._deadline.cancel()
         # Another status than 101 is an answer over plain HTTP, given on purpose.
@@ -163,14 +231,24 @@ class LoggedConnection(FastConnection):
             logger.info("%s left before the opening handshake was finished", peer(self))
 
 
-def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Any:
+def serve(
+    handler: Handler,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    heartbeat: tuple[float, float] | None = None,
+    **options: Any,
+) -> Any:
     """Start a WebSocket server as `websockets.serve` does, with the habits of this module.
 
     Args:
         handler: called with each connection once its opening handshake is done.
         host: the address to bind; only this machine can connect unless you say otherwise.
         port: the TCP port; 0 takes a free one, see `urls`.
-        options: whatever else `websockets.serve` takes; `close_timeout` is 1 second here.
+        heartbeat: interval and timeout of a `Heartbeat` for each connection, in seconds, in place
+            of the library's keepalive, which waits for ever behind what a peer does not read.
+        options: whatever else `websockets.serve` takes. Here `close_timeout` is 1 second, and
+            `max_queue` as many messages as `QUEUED` bytes hold, 2 to 16.
 
     Returns:
         What `websockets.serve` returns: ``async with serve(...) as server``.
@@ -181,10 +259,21 @@ def serve(handler: Handler, host: str = "127.0.0.1", port: int = 0, **options: A
     options.setdefault("create_connection", LoggedConnection)
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)
+    max_size = options.get("max_size", 2**20)
+    if isinstance(max_size, int):
+        options.setdefault("max_queue", min(16, max(2, QUEUED // max(1, max_size))))
+    beating = None
+    if heartbeat is not None:
+        from wslessons import heartbeat as beats  # what has none need not load it
+
+        options["ping_interval"] = None
+        beating = functools.partial(beats.Heartbeat, interval=heartbeat[0], timeout=heartbeat[1])
 
     def handle(connection: ServerConnection) -> Awaitable[None]:
         if isinstance(connection, LoggedConnection):
             connection.opened = True
+        if beating is not None:
+            beating(connection).start()
         return handler(connection)
 
     return websockets.serve(handle, host, port, **options)

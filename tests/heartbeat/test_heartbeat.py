@@ -26,7 +26,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from wslessons.bench.tools import raise_descriptor_limit
-from wslessons.heartbeat.heartbeat import HOOK, MOST_UNANSWERED, Beat, Heartbeat
+from wslessons.heartbeat.heartbeat import EVENTS, MOST_UNANSWERED, PONG, Beat, Heartbeat
 from wslessons.heartbeat.pacer import Pacer
 from wslessons.link import Link
 from wslessons.wire import FrameRecord
@@ -197,6 +197,46 @@ def test_peer_is_not_judged_while_our_handler_does_not_read():
     run(main())
 
 
+def test_peer_that_takes_nothing_is_dropped_although_it_talks():
+    """Behind a full buffer its messages are left unread, so only a buffer that shrinks is life."""
+
+    async def main() -> None:
+        server, client = connections()
+        with Heartbeat(server, 15, 45) as heartbeat:
+            wire(server).unsent = 100_000
+            server.pause_writing()
+            wire(server).pause_reading()
+            for _ in range(20):
+                await asyncio.sleep(30)
+                wire(server).unsent -= 1000
+                await client.send("hi")
+            assert not heartbeat.dropped
+            await asyncio.sleep(60 + 1e-6)
+            assert heartbeat.dropped
+
+    run(main())
+
+
+def test_buffer_that_has_drained_is_a_sign_of_life():
+    """One that is full again and again is read by somebody, who has no time to answer."""
+
+    async def main() -> None:
+        server, _ = connections()
+        wire(server).stalled = True
+        wire(server).unsent = 100_000
+        with Heartbeat(server, 15, 45) as heartbeat:
+            for _ in range(20):
+                server.pause_writing()
+                await asyncio.sleep(30)
+                server.resume_writing()
+                await asyncio.sleep(15)
+            assert not heartbeat.dropped
+            await asyncio.sleep(60 + 1e-6)
+            assert heartbeat.dropped
+
+    run(main())
+
+
 def test_pong_for_the_newest_ping_answers_all_before():
     """RFC 6455, section 5.5.3: a peer may skip pings; each pong is a beat with its own time."""
 
@@ -286,7 +326,8 @@ def test_wrong_use_is_refused():
             pass
         with Heartbeat(server):
             pass
-        assert HOOK not in vars(server.protocol)
+        assert EVENTS not in vars(server.protocol)
+        assert PONG not in vars(server)
 
     run(main())
 
@@ -305,13 +346,28 @@ def test_library_asks_its_protocol_for_events_once_for_each_piece_of_data():
             calls.append(Protocol.events_received(server.protocol))
             return calls[-1]
 
-        setattr(server.protocol, HOOK, hook)
+        setattr(server.protocol, EVENTS, hook)
         frame = Frame(Opcode.PONG, b"beat 1").serialize(mask=True)
         server.data_received(frame[:3])
         server.data_received(frame[3:] + frame)
         assert [len(events) for events in calls] == [0, 2]
         assert all(event.opcode is Opcode.PONG for event in calls[1])
         assert calls[1][0].data == b"beat 1"
+
+    run(main())
+
+
+def test_library_hands_each_pong_to_its_own_list():
+    """Our other hook: `Connection.process_event` calls it, looked up anew, with the payload."""
+
+    async def main() -> None:
+        server, _ = connections()
+        pongs: list[bytes] = []
+        setattr(server, PONG, pongs.append)
+        for payload in (b"beat 1", b""):
+            server.data_received(Frame(Opcode.PONG, payload).serialize(mask=True))
+        server.data_received(Frame(Opcode.PING, b"not one").serialize(mask=True))
+        assert pongs == [b"beat 1", b""]
 
     run(main())
 

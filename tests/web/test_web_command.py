@@ -107,7 +107,7 @@ async def test_it_ends_in_bounded_time_with_a_mute_client():
         _, idle = await asyncio.open_connection(host, int(port))
         reader, mute = await asyncio.open_connection(host, int(port))
         mute.write(
-            b"GET /ws HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         assert b"101 Switching Protocols" in await reader.readline()

@@ -186,8 +186,11 @@ class ChatServer:
         Args:
             host: the address to bind.
             port: the TCP port; 0 takes a free one, see `wslessons.serving.urls`.
-            options: those of `websockets.serve`, which go before those of the chat.
+            options: those of `wslessons.serving.serve`, which go before those of the chat. Each
+                connection has a heartbeat, unless `ping_interval` asks for the library's keepalive.
         """
+        if "ping_interval" not in options:
+            options.setdefault("heartbeat", serving.HEARTBEAT)
         return serving.serve(self.handler, host, port, **(self.options | options))
 
     def process_request(self, connection: ServerConnection, request: Request) -> Response | None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["chat", "cluster", "echo", "port_number", "web"]
 
@@ -73,7 +74,10 @@ def echo(parser: argparse.ArgumentParser) -> Run:
             asyncio.run(serving.run_until_stopped(start, args.host, args.port))
             return 0
         handler = echo_raw if args.raw else echo
-        options = {"max_size": RAW_MAX_SIZE} if args.raw else {}
+        # Compressed, a message of a few bytes would be a megabyte to echo.
+        options: dict[str, Any] = {"compression": None, "heartbeat": serving.HEARTBEAT}
+        if args.raw:
+            options |= {"max_size": RAW_MAX_SIZE, "compression": "deflate"}
         asyncio.run(serving.serve_until_stopped(handler, args.host, args.port, **options))
         return 0
 
@@ -135,7 +139,11 @@ def chat(parser: argparse.ArgumentParser) -> Run:
             async with from_url(args.bus) as bus:
                 server = ChatServer(capacity=args.capacity, rate=args.rate, bus=bus)
                 await serving.serve_until_stopped(
-                    server.handler, args.host, args.port, **server.options
+                    server.handler,
+                    args.host,
+                    args.port,
+                    heartbeat=serving.HEARTBEAT,
+                    **server.options,
                 )
 
         asyncio.run(serve())
@@ -198,6 +206,30 @@ def web(parser: argparse.ArgumentParser) -> Run:
         default=[],
         metavar="ORIGIN",
         help="pages that may talk to the chat beside its own, such as https://example.com",
+    )
+    parser.add_argument(
+        "--hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names that the server answers to beside its address and this machine's own, such as"
+        " chat.example.com; * for any (default: none)",
+    )
+    parser.add_argument(
+        "--proxies",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="addresses or networks of proxies that are believed in X-Forwarded-For"
+        " (default: none)",
+    )
+    parser.add_argument(
+        "--observers",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="addresses or networks that may see /rooms and /metrics beside this machine"
+        " (default: none)",
     )
     parser.add_argument("--certfile", metavar="FILE", help="serve TLS with this certificate chain")
     parser.add_argument("--keyfile", metavar="FILE", help="its key, where that is a file apart")

@@ -1,7 +1,9 @@
 """What a server needs that strangers can reach.
 
 `http` and `websocket` are uvicorn's connections with an end to every wait and a bound on every
-buffer; `wslessons.asgi` serves with them. Needs the extra `web`.
+buffer; `wslessons.asgi` serves with them. `origins` has the checks of ``Host`` and ``Origin``,
+`addresses` those of where a request comes from, `headers` what browsers are told: middleware for
+any ASGI application. Needs the extra `web`.
 """
 
 from wslessons.errors import need
@@ -10,7 +12,18 @@ for _module in ("httptools", "starlette", "uvicorn"):
     need(_module, "web")
 
 # Only now, so that whoever lacks the extra reads that sentence and no traceback.
+from wslessons.guard.addresses import Forwarded, Networks  # noqa: E402
+from wslessons.guard.headers import SecurityHeaders  # noqa: E402
 from wslessons.guard.http import HttpConnection  # noqa: E402
+from wslessons.guard.origins import HostCheck, OriginCheck  # noqa: E402
 from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
 
-__all__ = ["HttpConnection", "WebSocketConnection"]
+__all__ = [
+    "Forwarded",
+    "HostCheck",
+    "HttpConnection",
+    "Networks",
+    "OriginCheck",
+    "SecurityHeaders",
+    "WebSocketConnection",
+]

@@ -42,6 +42,9 @@ MAX_FRAGMENTS = 1024
 SLICE = 4096
 """Bytes that are parsed at a time: some hundreds of messages at most."""
 
+TURN = 256
+"""Messages that an application may take before others have their turn."""
+
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """A connection of uvicorn, once it has become a WebSocket."""
@@ -56,6 +59,11 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._choked = False
         """Whether we read nothing because our pongs are not read."""
         self._void = 0
+        self._taken = 0
+        """Messages that the application took without having to wait."""
+        self.received = 0
+        """Bytes that have arrived: signs of life."""
+        self.connection_lost_waiter = self.loop.create_future()
         self._heartbeat: Heartbeat | None = None
 
     @property
@@ -75,9 +83,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._stall.end()
         self._unread.clear()
         super().connection_lost(exc)
+        if not self.connection_lost_waiter.done():
+            self.connection_lost_waiter.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Parse frames, as far as they are wanted now."""
+        self.received += len(data)
         if self.close_sent:
             self._void += len(data)
             if self._void > MAX_VOID:
@@ -135,12 +146,15 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         """Give the application the next event."""
+        if self.queue.empty():
+            self._taken = 0
+        elif self._taken >= TURN:
+            # An application that only reads would else let nobody run while a peer sends so fast.
+            self._taken = 0
+            await asyncio.sleep(0)
         message = await self.queue.get()
+        self._taken += 1
         if self.read_paused and self.queue.empty():
-            if self._unread:
-                # More is here already: without a pause, an application that only reads would not
-                # let anybody else run while a peer sends fast enough.
-                await asyncio.sleep(0)
             self.read_paused = False
             self._read_on()
         return message
@@ -201,6 +215,14 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """The Sans-I/O protocol."""
         return self.conn
 
+    @property
+    def paused(self) -> bool:
+        """Whether more waits to be sent than the peer takes."""
+        return not self.writable.is_set()
+
+    def acknowledge_pings(self, payload: bytes) -> None:
+        """Take a pong; the heartbeat puts its own method in place of this one."""
+
     def send_data(self) -> None:
         """Write what the protocol wants to have written."""
         self.transport.write(b"".join(self.conn.data_to_send()))
@@ -223,7 +245,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._heartbeat.stop()
 
     def handle_pong(self, event: Frame) -> None:
-        """Leave it to the heartbeat, which has seen it already."""
+        """Tell the heartbeat."""
+        self.acknowledge_pings(bytes(event.data))
 
     # How it ends.
 

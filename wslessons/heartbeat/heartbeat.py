@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from wslessons.heartbeat.pacer import Pacer
@@ -26,7 +26,10 @@ PAYLOAD = b"beat "
 MOST_UNANSWERED = 16
 """Pings of a connection whose times are kept: a peer may send data for ever and never a pong."""
 
-HOOK = "events_received"
+EVENTS, PONG = "events_received", "acknowledge_pings"
+"""Methods of the library behind whose back we stand; see `Heartbeat.start`."""
+OWN = "heartbeat"
+"""The attribute of a connection that needs none of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,9 @@ class Heartbeat:
     """The heartbeat of one open connection, client's or server's, while its ``with`` block runs.
 
     Args:
-        connection: from `websockets.connect`, or as a handler of `websockets.serve` gets it.
+        connection: from `websockets.connect`, or as a handler of `websockets.serve` gets it. One
+            that has an attribute `heartbeat`, as those of `wslessons.serving`, counts by itself
+            what arrives (`received`) and hands over its pongs.
         interval: seconds from one ping to the next, at most; the first goes out at a random point
             of it, lest all clients of a restarted server beat at once.
         timeout: seconds of silence after a ping, until the connection is dropped.
@@ -82,6 +87,11 @@ class Heartbeat:
         self._pacer: Pacer | None = None
         self._due = 0.0
         self._silent_since: float | None = None
+        self._counted = 0
+        self._heard = 0
+        """What had arrived when the first ping went out that nothing has followed."""
+        self._unsent = 0
+        """Bytes that the socket has not taken, as of the last look."""
         self._sent: tuple[tuple[int, float], ...] = ()
         self._listeners: list[asyncio.Queue[Beat | None]] | None = None
 
@@ -93,6 +103,7 @@ class Heartbeat:
     @property
     def silent_since(self) -> float | None:
         """The loop's time of the first ping that nothing has followed; None if all is well."""
+        self._listen()
         return self._silent_since
 
     @property
@@ -105,22 +116,34 @@ class Heartbeat:
         """Whether it was stopped, by itself or by `stop`."""
         return self._connection is None
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Begin; it ends with the connection, or by `stop`. ``with`` does both.
+
+        Raises:
+            RuntimeError: the connection has a heartbeat already, or this one was begun before.
+        """
         connection = self._connection
         if connection is None or self._pacer is not None:
             raise RuntimeError("a heartbeat is entered once: make a new one")
-        protocol = connection.protocol
-        if getattr(protocol, HOOK).__self__ is not protocol:
+        if PONG in vars(connection) or getattr(connection, OWN, None) is not None:
             raise RuntimeError("this connection has a heartbeat already")
-        # Behind the library's back, as the writing of pings and of the last Close frame below: it
-        # calls this method of its Sans-I/O layer once for each piece of data from the network, on
-        # every kind of loop and transport.
-        setattr(protocol, HOOK, self._events_received)
+        if hasattr(connection, OWN):
+            setattr(connection, OWN, self)
+        else:
+            # Behind the library's back, as the writing of pings and of the last Close frame below:
+            # it calls the first method for each pong, and the second, of its Sans-I/O layer, for
+            # each piece of data from the network, on every kind of loop and transport.
+            setattr(connection, PONG, self._acknowledge_pings)
+            setattr(connection.protocol, EVENTS, self._events_received)
+        connection.connection_lost_waiter.add_done_callback(self._lost)
         now = connection.loop.time()
         self._due = now + random.random() * (self.interval - self.slack)
         self._pacer = Pacer.for_running_loop()
         self._pacer.add(self, self._due)
         return self
+
+    def __enter__(self) -> Self:
+        return self.start()
 
     def __exit__(
         self,
@@ -135,7 +158,12 @@ class Heartbeat:
         connection, self._connection = self._connection, None
         if connection is None or self._pacer is None:
             return
-        delattr(connection.protocol, HOOK)
+        if hasattr(connection, OWN):
+            setattr(connection, OWN, None)
+        else:
+            delattr(connection, PONG)
+            delattr(connection.protocol, EVENTS)
+        connection.connection_lost_waiter.remove_done_callback(self._lost)
         self._silent_since, self._sent = None, ()
         self._pacer.forget()
         for queue in self._listeners or ():
@@ -153,32 +181,55 @@ class Heartbeat:
         finally:
             self._listeners = [other for other in self._listeners or () if other is not queue]
 
-    def _events_received(self) -> list[Any]:
-        """Do what the library's method does, and see the signs of life (any data) and the pongs."""
-        connection = self._connection
-        assert connection is not None
-        protocol = connection.protocol
-        events = type(protocol).events_received(protocol)
-        self._silent_since = None
-        for event in events:
-            if isinstance(event, Frame) and event.opcode is Opcode.PONG and self._sent:
-                self._pong(bytes(event.data), connection.loop)
-        if protocol.state is not State.OPEN:
-            self.stop()
-        return events
+    def _lost(self, _: asyncio.Future[None]) -> None:
+        self.stop()
 
-    def _pong(self, payload: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def _events_received(self) -> list[Any]:
+        """Do what the library's method does, and count the signs of life."""
+        assert self._connection is not None
+        self._counted += 1
+        protocol = self._connection.protocol
+        return type(protocol).events_received(protocol)
+
+    def _received(self) -> int:
+        return getattr(self._connection, "received", self._counted)
+
+    def _listen(self) -> None:
+        """Take note of signs of life since the last look.
+
+        Any data is one. So is a full buffer that shrinks: TCP empties it as fast as the peer reads,
+        and what the peer sends meanwhile may be left unread, see `wslessons.serving`.
+        """
+        connection = self._connection
+        if self._silent_since is None or connection is None:
+            return
+        unsent = connection.transport.get_write_buffer_size() if connection.paused else 0
+        if self._received() != self._heard or unsent < self._unsent:
+            self._silent_since = None
+        self._unsent = unsent
+
+    def _acknowledge_pings(self, payload: bytes) -> None:
+        connection = self._connection
+        if not self.pong(payload) and connection is not None:
+            type(connection).acknowledge_pings(connection, payload)
+
+    def pong(self, payload: bytes) -> bool:
+        """Take a pong; return whether it answers a ping of ours."""
+        connection = self._connection
+        if connection is None:
+            return False
         for i, (number, sent) in enumerate(self._sent):
             if payload == PAYLOAD + b"%d" % number:
-                beat = Beat(number, loop.time() - sent)
+                beat = Beat(number, connection.loop.time() - sent)
                 # A peer may answer only the newest of several pings (section 5.5.3).
                 self._sent, self.rtt = self._sent[i + 1 :], beat.rtt
                 # Soon and not now: what a callback raises must not reach the library.
                 if self._on_beat is not None:
-                    loop.call_soon(self._on_beat, beat)
+                    connection.loop.call_soon(self._on_beat, beat)
                 for queue in self._listeners or ():
                     queue.put_nowait(beat)
-                return
+                return True
+        return False
 
     def tick(self, now: float, late: float) -> float | None:
         """Do what is due; the `Pacer` calls it, and is told when to call again."""
@@ -188,9 +239,13 @@ class Heartbeat:
         if connection.protocol.state is not State.OPEN or connection.transport.is_closing():
             self.stop()
             return None
+        self._listen()
         if self._silent_since is not None and now >= self._silent_since + self.timeout:
             # An answer may be there unread: our loop stood still, or our handler does not read.
-            if late < self.timeout / 10 and connection.transport.is_reading():
+            # A peer that does not take what we send is another matter: what it sends is left
+            # unread because of that.
+            reading = connection.transport.is_reading() or connection.paused
+            if late < self.timeout / 10 and reading:
                 self._drop(connection, now)
                 return None
             self._silent_since = now - self.timeout * 0.9
@@ -210,7 +265,8 @@ class Heartbeat:
         connection.send_data()
         self._sent = (*self._sent[1 - MOST_UNANSWERED :], (self.beats, now))
         if self._silent_since is None:
-            self._silent_since = now
+            self._silent_since, self._heard = now, self._received()
+            self._unsent = connection.transport.get_write_buffer_size() if connection.paused else 0
 
     def _drop(self, connection: Connection, now: float) -> None:
         self.dropped = True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wslessons.lab.dashboard import dashboard_panel
     from wslessons.lab.echopanel import echo_panel
     from wslessons.lab.kernel import logbook, setup
-    from wslessons.lab.pagepanel import FRAMES, page_panel, page_url
+    from wslessons.lab.pagepanel import FRAMES, HOSTS, page_panel, page_url
     from wslessons.lab.plugpanel import plug_panel
     from wslessons.lab.prediction import predict
     from wslessons.lab.source import about, show
@@ -43,6 +43,7 @@ _HOME = {
     "handshake": "wireview",
     "logbook": "kernel",
     "FRAMES": "pagepanel",
+    "HOSTS": "pagepanel",
     "page_panel": "pagepanel",
     "page_url": "pagepanel",
     "plug_panel": "plugpanel",
@@ -58,6 +59,7 @@ _HOME = {
 
 __all__ = [
     "FRAMES",
+    "HOSTS",
     "BackgroundApp",
     "BackgroundServer",
     "about",

@@ -11,10 +11,16 @@ import ipywidgets
 from wslessons.lab import background
 from wslessons.lab.panel import Panel
 
-__all__ = ["FRAMES", "PagePanel", "page_panel", "page_url"]
+__all__ = ["FRAMES", "HOSTS", "PagePanel", "page_panel", "page_url"]
 
 FRAMES = ("http://127.0.0.1:*", "http://localhost:*")
 """The origins of a JupyterLab on this machine, for `wslessons.web.application(frames=...)`."""
+
+PREFIX = "JUPYTERHUB_SERVICE_PREFIX"
+
+HOSTS = ("*",) if PREFIX in os.environ else ()
+"""The names that a server here answers to, for `wslessons.web.application(hosts=...)`. On a hub it
+is any: the name there is the hub's, which has seen to it who may come this far."""
 
 
 def page_url(server: background.BackgroundServer, path: str = "/") -> str:
@@ -26,7 +32,7 @@ def page_url(server: background.BackgroundServer, path: str = "/") -> str:
 
     Source: https://jupyter-server-proxy.readthedocs.io/en/latest/arbitrary-ports-hosts.html
     """
-    prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    prefix = os.environ.get(PREFIX)
     if prefix is None:
         return server.url + path
     return f"{prefix.rstrip('/')}/proxy/{urlsplit(server.url).port}{path}"

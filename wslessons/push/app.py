@@ -17,11 +17,12 @@ import contextlib
 import math
 import re
 import weakref
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -30,6 +31,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from wslessons import asgi
 from wslessons.chat.channel import Closed
 from wslessons.errors import UserError
+from wslessons.guard import HostCheck, OriginCheck, SecurityHeaders
+from wslessons.guard.origins import normal_host, normal_origin
 from wslessons.push import sse
 from wslessons.push.fleet import Fleet, Follower, Update, live
 
@@ -68,8 +71,8 @@ class Endpoints:
         self.fleet = fleet
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
-    def routes(self) -> list[BaseRoute]:
-        """Return the routes, for an application of your own."""
+    def bare_routes(self) -> list[BaseRoute]:
+        """Return the routes, with none of the checks of `application` around them."""
         return [
             Route("/", self.index),
             Route("/fleet", self.snapshot),
@@ -203,14 +206,31 @@ async def _gone(request: Request) -> None:
     await request.receive()
 
 
-def application(fleet: Fleet, *, rate: float = 0, seed: int = 0) -> Starlette:
+def application(
+    fleet: Fleet,
+    *,
+    rate: float = 0,
+    seed: int = 0,
+    hosts: Iterable[str] = (),
+    origins: Iterable[str] = (),
+) -> Starlette:
     """Return the ASGI application that offers `fleet`; `wslessons.asgi` serves it.
 
     Args:
         fleet: what to offer.
         rate: random changes of the fleet per second, on average, while it is served; 0 for none.
         seed: the same one gives the same changes.
+        hosts: the names that the server answers to beside its address and this machine's own.
+        origins: the origins beside our own whose pages may watch over a WebSocket.
+
+    Raises:
+        UserError: a host or an origin can't be one.
     """
+    stack = [
+        Middleware(SecurityHeaders),
+        Middleware(HostCheck, hosts=[normal_host(host) for host in hosts]),
+        Middleware(OriginCheck, origins=[normal_origin(origin) for origin in origins]),
+    ]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -221,7 +241,8 @@ def application(fleet: Fleet, *, rate: float = 0, seed: int = 0) -> Starlette:
             await asyncio.wait([drifting])
 
     endpoints = Endpoints(fleet)
-    app = Starlette(routes=endpoints.routes(), lifespan=lifespan)
+    app = Starlette(routes=endpoints.bare_routes(), lifespan=lifespan, middleware=stack)
+    app.router.redirect_slashes = False
     app.state.hang_up = endpoints.hang_up
     return app
 

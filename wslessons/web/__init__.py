@@ -7,14 +7,12 @@
 It is the room of lesson 2: what `application` serves and what `ChatServer.serve` serves at the same
 time are the same people. From a shell: ``wslessons web``. Needs the extra `web`.
 
-`app` has the routes, `middleware` what stands before them, `tickets` the signed leave to enter,
-`connection` makes of an ASGI WebSocket a connection for the chat, `frames` lets uvicorn take
-ready-made frames, `metrics` counts, `command` is the command line, `page/` what a browser gets, and
-`hostile` a page to attack it with.
+`app` has the routes, `middleware` and `wslessons.guard` what stands before them, `tickets` the
+signed leave to enter, `connection` makes of an ASGI WebSocket a connection for the chat, `frames`
+lets uvicorn take ready-made frames, `metrics` counts, `command` is the command line, `page/` what a
+browser gets, and `hostile` a page to attack it with.
 
-Not handled here: who people are (a ticket says only that our page asked for it), how many tickets
-or connections one address may have, and a TCP connection that never says a thing, for which
-uvicorn has no timeout; see lesson 8.
+Not handled here: who people are (a ticket says only that our page asked for it); see lesson 8.
 """
 
 from wslessons.errors import need
@@ -23,17 +21,13 @@ for _module in ("itsdangerous", "prometheus_client", "starlette", "uvicorn"):
     need(_module, "web")
 
 # Only now, so that whoever lacks the extra reads that sentence and no traceback.
+from wslessons.guard import HostCheck, OriginCheck, SecurityHeaders  # noqa: E402
 from wslessons.web.app import OPTIONS, WebChat, application, serve  # noqa: E402
 from wslessons.web.connection import AsgiWriter, WebConnection  # noqa: E402
 from wslessons.web.frames import FrameProtocol  # noqa: E402
 from wslessons.web.hostile import hostile_application  # noqa: E402
 from wslessons.web.metrics import Metrics  # noqa: E402
-from wslessons.web.middleware import (  # noqa: E402
-    OriginCheck,
-    RequestLog,
-    SecurityHeaders,
-    TicketCheck,
-)
+from wslessons.web.middleware import RequestLog, TicketCheck  # noqa: E402
 from wslessons.web.tickets import BadTicket, Tickets  # noqa: E402
 
 __all__ = [
@@ -41,6 +35,7 @@ __all__ = [
     "AsgiWriter",
     "BadTicket",
     "FrameProtocol",
+    "HostCheck",
     "Metrics",
     "OriginCheck",
     "RequestLog",

@@ -6,8 +6,8 @@
 | ``POST /ticket`` | a ticket for the WebSocket, as JSON |
 | ``/ws``, ``/ws/rooms/NAME`` | WebSocket: the rooms ``/`` and ``/rooms/NAME`` of the chat |
 | ``GET`` of these | why a WebSocket would be refused there; else 426 |
-| ``GET /rooms`` | who is where, in numbers, as JSON |
-| ``GET /metrics`` | for Prometheus |
+| ``GET /rooms`` | who is where, in numbers, as JSON; for observers only |
+| ``GET /metrics`` | for Prometheus; for observers only |
 | ``GET /healthz`` | 200, or 503 once it is about to stop |
 
 A page finds all of these relative to its own address, so a proxy may put them under a prefix.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import random
 from collections.abc import AsyncGenerator, Iterable
 from http import HTTPStatus
@@ -34,17 +35,14 @@ from starlette.websockets import WebSocket
 from wslessons import asgi
 from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL
+from wslessons.guard.addresses import LOOPBACK, Forwarded, Networks, came_through_a_proxy
+from wslessons.guard.headers import SecurityHeaders
+from wslessons.guard.http import SAFE_HEADERS
+from wslessons.guard.origins import HostCheck, OriginCheck, normal_host, normal_origin, refuse
 from wslessons.web.connection import WebConnection, connected
 from wslessons.web.frames import FrameProtocol
 from wslessons.web.metrics import Metrics
-from wslessons.web.middleware import (
-    OriginCheck,
-    RequestLog,
-    SecurityHeaders,
-    TicketCheck,
-    normal_origin,
-    refuse,
-)
+from wslessons.web.middleware import RequestLog, TicketCheck
 from wslessons.web.page import page_routes
 from wslessons.web.tickets import Redacted, Tickets
 
@@ -62,18 +60,28 @@ LONGEST_HEADER = 8000
 
 
 class WebChat:
-    """The endpoints of one application; it is found as ``app.state.web``."""
+    """The endpoints of one application; it is found as ``app.state.web``.
 
-    def __init__(self, chat: ChatServer, tickets: Tickets) -> None:
+    Args:
+        chat: whose rooms they offer.
+        tickets: who issues tickets.
+        observers: who may see the names of rooms, and the metrics, beside this machine.
+    """
+
+    def __init__(self, chat: ChatServer, tickets: Tickets, observers: Iterable[str] = ()) -> None:
         self.chat = chat
         self.tickets = tickets
+        self.observers = Networks([*LOOPBACK, *observers])
         self.metrics = Metrics(chat)
         self.connections: set[WebConnection] = set()
         self.draining = False
         self._empty = asyncio.Event()
 
-    def routes(self) -> list[BaseRoute]:
-        """Return the routes, for an application of your own."""
+    def bare_routes(self) -> list[BaseRoute]:
+        """Return the routes with nothing around them: none of the checks of `application`.
+
+        An application of your own rather mounts the whole one: ``Mount("/chat", application())``.
+        """
         return [
             *page_routes(),
             Route("/ticket", self.ticket, methods=["POST"]),
@@ -94,12 +102,16 @@ class WebChat:
 
     async def rooms(self, request: Request) -> Response:
         """List the rooms in which somebody is."""
+        if not self.may_observe(request):
+            return self._observers_only()
         rooms = self.chat.rooms.values()
         listed = [{"room": r.path, "people": len(r.members)} for r in rooms if r.members]
         return _json(listed, NO_STORE)
 
     async def expose(self, request: Request) -> Response:
         """Tell Prometheus."""
+        if not self.may_observe(request):
+            return self._observers_only()
         body, media_type = self.metrics.expose(request.headers.get("accept", ""))
         return Response(body, headers=NO_STORE | {"Content-Type": media_type})
 
@@ -107,6 +119,23 @@ class WebChat:
         """Tell a load balancer whether to send anybody here."""
         status = HTTPStatus.SERVICE_UNAVAILABLE if self.draining else HTTPStatus.OK
         return PlainTextResponse("draining\n" if self.draining else "ok\n", status, NO_STORE)
+
+    def may_observe(self, request: HTTPConnection) -> bool:
+        """Return whether a request comes from an observer, or from this machine itself.
+
+        What came through a proxy that nobody has named may come from anywhere.
+        """
+        client = request.client
+        return (
+            client is not None
+            and client.host in self.observers
+            and not came_through_a_proxy(request.scope)
+        )
+
+    @staticmethod
+    def _observers_only() -> Response:
+        sentence = "Only observers may see this: whoever runs the server can name them.\n"
+        return PlainTextResponse(sentence, HTTPStatus.FORBIDDEN, NO_STORE)
 
     async def nowhere(self, websocket: WebSocket) -> None:
         """Say 404 where there is no WebSocket; the framework by itself would say 403."""
@@ -185,6 +214,19 @@ class WebChat:
         await connection.close(1001, "the server is going away")
 
 
+def named(host: str) -> list[str]:
+    """Return what `hosts` should have for an address to bind: itself, where it is a name.
+
+    >>> named("chat.lan"), named("0.0.0.0")
+    (['chat.lan'], [])
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return [host] if host else []
+    return []
+
+
 def _json(data: object, headers: dict[str, str]) -> Response:
     return Response(msgspec.json.encode(data), media_type="application/json", headers=headers)
 
@@ -192,7 +234,10 @@ def _json(data: object, headers: dict[str, str]) -> Response:
 def application(
     chat: ChatServer | None = None,
     *,
+    hosts: Iterable[str] = (),
     origins: Iterable[str] = (),
+    proxies: Iterable[str] = (),
+    observers: Iterable[str] = (),
     tickets: Tickets | None = None,
     tickets_for_all: bool = False,
     frames: Iterable[str] = (),
@@ -201,16 +246,24 @@ def application(
 
     Args:
         chat: the chat; it may be served elsewhere at the same time.
+        hosts: the names that the server answers to beside its address and this machine's own
+            names, such as ``chat.example.com``; see `HostCheck`.
         origins: the origins beside our own whose pages may talk to us, over HTTP and WebSocket.
+        proxies: addresses or networks of the proxies that are believed in whom they forward.
+        observers: addresses or networks that may see ``/rooms`` and ``/metrics`` beside this
+            machine.
         tickets: who issues tickets; by default with a secret of this process.
         tickets_for_all: whether scripts, which send no Origin, need a ticket too.
         frames: the origins whose pages may hold ours in a frame.
 
     Raises:
-        UserError: one of `origins` can't be one.
+        UserError: one of the arguments can't be what it should.
     """
-    origins, tickets = [normal_origin(origin) for origin in origins], tickets or Tickets()
-    web = WebChat(chat or ChatServer(), tickets)
+    # Now, for a sentence at once: middleware is made when the first request comes.
+    hosts = [normal_host(host) for host in hosts]
+    origins = [normal_origin(origin) for origin in origins]
+    believed, tickets = Networks(proxies), tickets or Tickets()
+    web = WebChat(chat or ChatServer(), tickets, observers)
     Redacted.install()
 
     @contextlib.asynccontextmanager
@@ -220,17 +273,25 @@ def application(
         watching.cancel()
         await asyncio.wait([watching])
 
+    async def failed(request: Request, exc: Exception) -> Response:
+        return PlainTextResponse("Something went wrong here.\n", 500, SAFE_HEADERS)
+
     app = Starlette(
-        routes=web.routes(),
+        routes=web.bare_routes(),
         lifespan=lifespan,
+        exception_handlers={500: failed},
         middleware=[  # the first is the outermost
+            Middleware(Forwarded, proxies=believed),
             Middleware(RequestLog),
+            Middleware(SecurityHeaders, frames=list(frames)),
+            Middleware(HostCheck, hosts=hosts),
             Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"]),
             Middleware(OriginCheck, origins=origins),
             Middleware(TicketCheck, tickets=tickets, everyone=tickets_for_all),
-            Middleware(SecurityHeaders, frames=list(frames)),
         ],
     )
+    # A redirect to the same path without its last slash would repeat whatever Host it was told.
+    app.router.redirect_slashes = False
     app.state.web = web
     return app
 
@@ -254,9 +315,10 @@ async def serve(
         options: those of `application`.
 
     Raises:
-        UserError: the address can't be bound, or an origin can't be one.
+        UserError: the address can't be bound, or an argument can't be what it should.
     """
     chat = chat or ChatServer()
+    options["hosts"] = [*options.get("hosts", ()), *named(host)]
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
     async with asgi.serve(application(chat, **options), host, port, **settings) as server:
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from wslessons import asgi
 from wslessons.chat import ChatServer
 from wslessons.errors import UserError
 from wslessons.serving import stop_event
-from wslessons.web.app import OPTIONS, application
+from wslessons.web.app import OPTIONS, application, named
 
 __all__ = ["check_certificate", "run", "serve_until_stopped"]
 
@@ -60,9 +61,10 @@ async def serve_until_stopped(
     host: str,
     port: int,
     *,
-    origins: list[str],
     drain: float = 3.0,
-    **uvicorn: Any,
+    hosts: Iterable[str] = (),
+    uvicorn: dict[str, Any] | None = None,
+    **options: Any,
 ) -> None:
     """Serve until SIGINT or SIGTERM; print the URL, with the real port, once it accepts.
 
@@ -73,15 +75,16 @@ async def serve_until_stopped(
         chat: the chat to offer.
         host: the address to bind.
         port: the TCP port; 0 takes a free one.
-        origins: the origins beside our own whose pages may talk to us.
         drain: seconds over which people are sent away.
+        hosts: the names that the server answers to; where `host` is a name, that is one of them.
         uvicorn: whatever else `uvicorn.Config` takes.
+        options: the others of `application`.
 
     Raises:
-        UserError: the address can't be bound, or an origin can't be one.
+        UserError: the address can't be bound, or an argument can't be what it should.
     """
-    app = application(chat, origins=origins)
-    settings = OPTIONS | {"ws_max_size": chat.max_size} | uvicorn
+    app = application(chat, hosts=[*hosts, *named(host)], **options)
+    settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
     with stop_event() as stop:
         server = await asgi.start(app, host, port, **settings)
         try:
@@ -98,7 +101,15 @@ def run(args: argparse.Namespace) -> int:
     tls = check_certificate(args.certfile, args.keyfile)
     asyncio.run(
         serve_until_stopped(
-            ChatServer(), args.host, args.port, origins=args.origins, drain=args.drain, **tls
+            ChatServer(),
+            args.host,
+            args.port,
+            drain=args.drain,
+            uvicorn=tls,
+            hosts=args.hosts,
+            origins=args.origins,
+            proxies=args.proxies,
+            observers=args.observers,
         )
     )
     return 0

@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from wslessons.chat.connection import Gone
 from wslessons.chat.fanout import Writer
 from wslessons.serving import host_port
-from wslessons.web.metrics import Meter
+from wslessons.web.metrics import Meter, code_label
 
 __all__ = ["EXTENSION", "AsgiWriter", "WebConnection", "close_code", "connected"]
 
@@ -203,4 +203,4 @@ async def connected(
         if writing is not None:
             writing.cancel()
             await asyncio.wait([writing])
-        meter.closed[connection.code] += 1
+        meter.closed[code_label(connection.code)] += 1

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from wslessons.chat import ChatServer
 
-__all__ = ["Meter", "Metrics", "payloads", "texts"]
+__all__ = ["Meter", "Metrics", "code_label", "payloads", "texts"]
 
 PACE = 0.25
 """Seconds between two measurements of the loop's delay."""
@@ -31,6 +31,17 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 # Nobody's text can begin so: a text message begins with its sender's name in brackets, and a JSON
 # one with another type.
 _MISSED = re.compile(rb'\[system\] you missed (\d+) message|\{"type":"missed","count":(\d+)')
+
+
+def code_label(code: int) -> str:
+    """Return a close code as a label: itself if RFC 6455 has it, else its class.
+
+    Clients choose codes, and each label is a time series that Prometheus keeps.
+
+    >>> code_label(1001), code_label(4321)
+    ('1001', '4xxx')
+    """
+    return str(code) if 1000 <= code <= 1015 else f"{code // 1000}xxx"
 
 
 def payloads(data: bytes) -> Iterator[bytes]:
@@ -60,8 +71,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.opened = 0
-        self.closed: Counter[int] = Counter()
-        """Connections that have ended, by close code."""
+        self.closed: Counter[str] = Counter()
+        """Connections that have ended, by `code_label`."""
         self.received = 0
         self.sent = 0
         self.missed = 0
@@ -138,8 +149,8 @@ class Metrics(Collector):
         closed = CounterMetricFamily(
             "chat_connections_closed", "WebSockets that have ended.", labels=["code"]
         )
-        for code, count in sorted(meter.closed.items()):
-            closed.add_metric([str(code)], count)
+        for label, count in sorted(meter.closed.items()):
+            closed.add_metric([label], count)
         yield closed
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:

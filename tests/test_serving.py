@@ -1,0 +1,260 @@
+"""What one connection may hold in memory, and how long a stranger may stay, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from websockets import ConnectionClosed, ServerConnection, connect
+from websockets.frames import Frame, Opcode
+
+from wslessons import serving
+from wslessons.chat import ChatServer
+from wslessons.echo import echo
+from wslessons.serving import SLICE, LoggedConnection
+
+READ = 2**18
+"""Bytes that asyncio reads from a socket at most before it calls us."""
+
+
+def masked(opcode: Opcode, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """Return a frame as clients send it."""
+    return Frame(opcode, payload, fin).serialize(mask=True)
+
+
+def bomb(size: int) -> bytes:
+    """Return a compressed message of `size` zeros."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = deflate.compress(bytes(size)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    frame = bytearray(masked(Opcode.BINARY, data[:-4]))
+    frame[0] |= 0x40  # RSV1: this message is compressed (RFC 7692, section 6)
+    return bytes(frame)
+
+
+class Stranger:
+    """A client without a library, that reads only when it is told to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        """Send `data` once."""
+        await self.loop.sock_sendall(self.sock, data)
+
+    async def push(self, data: bytes, most: int) -> int:
+        """Send `data` again and again, `most` bytes or until no more fit for a while; say how many.
+
+        What is sent ends in the middle of `data` only if no more fits.
+        """
+        sent, idle, view = 0, 0, memoryview(data)
+        while sent < most and idle < 100:
+            start = sent % len(data)
+            try:
+                sent += self.sock.send(view[start : start + most - sent])
+                idle = 0
+            except BlockingIOError:
+                idle += 1
+                await asyncio.sleep(0.01)
+            else:
+                await asyncio.sleep(0)
+        return sent
+
+
+@contextlib.asynccontextmanager
+async def serving_strangers(
+    handler: Callable[[ServerConnection], Awaitable[None]], **options: Any
+) -> AsyncGenerator[tuple[Any, Callable[..., Awaitable[tuple[Stranger, LoggedConnection]]]]]:
+    """Run a server; give it, and what connects a stranger and returns the server's end too."""
+    strangers: list[socket.socket] = []
+    async with asyncio.timeout(50), serving.serve(handler, **options) as server:
+
+        async def stranger(*headers: str) -> tuple[Stranger, LoggedConnection]:
+            loop, before = asyncio.get_running_loop(), set(LoggedConnection.alive)
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+            sock.setblocking(False)
+            strangers.append(sock)
+            await loop.sock_connect(sock, server.sockets[0].getsockname())
+            lines = [
+                "GET / HTTP/1.1",
+                "Host: x",
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                "Sec-WebSocket-Version: 13",
+                *headers,
+            ]
+            await loop.sock_sendall(sock, "\r\n".join([*lines, "", ""]).encode())
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await loop.sock_recv(sock, 1)
+            assert b" 101 " in head
+            (connection,) = set(LoggedConnection.alive) - before
+            return Stranger(sock), connection
+
+        try:
+            yield server, stranger
+        finally:
+            for sock in strangers:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
+            await serving.shut(server, timeout=0.1)
+
+
+def held(connection: LoggedConnection) -> int:
+    """Return the bytes that wait in a connection, parsed or not, for the handler or the peer."""
+    frames = sum(len(frame.data) + 100 for frame in connection.recv_messages.frames.queue)
+    unparsed = len(connection._unparsed or b"")
+    return frames + unparsed + connection.transport.get_write_buffer_size()
+
+
+async def forever(connection: ServerConnection) -> None:
+    """Never read and never return, as a handler that is busy."""
+    await asyncio.Event().wait()
+
+
+async def test_pings_whose_pongs_nobody_reads_are_left_unread() -> None:
+    """Our own answers wait: then no more is read, and nothing is lost when the peer reads again."""
+    async with serving_strangers(echo) as (_, stranger):
+        client, connection = await stranger()
+        ping = masked(Opcode.PING, b"p" * 125)
+        sent = await client.push(ping, 2**26 // len(ping) * len(ping))
+        assert sent < 2**25
+        assert held(connection) < 2 * READ
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        pongs, wanted = bytearray(), sent // len(ping)
+        pong = Frame(Opcode.PONG, b"p" * 125).serialize(mask=False)
+        while len(pongs) < wanted * len(pong):
+            pongs += await client.loop.sock_recv(client.sock, 2**16)
+        assert pongs == pong * wanted
+
+
+async def test_messages_that_nobody_takes_are_bounded_in_bytes() -> None:
+    """Neither many that are tiny nor some that are large fill the memory."""
+    for frame in (masked(Opcode.TEXT, b"a"), masked(Opcode.BINARY, os.urandom(2**20))):
+        async with serving_strangers(forever) as (_, stranger):
+            client, connection = await stranger()
+            assert await client.push(frame, 2**26) < 2**26
+            assert held(connection) < 3 * 2**20 + READ
+            assert len(connection.recv_messages.frames) < SLICE
+
+
+async def test_compressed_messages_that_nobody_takes_are_bounded_too() -> None:
+    """A burst of bombs is inflated one slice at a time, and no further than the queue has room."""
+    async with serving_strangers(forever) as (_, stranger):
+        client, connection = await stranger("Sec-WebSocket-Extensions: permessage-deflate")
+        await client.push(bomb(2**20) * 100, 2**20)
+        assert held(connection) < 8 * 2**20
+
+
+async def test_what_waited_unparsed_is_not_lost() -> None:
+    """Messages that came in one burst reach the handler, all and in order, once it reads."""
+    read = asyncio.Event()
+
+    async def late(connection: ServerConnection) -> None:
+        await read.wait()
+        await echo(connection)
+
+    async with (
+        serving_strangers(late) as (server, _),
+        connect(serving.urls(server)[0], proxy=None) as client,
+    ):
+        count = 20_000
+        sending = asyncio.create_task(_send(client, count))
+        await asyncio.sleep(0)
+        read.set()
+        assert [await client.recv() for _ in range(count)] == [f"Echo: {n}" for n in range(count)]
+        await sending
+
+
+async def _send(client: Any, count: int) -> None:
+    for n in range(count):
+        await client.send(str(n))
+
+
+async def test_fragments_without_end_are_refused() -> None:
+    """Empty fragments add no byte to a message, and are counted all the same."""
+    async with serving_strangers(echo) as (_, stranger):
+        client, connection = await stranger()
+        await client.send(masked(Opcode.TEXT, b"x", fin=False))
+        with contextlib.suppress(ConnectionError):
+            await client.push(masked(Opcode.CONT, b"", fin=False), 2**20)
+        await connection.wait_closed()
+        assert connection.protocol.close_sent is not None
+        assert connection.protocol.close_sent.code == 1009
+
+
+@pytest.mark.parametrize("talks", [False, True])
+async def test_echo_drops_a_reader_that_stalls(talks: bool) -> None:
+    """Whatever its buffer holds, and also if it goes on talking."""
+    async with serving_strangers(echo, heartbeat=(0.1, 0.3)) as (_, stranger):
+        client, connection = await stranger()
+        talking = asyncio.create_task(client.push(masked(Opcode.BINARY, bytes(60_000)), 2**30))
+        while not connection.paused:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if not talks:
+            talking.cancel()
+        await connection.wait_closed()
+        talking.cancel()
+        await asyncio.wait([talking])
+        assert connection.protocol.close_sent is not None
+        assert connection.protocol.close_sent.code == 1011
+
+
+async def test_chat_drops_a_reader_that_stalls_and_others_go_on() -> None:
+    """The heartbeat of lesson 5 ends members that read nothing, and their room hears of it."""
+    chat = ChatServer()
+    async with serving_strangers(chat.handler, **chat.options, heartbeat=(0.2, 0.6)) as (
+        server,
+        stranger,
+    ):
+        silent = [(await stranger())[0] for _ in range(5)]
+        for n, client in enumerate(silent):
+            await client.send(masked(Opcode.TEXT, b"stalled %d" % n))
+        while len(chat.people()) < len(silent):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        async with connect(serving.urls(server)[0], proxy=None) as talker:
+            await talker.send("talker")
+
+            async def talk() -> None:
+                while True:
+                    await talker.send("x" * 8000)
+                    await asyncio.sleep(0.005)
+
+            talking = asyncio.create_task(talk())
+            left = 0
+            while left < len(silent):
+                left += str(await talker.recv()).endswith("left the chat")
+            talking.cancel()
+            await asyncio.wait([talking])
+            assert chat.people() == ["talker"]
+
+
+async def test_connection_that_answers_is_kept_by_the_heartbeat() -> None:
+    """A handler may be slow, and a client may say nothing: both are well."""
+
+    async def slow(connection: ServerConnection) -> None:
+        try:
+            while True:
+                await asyncio.sleep(0.01)
+                await connection.recv()
+        except ConnectionClosed:
+            pass
+
+    async with (
+        serving_strangers(slow, heartbeat=(0.05, 2)) as (server, _),
+        connect(serving.urls(server)[0], proxy=None, ping_interval=None) as client,
+    ):
+        for n in range(100):
+            await client.send(str(n))
+        await asyncio.sleep(0.5)
+        await (await client.ping())
