@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -229,15 +230,25 @@ async def test_the_page_needs_nothing_from_elsewhere() -> None:
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/", 404), ("/nowhere", 404), ("/ws/rooms/a%20b", 404), ("/ws/rooms/", 404)],
+    [
+        *(("/", 404), ("/nowhere", 404), ("/ws/rooms/a%20b", 404), ("/ws/rooms/", 404)),
+        *(("/%0aforged", 404), ("//evil.example/ws", 404), ("/ws/", 404)),
+    ],
 )
-async def test_there_is_no_room_elsewhere(path: str, status: int) -> None:
+async def test_there_is_no_room_elsewhere(
+    path: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """A WebSocket to any other address is refused before the handshake, with a sentence."""
+    caplog.set_level(logging.INFO)
     async with serving() as served:
         with pytest.raises(InvalidStatus) as refusal:
             await served.connect(path)
         assert refusal.value.response.status_code == status
         assert b"There is no room here: connect to" in refusal.value.response.body
+    # A refusal is no error of ours, and it is in the log once.
+    lines = [r for r in caplog.records if r.name.startswith(("wslessons", "uvicorn.error"))]
+    assert [r for r in lines if r.levelno > logging.INFO] == []
+    assert sum(f" {status} in " in r.getMessage() for r in lines) == 1
 
 
 async def test_full_house_is_503() -> None:

@@ -122,6 +122,10 @@ def test_an_origin_that_no_browser_sends_is_refused(given: str) -> None:
         ("ftp://chat.example", "chat.example", False),
         ("http://", "", False),
         ("http://chat.example:x", "chat.example", False),
+        ("http://evil.example@chat.example", "chat.example", False),
+        ("http://evil.example\\@chat.example", "chat.example", False),
+        ("http://chat.example/x", "chat.example", False),
+        ("http://[0:0:0:0:0:0:0:1]:8000", "[::1]:8000", True),
     ],
 )
 def test_what_our_own_origin_is(origin: str, host: str, allowed: bool) -> None:

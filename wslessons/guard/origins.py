@@ -248,14 +248,18 @@ class OriginCheck:
 
     def allows(self, origin: str, host: str) -> bool:
         """Return whether a page of `origin` may send requests to `host`."""
-        if origin.lower() in self.origins:
-            return True
-        # The host and not the scheme: a proxy in front of us may be the one that speaks TLS.
         try:
-            parts = urlsplit(origin)
-            port = parts.port or PORTS.get(parts.scheme)
-            ours = urlsplit(f"{parts.scheme}://{host}")
-            same = (parts.hostname, port) == (ours.hostname, ours.port or PORTS.get(parts.scheme))
-        except ValueError:
+            # In their one form: what no browser would write as an origin is none of ours.
+            origin = normal_origin(origin)
+            scheme, _, here = origin.partition("://")
+            return origin in self.origins or here == _with_port(host, scheme)
+        except (UserError, ValueError):
             return False
-        return parts.scheme in ("http", "https") and parts.hostname is not None and same
+
+
+def _with_port(host: str, scheme: str) -> str:
+    """Return a Host header's value as it stands in an origin of `scheme`.
+
+    Of the host and not of its scheme, as a proxy in front of us may be the one that speaks TLS.
+    """
+    return normal_origin(f"{scheme}://{host}").partition("://")[2]

@@ -143,6 +143,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             self._read_on()
+        elif self.close_sent:
+            # Refused over HTTP: that completes a handshake, too, and is no error to be logged.
+            self.handshake_complete = True
 
     async def receive(self) -> Any:
         """Give the application the next event."""

@@ -30,6 +30,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wslessons import asgi
@@ -92,7 +93,6 @@ class WebChat:
             Route("/ws", self.explain),
             WebSocketRoute("/ws/rooms/{name}", self.socket),
             Route("/ws/rooms/{name}", self.explain),
-            WebSocketRoute("/{path:path}", self.nowhere),
         ]
 
     async def ticket(self, request: Request) -> Response:
@@ -136,11 +136,6 @@ class WebChat:
     def _observers_only() -> Response:
         sentence = "Only observers may see this: whoever runs the server can name them.\n"
         return PlainTextResponse(sentence, HTTPStatus.FORBIDDEN, NO_STORE)
-
-    async def nowhere(self, websocket: WebSocket) -> None:
-        """Say 404 where there is no WebSocket; the framework by itself would say 403."""
-        sentence = "There is no room here: connect to /ws or /ws/rooms/NAME."
-        await refuse(websocket.scope, websocket.receive, websocket.send, 404, sentence)
 
     def refusal(self, request: HTTPConnection) -> tuple[str, tuple[HTTPStatus, str] | None]:
         """Return the room that a request is for, and why nobody may enter it by this request."""
@@ -227,6 +222,19 @@ def named(host: str) -> list[str]:
     return []
 
 
+def _nowhere(default: ASGIApp) -> ASGIApp:
+    """Say 404 where there is no WebSocket; the framework by itself would say 403."""
+
+    async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            sentence = "There is no room here: connect to /ws or /ws/rooms/NAME."
+            await refuse(scope, receive, send, 404, sentence)
+        else:
+            await default(scope, receive, send)
+
+    return nowhere
+
+
 def _json(data: object, headers: dict[str, str]) -> Response:
     return Response(msgspec.json.encode(data), media_type="application/json", headers=headers)
 
@@ -290,6 +298,7 @@ def application(
             Middleware(TicketCheck, tickets=tickets, everyone=tickets_for_all),
         ],
     )
+    app.router.default = _nowhere(app.router.default)
     # A redirect to the same path without its last slash would repeat whatever Host it was told.
     app.router.redirect_slashes = False
     app.state.web = web
