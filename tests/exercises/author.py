@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import linecache
+import warnings
 from typing import Any
 
 import pytest
@@ -27,7 +29,13 @@ def judge(exercise: Exercise, source: str) -> Verdict:
         async with asyncio.timeout(100):
             return await exercise(names[exercise.answer_name])
 
-    return asyncio.run(checked())
+    with warnings.catch_warnings():
+        # A forgotten await is a mistake that people make: what it leaves behind is collected here,
+        # and not in the middle of another test.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        verdict = asyncio.run(checked())
+        gc.collect()
+    return verdict
 
 
 def wrong_answers(wrong: Wrong) -> pytest.MarkDecorator:

@@ -1,0 +1,298 @@
+"""Lesson 7's experiments: what sending to many, a round trip and a connection cost.
+
+CPU is that of the thread that does the work, so what else runs on the machine changes it little.
+Whoever listens reads only after the sending: read in between, it would be part of the cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import html
+import socket
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, cast
+
+import ipywidgets
+from websockets import ServerConnection
+from websockets.frames import Frame, Opcode
+
+from wslessons import serving
+from wslessons.fast import FastConnection
+from wslessons.lab.widgets import Panel
+
+__all__ = ["Cost", "Costs", "Way", "bytes_per_connection", "costs", "round_trip"]
+
+TIMEOUT = 30.0
+"""Seconds that an experiment may take."""
+ROUNDS = 3
+"""How often a way is measured; the cheapest counts, as others only had more in their way."""
+
+Way = Callable[[list[FastConnection], list[str]], Awaitable[None]]
+"""A way to send every line to every connection."""
+
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%b\r\n"
+)
+DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one way to send has cost.
+
+    Attributes:
+        name: the way's.
+        deliveries: lines that should have arrived, of all receivers together.
+        heard: lines that arrived, in order and unchanged.
+        writes: system calls that sent something.
+        cpu: microseconds of CPU per delivery, of the sender.
+    """
+
+    name: str
+    deliveries: int
+    heard: int
+    writes: int
+    cpu: float
+
+
+class Costs:
+    """Several ways side by side: a table, and bars in a live notebook.
+
+    Args:
+        rows: one for each way.
+    """
+
+    def __init__(self, rows: list[Cost]) -> None:
+        self.rows = rows
+        most = max(row.cpu for row in rows)
+        bars = "".join(
+            f"<tr><td>{html.escape(row.name)}</td><td>{row.writes:,}</td>"
+            f"<td>{row.heard:,} of {row.deliveries:,}</td><td style='width:40%'>"
+            f"<div style='background:var(--jp-brand-color1,#1976d2);height:1em;"
+            f"width:{row.cpu / most:.1%}'></div></td><td>{row.cpu:.2f} us</td></tr>"
+            for row in rows
+        )
+        head = "<th>writes</th><th>heard</th><th colspan=2>CPU per delivery</th>"
+        table = (
+            "<table style='width:100%;text-align:right;border-spacing:8px 2px'>"
+            f"<tr><th></th>{head}</tr>{bars}</table>"
+        )
+        self._panel = Panel("costs", [ipywidgets.HTML(table)], text=str(self))
+
+    def __getitem__(self, name: str) -> Cost:
+        return next(row for row in self.rows if row.name == name)
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        lines = [f"{'':{width}}  {'writes':>6}  {'heard':>15}  CPU per delivery"]
+        for row in self.rows:
+            heard = f"{row.heard} of {row.deliveries}"
+            lines.append(f"{row.name:{width}}  {row.writes:>6}  {heard:>15}  ~{row.cpu:.2f} us")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return self._panel.bundle()
+
+
+async def costs(*ways: Way, members: int = 100, lines: int = 100) -> Costs:
+    """Let each way send every line to every member, over real sockets; tell what it cost.
+
+    Args:
+        ways: coroutine functions that get the server's connections and the lines.
+        members: how many connections there are.
+        lines: how many lines are sent, of some 20 characters.
+    """
+    rows = []
+    for way in ways:
+        measured = [await _cost(way, members, lines) for _ in range(ROUNDS)]
+        rows.append(min(measured, key=lambda row: row.cpu))
+    return Costs(rows)
+
+
+async def _cost(way: Way, members: int, lines: int) -> Cost:
+    texts = [f"line number {number}" for number in range(lines)]
+    name = getattr(way, "__name__", "a way")
+    async with _members(members) as (connections, clients):
+        begin = time.thread_time()
+        await way(connections, texts)
+        await asyncio.sleep(0)
+        spent = time.thread_time() - begin
+        heard = sum([await _heard(client, texts) for client in clients])
+    async with _members(members) as (connections, _):
+        with _counted_writes() as writes:
+            await way(connections, texts)
+            await asyncio.sleep(0)
+    deliveries = members * lines
+    return Cost(name, deliveries, heard, writes[0], spent / deliveries * 1e6)
+
+
+@contextlib.contextmanager
+def _counted_writes() -> Any:
+    """Count the calls of a socket's `send` in this thread."""
+    count = [0]
+
+    def see(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and function.__name__ == "send":
+            count[0] += isinstance(function.__self__, socket.socket)
+
+    sys.setprofile(see)
+    try:
+        yield count
+    finally:
+        sys.setprofile(None)
+
+
+@contextlib.asynccontextmanager
+async def _members(
+    count: int, headers: bytes = b"", **options: Any
+) -> AsyncGenerator[tuple[list[FastConnection], list[socket.socket]]]:
+    """Give a server's connections, and the bare sockets at their other ends."""
+    ends: list[FastConnection] = []
+    arrived = asyncio.Semaphore(0)
+
+    async def handler(connection: ServerConnection) -> None:
+        ends.append(cast("FastConnection", connection))
+        arrived.release()
+        await connection.wait_closed()
+
+    clients: list[socket.socket] = []
+    options.setdefault("compression", None)
+    async with asyncio.timeout(TIMEOUT):
+        server = await serving.serve(handler, **options)
+        try:
+            for _ in range(count):
+                clients.append(await _client(server.sockets[0].getsockname(), headers))
+                await arrived.acquire()
+            yield ends, clients
+        finally:
+            for client in clients:
+                client.close()
+            await serving.shut(server)
+
+
+async def _client(address: tuple[str, int], headers: bytes = b"") -> socket.socket:
+    """Connect a bare socket and make the handshake."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket()
+    sock.setblocking(False)
+    await loop.sock_connect(sock, address[:2])
+    await loop.sock_sendall(sock, REQUEST % headers)
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += await loop.sock_recv(sock, 4096)
+    return sock
+
+
+async def _heard(client: socket.socket, texts: list[str]) -> int:
+    """Return how many of `texts` have arrived, in this order."""
+    loop = asyncio.get_running_loop()
+    data, wanted = b"", sum(len(text) + 2 for text in texts)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2):
+            while len(data) < wanted and (more := await loop.sock_recv(client, 2**16)):
+                data += more
+    heard = 0
+    while len(data) >= 2 and heard < len(texts):
+        size = data[1]
+        # A short text frame without a mask, as a server sends it (RFC 6455, section 5.2).
+        if data[0] != 0x81 or data[2 : 2 + size] != texts[heard].encode():
+            break
+        heard += 1
+        data = data[2 + size :]
+    return heard
+
+
+async def round_trip(
+    server: Callable[[], AbstractAsyncContextManager[Any]], trips: int = 2000
+) -> float:
+    """Send a message and wait for its echo, again and again; tell what each costs the server.
+
+    The server runs in a thread of its own, whose CPU is counted, and the client in another.
+
+    Args:
+        server: starts the server, such as `Echo.serve`.
+        trips: how many messages go there and back in each of three rounds.
+
+    Returns:
+        Microseconds of the server's CPU per round trip, of the cheapest round.
+    """
+    return await asyncio.to_thread(_round_trip, server, trips)
+
+
+def _round_trip(server: Callable[[], AbstractAsyncContextManager[Any]], trips: int) -> float:
+    started, times = threading.Event(), list[float]()
+    address: list[Any] = []
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with server() as running:
+            address.append(running.sockets[0].getsockname())
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    try:
+        if not started.wait(TIMEOUT):
+            raise TimeoutError("the server did not start in time")
+        with socket.create_connection(address[0][:2], TIMEOUT) as client:
+            client.sendall(REQUEST % b"")
+            while not client.recv(4096).endswith(b"\r\n\r\n"):
+                pass
+            frame = Frame(Opcode.TEXT, b"x" * 60).serialize(mask=True)
+            for _ in range(ROUNDS):
+                begin = _thread_time(loop)
+                for _ in range(trips):
+                    client.sendall(frame)
+                    client.recv(4096)
+                times.append((_thread_time(loop) - begin) / trips * 1e6)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(TIMEOUT)
+        loop.close()
+    return min(times)
+
+
+def _thread_time(loop: asyncio.AbstractEventLoop) -> float:
+    """Return the CPU seconds that the thread of `loop` has taken."""
+
+    async def ask() -> float:
+        return time.thread_time()
+
+    return asyncio.run_coroutine_threadsafe(ask(), loop).result(TIMEOUT)
+
+
+async def bytes_per_connection(count: int = 50, *, compression: bool = False) -> int:
+    """Return how much memory Python takes for each open connection of the library.
+
+    Args:
+        count: how many connections to divide by.
+        compression: whether they negotiate permessage-deflate.
+    """
+    headers, options = (DEFLATE, {"compression": "deflate"}) if compression else (b"", {})
+    # What exists once is not counted: it is there after the first ones.
+    async with _members(3, headers, **options):
+        pass
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        async with _members(count, headers, **options):
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return round((after - before) / count)
