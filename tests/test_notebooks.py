@@ -385,6 +385,7 @@ LESSONS = [
     "04_web",
     "05_heartbeats",
     "06_scaling",
+    "07_fast_fanout",
 ]
 """In the order in which they are read."""
 

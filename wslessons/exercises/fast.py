@@ -110,9 +110,6 @@ class Frugal(Exercise):
     lesson = 7
     kind = "async function"
     stub = """\
-from wslessons.fast import text_frame
-
-
 async def frugal(connections, lines):
     for line in lines:
         for connection in connections:

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import html
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -27,9 +28,19 @@ from websockets.frames import Frame, Opcode
 
 from wslessons import serving
 from wslessons.fast import FastConnection
-from wslessons.lab.widgets import Panel
+from wslessons.lab.panel import Panel
+from wslessons.lab.theme import BLUE
 
-__all__ = ["Cost", "Costs", "Way", "bytes_per_connection", "costs", "round_trip"]
+__all__ = [
+    "Cost",
+    "Costs",
+    "Way",
+    "bare_echo",
+    "bytes_per_connection",
+    "costs",
+    "nagle",
+    "round_trip",
+]
 
 TIMEOUT = 30.0
 """Seconds that an experiment may take."""
@@ -78,7 +89,7 @@ class Costs:
         bars = "".join(
             f"<tr><td>{html.escape(row.name)}</td><td>{row.writes:,}</td>"
             f"<td>{row.heard:,} of {row.deliveries:,}</td><td style='width:40%'>"
-            f"<div style='background:var(--jp-brand-color1,#1976d2);height:1em;"
+            f"<div style='background:{BLUE};height:1em;"
             f"width:{row.cpu / most:.1%}'></div></td><td>{row.cpu:.2f} us</td></tr>"
             for row in rows
         )
@@ -87,7 +98,8 @@ class Costs:
             "<table style='width:100%;text-align:right;border-spacing:8px 2px'>"
             f"<tr><th></th>{head}</tr>{bars}</table>"
         )
-        self._panel = Panel("costs", [ipywidgets.HTML(table)], text=str(self))
+        self._panel = Panel("costs", text=str(self), picture=f"<pre>{html.escape(str(self))}</pre>")
+        self._panel.fill(ipywidgets.HTML(table))
 
     def __getitem__(self, name: str) -> Cost:
         return next(row for row in self.rows if row.name == name)
@@ -103,7 +115,7 @@ class Costs:
     __repr__ = __str__
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel.bundle()
+        return self._panel._repr_mimebundle_(**kwargs)
 
 
 async def costs(*ways: Way, members: int = 100, lines: int = 100) -> Costs:
@@ -196,21 +208,19 @@ async def _client(address: tuple[str, int], headers: bytes = b"") -> socket.sock
 
 
 async def _heard(client: socket.socket, texts: list[str]) -> int:
-    """Return how many of `texts` have arrived, in this order."""
+    """Return how many of `texts` have arrived, in this order, whatever stands before each."""
     loop = asyncio.get_running_loop()
-    data, wanted = b"", sum(len(text) + 2 for text in texts)
+    data, heard = b"", 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(2):
-            while len(data) < wanted and (more := await loop.sock_recv(client, 2**16)):
+            while heard < len(texts) and (more := await loop.sock_recv(client, 2**16)):
                 data += more
-    heard = 0
-    while len(data) >= 2 and heard < len(texts):
-        size = data[1]
-        # A short text frame without a mask, as a server sends it (RFC 6455, section 5.2).
-        if data[0] != 0x81 or data[2 : 2 + size] != texts[heard].encode():
-            break
-        heard += 1
-        data = data[2 + size :]
+                # Short text frames without a mask, as a server sends them (RFC 6455, section 5.2).
+                while len(data) >= 2 and len(data) >= 2 + data[1]:
+                    payload, data = data[2 : 2 + data[1]], data[2 + data[1] :]
+                    if heard == len(texts) or not payload.endswith(texts[heard].encode()):
+                        return heard
+                    heard += 1
     return heard
 
 
@@ -273,6 +283,72 @@ def _thread_time(loop: asyncio.AbstractEventLoop) -> float:
         return time.thread_time()
 
     return asyncio.run_coroutine_threadsafe(ask(), loop).result(TIMEOUT)
+
+
+class _Bare(asyncio.Protocol):
+    """What is left of an echo without WebSocket: bytes come, as many go."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+@contextlib.asynccontextmanager
+async def bare_echo() -> AsyncGenerator[asyncio.Server]:
+    """Serve an echo of bytes, without handshake and frames: a floor to compare with."""
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(_Bare, "127.0.0.1", 0) as server:
+        yield server
+
+
+async def nagle(on: bool, rounds: int = 20) -> float:
+    """Send two small pieces, wait for the answer to both, and tell how long that took.
+
+    With Nagle's algorithm a small piece waits until the one before it is acknowledged (RFC 896);
+    and a receiver that has nothing to say delays its acknowledgement (RFC 1122, section 4.2.3.2).
+
+    Args:
+        on: whether the sender uses the algorithm, as sockets do unless TCP_NODELAY is set.
+        rounds: how often; the first ones do not count, as TCP acknowledges faster at first.
+
+    Returns:
+        The median, in milliseconds.
+    """
+    return await asyncio.to_thread(_nagle, on, rounds)
+
+
+def _nagle(on: bool, rounds: int) -> float:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sender = socket.create_connection(listening.getsockname(), TIMEOUT)
+        receiver, _ = listening.accept()
+        receiver.settimeout(TIMEOUT)
+
+        def answer() -> None:
+            waiting = 0
+            while data := receiver.recv(100):
+                waiting += len(data)
+                if waiting == 2:
+                    waiting = 0
+                    receiver.sendall(b"!")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with receiver, sender:
+            sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not on)
+            times = []
+            for _ in range(rounds):
+                begin = time.perf_counter()
+                sender.sendall(b"a")
+                sender.sendall(b"b")
+                sender.recv(1)
+                times.append(time.perf_counter() - begin)
+            sender.shutdown(socket.SHUT_WR)
+            thread.join(TIMEOUT)
+    return statistics.median(times[rounds // 4 :]) * 1000
 
 
 async def bytes_per_connection(count: int = 50, *, compression: bool = False) -> int:
