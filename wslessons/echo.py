@@ -24,6 +24,7 @@ import logging
 
 from websockets import ConnectionClosed, ServerConnection
 
+from wslessons.logs import one_line
 from wslessons.serving import peer
 
 __all__ = ["RAW_MAX_SIZE", "echo", "echo_raw"]
@@ -48,7 +49,7 @@ async def echo(connection: ServerConnection) -> None:
             message = await connection.recv()
             await connection.send(f"Echo: {message}" if isinstance(message, str) else message)
     except ConnectionClosed as closed:
-        logger.info("%s disconnected: %s", peer(connection), closed)
+        logger.info("%s disconnected: %s", peer(connection), one_line(closed))
 
 
 async def echo_raw(connection: ServerConnection) -> None:
@@ -58,4 +59,4 @@ async def echo_raw(connection: ServerConnection) -> None:
         while True:
             await connection.send(await connection.recv())
     except ConnectionClosed as closed:
-        logger.info("%s disconnected: %s", peer(connection), closed)
+        logger.info("%s disconnected: %s", peer(connection), one_line(closed))

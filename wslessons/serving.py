@@ -24,6 +24,7 @@ from websockets.frames import CloseCode
 
 from wslessons.errors import UserError
 from wslessons.fast import FastConnection
+from wslessons.logs import Folded, fold_accept_errors, one_line
 
 if TYPE_CHECKING:
     from wslessons.heartbeat import Heartbeat
@@ -113,11 +114,13 @@ class _OneLine(logging.Filter):
         if isinstance(error, ConnectionClosed):
             connection = getattr(record, "websocket", None)
             who = peer(connection) if connection is not None else "a client"
-            record.msg, record.args = "%s disconnected: %s", (who, error)
+            record.msg, record.args = "%s disconnected: %s", (who, one_line(error))
             record.exc_info = record.exc_text = None
             record.levelno, record.levelname = logging.INFO, "INFO"
         return True
 
+
+_full = Folded(logger)
 
 # The library's own lines below WARNING name no peer; ours do, so its lines stay out.
 library_logger = logging.getLogger("wslessons.websockets")
@@ -226,9 +229,22 @@ class LoggedConnection(FastConnection):
         self._unparsed = None
         if self._deadline is not None:
             self._deadline.cancel()
-        # Another status than 101 is an answer over plain HTTP, given on purpose.
-        if not self.opened and (self.response is None or self.response.status_code == 101):
+        if self.opened:
+            return
+        if self.response is None or self.response.status_code == 101:
             logger.info("%s left before the opening handshake was finished", peer(self))
+            return
+        status, path = self.response.status_code, ""
+        if self.request is not None:
+            # Without the query, which may hold a secret.
+            path = one_line(self.request.path.partition("?")[0], 100)
+        if self.protocol.handshake_exc is not None:
+            path += f": {one_line(self.protocol.handshake_exc, 200)}"
+        refused = f"{peer(self)} was refused with {status}: {path}"
+        if status == 503:
+            _full.log(refused)
+        else:
+            logger.info("%s", refused)
 
 
 def serve(
@@ -379,7 +395,7 @@ async def run_until_stopped(
     Raises:
         UserError: the address can't be bound.
     """
-    with stop_event() as stop:
+    with stop_event() as stop, fold_accept_errors():
         async with contextlib.AsyncExitStack() as stack:
             with explained_bind_errors(host, port):
                 server = await stack.enter_async_context(serving)

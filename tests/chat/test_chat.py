@@ -1008,9 +1008,30 @@ async def test_log_has_one_line_for_a_coming_and_a_going(
         await client.send("system")
         await closed(client)
     lines = [r.getMessage() for r in caplog.records if r.name == "wslessons.chat.server"]
-    assert lines[:2] == [f"alice joined / from {host}:{port}", "alice left /"]
+    ended = "alice left /: received 1000 (OK); then sent 1000 (OK)"
+    assert lines[:2] == [f"alice joined / from {host}:{port}", ended]
     assert len(lines) == 3
     assert lines[2].endswith("1008 the name system is reserved")
+
+
+async def test_log_says_how_somebody_went_and_cannot_be_forged_by_it(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each end is one line with its close code; what the client says in it stays on that line."""
+    caplog.set_level(logging.INFO, "wslessons")
+    running = await start()
+    async with running.join("eve") as eve:
+        await eve.close(4000, "bye\neve joined / from \x1b[31m")
+    async with running.connect() as client:
+        await client.close(4001)
+    with pytest.raises(InvalidStatus):
+        await running.connect("/no%0Awhere?ticket=secret").__aenter__()
+    await until(lambda: len(caplog.records) >= 4)
+    lines = [record.getMessage() for record in caplog.records]
+    assert "eve left /: received 4000 (private use) bye\\neve joined / from \\x1b[31m" in lines[1]
+    assert "left before it said a name: received 4001 (private use)" in lines[2]
+    assert lines[3].endswith("was refused with 404: /no%0Awhere")
+    assert all(line.isprintable() for line in lines)
 
 
 async def test_nothing_a_client_does_leaves_a_traceback(

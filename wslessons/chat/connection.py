@@ -14,6 +14,7 @@ from websockets.protocol import State
 from wslessons import serving
 from wslessons.chat.fanout import Writer
 from wslessons.fast import FastConnection
+from wslessons.logs import one_line
 
 __all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection"]
 
@@ -23,10 +24,15 @@ _OPEN = State.OPEN
 
 
 class Gone(Exception):
-    """The connection has ended; `code` is the close code received (RFC 6455, section 7.1.5)."""
+    """The connection has ended.
 
-    def __init__(self, code: int = 1006) -> None:
-        super().__init__(f"connection closed with {code}")
+    Args:
+        code: the close code received (RFC 6455, section 7.1.5).
+        why: what is known beyond that, for the log.
+    """
+
+    def __init__(self, code: int = 1006, why: str = "") -> None:
+        super().__init__(why or f"closed with {code}")
         self.code = code
 
 
@@ -173,7 +179,7 @@ class LibraryConnection:
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:
-            raise Gone(self._connection.close_code or 1006) from exc
+            raise Gone(self._connection.close_code or 1006, one_line(exc)) from exc
 
     async def send(self, payload: bytes) -> None:
         """Send a text message.
@@ -184,7 +190,7 @@ class LibraryConnection:
         try:
             await self._connection.send(payload, text=True)
         except ConnectionClosed as exc:
-            raise Gone(self._connection.close_code or 1006) from exc
+            raise Gone(self._connection.close_code or 1006, one_line(exc)) from exc
 
     async def close(self, code: int, reason: str) -> None:
         """Complete the closing handshake."""

@@ -30,7 +30,6 @@ Not handled here: who may connect at all (Origin, tokens, TLS), history on disk.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections import OrderedDict
@@ -218,31 +217,36 @@ class ChatServer:
         Nothing a client does raises: it is refused with a close code and a reason that says why.
         """
         codec = JSON if connection.subprotocol == SUBPROTOCOL else TEXT
-        with contextlib.suppress(Gone):
+        try:
             hello = await self.read_hello(connection, codec)
-            if hello is None:
+        except Gone as gone:
+            logger.info("%s left before it said a name: %s", connection.peer, gone)
+            return
+        if hello is None:
+            return
+        if refusal := self.refusal(connection.path):
+            status, sentence = refusal
+            code = 1008 if status == HTTPStatus.NOT_FOUND else 1013
+            await self.refuse(connection, code, sentence)
+            return
+        room, why = self._open(connection.path), ""
+        codec, session = room.codec(codec), hello.session or connection.id
+        try:
+            cursor = await self._admit(connection, codec, room, hello)
+            if cursor is None:
                 return
-            if refusal := self.refusal(connection.path):
-                status, sentence = refusal
-                code = 1008 if status == HTTPStatus.NOT_FOUND else 1013
-                await self.refuse(connection, code, sentence)
-                return
-            room = self._open(connection.path)
-            codec, session = room.codec(codec), hello.session or connection.id
-            try:
-                cursor = await self._admit(connection, codec, room, hello)
-                if cursor is None:
-                    return
-                with cursor:
-                    if connection.writer is None:
-                        await self._run_and_forward(connection, codec, room, session, cursor)
-                    else:
-                        # The reader is the only task: a connection that the fan-out cannot write
-                        # to any more is a closed one, and ends its reader.
-                        room.fanout.join(connection.id, codec, connection.writer, cursor)
-                        await self.run(connection, codec, room, session)
-            finally:
-                self._leave(connection, room)
+            with cursor:
+                if connection.writer is None:
+                    await self._run_and_forward(connection, codec, room, session, cursor)
+                else:
+                    # The reader is the only task: a connection that the fan-out cannot write to
+                    # any more is a closed one, and ends its reader.
+                    room.fanout.join(connection.id, codec, connection.writer, cursor)
+                    await self.run(connection, codec, room, session)
+        except Gone as gone:
+            why = f": {gone}"
+        finally:
+            self._leave(connection, room, why)
 
     async def refuse(self, connection: Connection, code: int, reason: str) -> None:
         """Close a connection for something that its client did, and log it.
@@ -379,13 +383,13 @@ class ChatServer:
         logger.info("%s joined %s from %s", hello.name, room.path, connection.peer)
         return cursor
 
-    def _leave(self, connection: Connection, room: Room) -> None:
+    def _leave(self, connection: Connection, room: Room, why: str) -> None:
         """Undo what `_open` and `_admit` did, however far they got."""
         room.connections.pop(connection.id, None)
         name = room.members.get(connection.id)
         if name is not None:
             room.leave(connection.id)
-            logger.info("%s left %s", name, room.path)
+            logger.info("%s left %s%s", name, room.path, why)
         room.visitors -= 1
         if room.visitors or self.rooms.get(room.path) is not room:
             return

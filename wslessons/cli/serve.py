@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from wslessons.logs import log_to
 
 __all__ = ["chat", "cluster", "echo", "port_number", "web"]
 
@@ -40,12 +41,6 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     )
 
 
-def log_to_stderr() -> None:
-    """Show what our servers log, one line an event, beside the URL on stdout."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("wslessons").setLevel(logging.INFO)
-
-
 def echo(parser: argparse.ArgumentParser) -> Run:
     """Give `parser` the arguments of ``wslessons echo``, and return what runs it."""
     add_address(parser, 8765)
@@ -65,7 +60,7 @@ def echo(parser: argparse.ArgumentParser) -> Run:
         from wslessons import serving
         from wslessons.echo import RAW_MAX_SIZE, echo, echo_raw
 
-        log_to_stderr()
+        log_to(sys.stderr)
         if args.fast:
             from wslessons.fast import Echo
 
@@ -133,7 +128,7 @@ def chat(parser: argparse.ArgumentParser) -> Run:
         from wslessons.chat import ChatServer
         from wslessons.scaling.bus import from_url
 
-        log_to_stderr()
+        log_to(sys.stderr)
 
         async def serve() -> None:
             async with from_url(args.bus) as bus:
@@ -245,7 +240,7 @@ def web(parser: argparse.ArgumentParser) -> Run:
         # Only here: the command's help needs none of what the extra brings.
         from wslessons.web import command
 
-        log_to_stderr()
+        log_to(sys.stderr)
         return command.run(args)
 
     return run

@@ -12,6 +12,7 @@ from typing import Any
 from wslessons import asgi
 from wslessons.chat import ChatServer
 from wslessons.errors import UserError
+from wslessons.logs import fold_accept_errors
 from wslessons.serving import stop_event
 from wslessons.web.app import OPTIONS, application, named
 
@@ -85,7 +86,7 @@ async def serve_until_stopped(
     """
     app = application(chat, hosts=[*hosts, *named(host)], **options)
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
-    with stop_event() as stop:
+    with stop_event() as stop, fold_accept_errors():
         server = await asgi.start(app, host, port, **settings)
         try:
             print(server.url, flush=True)

@@ -23,6 +23,7 @@ from wslessons.chat.connection import LibraryConnection
 from wslessons.chat.server import ChatServer
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError
+from wslessons.logs import fold_accept_errors, log_to
 from wslessons.scaling.bus import Bus, Event, from_url
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster.messages import Answer, Config, Failed, Ready, Stats
@@ -139,7 +140,7 @@ async def main() -> None:
         async for _ in lines:
             asked.put_nowait(None)
 
-    with serving.stop_event() as stop:
+    with serving.stop_event() as stop, fold_accept_errors():
         work = asyncio.create_task(serve(config, asked, stop))
         owned = asyncio.create_task(take_questions())
         try:
@@ -156,5 +157,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+    log_to(sys.stderr, logging.WARNING)
     asyncio.run(main())
