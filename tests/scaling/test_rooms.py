@@ -396,7 +396,7 @@ async def test_ghosts_are_told_to_have_left(kind: str, brokers: dict[str, Broker
         ghost.enter("/", "g", "casper")
         await until(lambda: one.bus.members("/")[1] + two.bus.members("/")[1] == 4)
         # All that a SIGKILL would end, and no farewell.
-        ghost._presence.farewell = lambda: next(iter(ghost._presence.beats({})))  # ty: ignore
+        ghost._presence.farewell = lambda seq: next(iter(ghost._presence.beats(seq)))  # ty: ignore
         await ghost.stop()
         for client in (alice, bob):
             assert (await client.heard("left"))["name"] == "casper"

@@ -15,6 +15,8 @@ import msgspec
 
 __all__ = [
     "Beat",
+    "Counts",
+    "CountsWanted",
     "Event",
     "Gap",
     "Item",
@@ -115,8 +117,6 @@ class Occupancy(msgspec.Struct, omit_defaults=True):
 
     members: Members
     count: int
-    nth: int = 0
-    """How many events that server has published in this room."""
 
 
 class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
@@ -128,8 +128,12 @@ class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
     rooms: dict[str, Occupancy]
     number: int
     """The beat's sequence number, the same in all its parts."""
-    last: bool = True
-    """Whether this is its last part: a room in none of them is empty."""
+    seq: int = 0
+    """The sequence number of the server's newest event."""
+    part: int = 1
+    """Which of its parts this is."""
+    parts: int = 1
+    """How many there are: a room in none of them is empty."""
     ask: bool = False
     """Whether the server is new and wants everybody's beat at once."""
     gone: bool = False
@@ -145,7 +149,30 @@ class PresenceChange(msgspec.Struct, tag="presence", omit_defaults=True):
     name: str = ""
 
 
-Wire = Event | Beat | PresenceChange
+class CountsWanted(msgspec.Struct, tag="counts wanted", omit_defaults=True):
+    """A server misses events of another, and asks in which rooms they were."""
+
+    node: str
+    of: str
+    """The server that is asked; all of them if empty."""
+    since: int
+    """The sequence number up to which it is sure to miss none."""
+
+
+class Counts(msgspec.Struct, tag="counts", omit_defaults=True):
+    """How many events a server has published in each room; in several parts if that is much."""
+
+    node: str
+    seq: int
+    """The sequence number of its newest event."""
+    since: int
+    """Rooms in which nothing happened after this sequence number are left out."""
+    rooms: dict[str, int]
+    part: int = 1
+    parts: int = 1
+
+
+Wire = Event | Beat | PresenceChange | CountsWanted | Counts
 
 encode = msgspec.json.Encoder().encode
 """Return one part of a message as JSON."""

@@ -20,8 +20,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Beat, Event, Gap, PresenceChange, decode, encode, join
-from wslessons.scaling.bus.remote import Outbox, Remote, logger
+from wslessons.scaling.bus.items import Event, Gap, decode, encode, join
+from wslessons.scaling.bus.remote import Outbox, Remote, Signal, logger
 from wslessons.scaling.bus.transport import LogTransport, Unreachable
 
 __all__ = ["Log"]
@@ -183,7 +183,7 @@ class Log(Remote):
             except Unreachable as exc:
                 logger.debug("not sent beside the log: %s", exc)
 
-    def _announce(self, part: Beat | PresenceChange) -> None:
+    def _announce(self, part: Signal) -> None:
         data = encode(part)
         if self.status.state == "connected" and self._beside.has_room(data):
             self._beside.put(None, data)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from wslessons.scaling.bus.items import Beat, Members, NodeDown, NodeUp, Occupancy, PresenceChange
 
@@ -37,21 +37,23 @@ class Peer:
     def __init__(self) -> None:
         self.last_seen = time.monotonic()
         self.rooms: dict[str, Occupancy] = {}
-        self.known = False
-        """Whether it has sent a beat; before that it is only a name."""
         self.down = False
         self._beat = 0
-        self._seen: set[str] = set()
+        self._parts: dict[int, set[str]] = {}
+        """The rooms in each part of its newest beat that has arrived."""
 
-    def take(self, beat: Beat) -> None:
-        """Replace what was known by what a beat says."""
+    def take(self, beat: Beat) -> bool:
+        """Take in a part of a beat; return whether all parts of it have arrived now."""
         if beat.number != self._beat:
-            self._beat, self._seen = beat.number, set()
-        self._seen |= beat.rooms.keys()
+            self._beat, self._parts = beat.number, {}
+        self._parts[beat.part] = set(beat.rooms)
         self.rooms |= beat.rooms
-        if beat.last:
-            for room in self.rooms.keys() - self._seen:
-                del self.rooms[room]
+        if len(self._parts) < beat.parts:
+            return False
+        # Only now: what is in a part that was lost is not gone.
+        for room in self.rooms.keys() - set().union(*self._parts.values()):
+            del self.rooms[room]
+        return True
 
     def named(self) -> dict[str, Members]:
         """Return its members by room, those whose names we have."""
@@ -102,27 +104,27 @@ class Presence:
                 count += there.count
         return members, count
 
-    def beats(self, published: Mapping[str, int], *, ask: bool = False) -> Iterator[Beat]:
+    def beats(self, seq: int, *, ask: bool = False) -> Iterator[Beat]:
         """Build this server's sign of life, in parts.
 
         Args:
-            published: how many events it has published in each room.
+            seq: the sequence number of its newest event.
             ask: whether to ask the others for theirs.
 
         Yields:
-            The parts, of which the last says that it is.
+            The parts, of which the last asks.
         """
         self._number += 1
-        rooms = list(self.mine.keys() | published.keys())
+        rooms = list(self.mine)
         parts = [rooms[i : i + PART] for i in range(0, len(rooms), PART)] or [[]]
-        for number, part in enumerate(parts, 1):
-            there = {room: self._occupancy(room, published.get(room, 0)) for room in part}
-            last = number == len(parts)
-            yield Beat(self.node, self.age, there, self._number, last, ask and last)
+        for part, names in enumerate(parts, 1):
+            there = {room: self._occupancy(room) for room in names}
+            asks = ask and part == len(parts)
+            yield Beat(self.node, self.age, there, self._number, seq, part, len(parts), asks)
 
-    def farewell(self) -> Beat:
-        """Return what to say on stopping."""
-        return Beat(self.node, self.age, {}, self._number + 1, gone=True)
+    def farewell(self, seq: int) -> Beat:
+        """Return what to say on stopping; `seq` as for `beats`."""
+        return Beat(self.node, self.age, {}, self._number + 1, seq, gone=True)
 
     def take_sign(self, node: str) -> Peer:
         """Take note of a sign of life, of whatever kind."""
@@ -131,6 +133,7 @@ class Presence:
             peer = self.peers[node] = Peer()
             if len(self.peers) > PEERS:
                 self.peers.popitem(last=False)
+        self.peers.move_to_end(node)
         peer.last_seen = time.monotonic()
         return peer
 
@@ -140,9 +143,7 @@ class Presence:
         if beat.gone:
             del self.peers[beat.node]
             return None if peer.down else NodeDown(beat.node, peer.named())
-        peer.take(beat)
-        peer.known = True
-        if peer.down and beat.last:
+        if peer.take(beat) and peer.down:
             peer.down = False
             return NodeUp(beat.node, peer.named())
         return None
@@ -165,8 +166,8 @@ class Presence:
             if peer.last_seen < limit and not peer.down:
                 peer.down = True
                 yield NodeDown(node, peer.named())
-            elif peer.last_seen < limit - 100 * self.beat:
-                del self.peers[node]
+                # It is remembered, since it may come back after any time; who was there is not.
+                peer.rooms.clear()
 
     def postpone(self) -> None:
         """Give all that count as alive their full time again: theirs could not reach us."""
@@ -175,7 +176,7 @@ class Presence:
             if not peer.down:
                 peer.last_seen = now
 
-    def _occupancy(self, room: str, nth: int) -> Occupancy:
-        members = self.mine.get(room, {})
+    def _occupancy(self, room: str) -> Occupancy:
+        members = self.mine[room]
         first = dict(pair for pair, _ in zip(members.items(), range(NAMES), strict=False))
-        return Occupancy(first, len(members), nth)
+        return Occupancy(first, len(members))

@@ -16,6 +16,8 @@ from wslessons.errors import UserError
 from wslessons.scaling.bus.bus import Bus
 from wslessons.scaling.bus.items import (
     Beat,
+    Counts,
+    CountsWanted,
     Event,
     Members,
     PresenceChange,
@@ -26,11 +28,13 @@ from wslessons.scaling.bus.items import (
 from wslessons.scaling.bus.presence import Presence
 from wslessons.scaling.bus.transport import Transport, cancel_and_wait
 
-__all__ = ["Outbox", "Remote"]
+__all__ = ["Outbox", "Remote", "Signal"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Signal = Beat | PresenceChange | Counts | CountsWanted
+"""What servers tell each other beside the events."""
 
 
 class Remote(Bus):
@@ -100,7 +104,7 @@ class Remote(Bus):
         if self.status.state == "connected" and self._tasks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    self._announce(self._presence.farewell())
+                    self._announce(self._presence.farewell(self._seq))
                     await self.flush()
         tasks, self._tasks = self._tasks, []
         await cancel_and_wait(*tasks)
@@ -133,8 +137,10 @@ class Remote(Bus):
                 self._take_event(part)
             elif isinstance(part, Beat):
                 self._take_beat(part)
-            else:
+            elif isinstance(part, PresenceChange):
                 self._presence.take_change(part)
+            else:
+                self._take_counts(part)
 
     def on_lost(self, why: str) -> None:
         """Take note that the broker can't be reached."""
@@ -164,13 +170,12 @@ class Remote(Bus):
     def _take_event(self, event: Event) -> None:
         raise NotImplementedError
 
-    def _announce(self, part: Beat | PresenceChange) -> None:
+    def _take_counts(self, part: Counts | CountsWanted) -> None:
+        """Take what only a bus without a log has to do with."""
+
+    def _announce(self, part: Signal) -> None:
         """Send a part of a message to whoever listens now; if it is lost, the next beat repeats."""
         raise NotImplementedError
-
-    def _published(self) -> dict[str, int]:
-        """Return for each room how many events this server has published, where that matters."""
-        return {}
 
     def _stamp(self, event: Event) -> bytes:
         """Sign an event and encode it.
@@ -201,7 +206,7 @@ class Remote(Bus):
             self._announce_all()
 
     def _announce_all(self, *, ask: bool = False) -> None:
-        for beat in self._presence.beats(self._published(), ask=ask):
+        for beat in self._presence.beats(self._seq, ask=ask):
             self._announce(beat)
 
     async def _beat(self) -> None:
