@@ -106,14 +106,15 @@ async def relay(connection):
         """A slow reader makes the sending wait, and a newcomer arrives meanwhile."""
         url = await trial.serve_small()
         alice, slow = await trial.connect(url), await trial.connect_slow(url)
-        lines = 40
-        sending = [asyncio.create_task(alice.send("x" * 20_000)) for _ in range(lines)]
+        lines = ["x" * 30_000 for _ in range(3)]
+        for line in lines:
+            await alice.send(line)
         await asyncio.sleep(0.3)  # the handler waits now for room in the slow one's socket
         newcomer = await trial.connect(url)
-        for _ in range(lines):
+        trial.quicken(slow)
+        for _ in lines:
             if isinstance(await slow.recv(), Nothing):
                 break
-        await asyncio.gather(*sending)
         await alice.send("after")
         heard = [await newcomer.recv()]
         while isinstance(heard[-1], str) and heard[-1] != "after":
@@ -131,7 +132,7 @@ async def three(trial: Trial) -> tuple[Client, Client, Client]:
     clients = [await trial.connect(url) for _ in range(3)]
     # A handler begins when the handshake is done, and that may be a moment after the client knows.
     for client in clients:
-        await (await client.connection.ping())
+        await client.settled()
     return clients[0], clients[1], clients[2]
 
 
@@ -285,7 +286,7 @@ class Members:
             await client.send(name)
         # The handler has read what came before a ping when it has read the line after it.
         for client in clients:
-            await (await client.connection.ping())
+            await client.settled()
         await asyncio.sleep(0.05)
         return clients
 
@@ -355,7 +356,7 @@ async def not_deaf(connection):
         """Twenty lines, more than the channel keeps."""
         url = await trial.serve()
         alice, bob = await trial.connect(url), await trial.connect(url)
-        await (await bob.connection.ping())
+        await bob.settled()
         await asyncio.sleep(0.05)
         for number in range(20):
             await trial.asks_for(

@@ -43,6 +43,8 @@ _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
 ATTEMPTS = 3
 """Attempts after which the solution is shown without a pass."""
 
+UNFORESEEN = "The check could not go on from here. Does the connection stay open?"
+
 CRASH_HINTS = (
     (RuntimeError, "asyncio.run", "asyncio.run starts a loop, and one is running: just await."),
     (RuntimeError, "is not yours to end", "The loop serves everybody: a handler only returns."),
@@ -197,6 +199,10 @@ class Exercise:
             found = self._diagnosis(isolation) if explains else None
             got, hint = found or (shown(error.got), "")
             return Line(text, State.FAIL, error.expected, got, hint or error.hint)
+        except Exception as error:
+            # Something that no behaviour has foreseen: still a verdict, and no traceback of ours.
+            got, hint = self._diagnosis(isolation) or (own_lines(error), "")
+            return Line(text, State.FAIL, "a server that goes on", got, hint or UNFORESEEN)
         if isolation.blocked or isolation.ended_loop:
             got, hint = self._diagnosis(isolation) or ("", "")
             return Line(text, State.FAIL, "a loop that goes on for everybody", got, hint)

@@ -386,7 +386,7 @@ class TwoServers:
         """Connect a client to each of `urls`."""
         clients = [await trial.connect(url) for url in urls]
         for client in clients:
-            await (await client.connection.ping())
+            await client.settled()
         return clients
 
 

@@ -117,6 +117,12 @@ class Client:
             return self.ending()
         return Nothing(f"nothing within {patience:g} s")
 
+    async def settled(self) -> None:
+        """Wait until the other side has had what was sent so far, by a ping; a closed one is."""
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await (await self.connection.ping())
+
     async def closing(self, patience: float = PATIENCE) -> tuple[list[Any], Nothing]:
         """Receive until the other side closes; return what came before, and how it closed."""
         before: list[Any] = []
@@ -173,8 +179,14 @@ class Trial:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Politely at first, lest what one behaviour leaves behind spoils the next one.
+        goodbyes = [asyncio.ensure_future(client.close()) for client in self._clients]
+        if goodbyes:
+            await asyncio.wait(goodbyes, timeout=0.5)
         for client in self._clients:
             client.vanish()
+        for goodbye in goodbyes:
+            goodbye.cancel()
         # A handler that listens ends by itself now.
         handlers = [task for server in self._theirs for task in server.handler_tasks]
         await self._ended(handlers, "a handler whose client had gone")
@@ -290,6 +302,10 @@ class Trial:
             for connection in list(server.all_connections):
                 connection.transport.abort()
 
+    def value(self) -> Any:
+        """Return the learner's value itself."""
+        return self.answer
+
     def start(self, learners: Any) -> None:
         """Run a coroutine of the learner's in the background until the trial ends."""
         task = asyncio.ensure_future(self.isolation.guard(learners))
@@ -340,6 +356,10 @@ class Trial:
         self._clients.append(client)
         return client
 
+    def newest(self) -> Client:
+        """Return the client that connected last."""
+        return self._clients[-1]
+
     async def connect_slow(self, url: str) -> Client:
         """Connect a client whose kernel takes in a few KiB only, for readers that lag."""
         host, _, port = url.removeprefix("ws://").partition(":")
@@ -348,6 +368,12 @@ class Trial:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
         return await self.connect(url, sock=sock, max_queue=1)
+
+    @staticmethod
+    def quicken(client: Client) -> None:
+        """Let a client of `connect_slow` read as fast as others from now on."""
+        sock = client.connection.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
 
     async def enter(self, context: Any) -> Any:
         """Enter an async context that ends with the trial."""
