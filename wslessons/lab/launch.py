@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode, urljoin
 from wslessons.cli.serve import port_number
 from wslessons.errors import UserError, need
 from wslessons.lab.lessons import copy_missing, find, work_folder
+from wslessons.lab.outputs import drop_widget_views
 
 __all__ = ["add_arguments", "jupyter_arguments", "run"]
 
@@ -87,6 +88,7 @@ def _serve(args: argparse.Namespace) -> int:
     from jupyterlab.labapp import LabApp
 
     server = LabApp.initialize_server(jupyter_arguments(args, folder, lesson.name, token))
+    server.contents_manager.register_pre_save_hook(keep_static_pictures)
     address = f"{urljoin(server.connection_url, server.default_url)}?{urlencode({'token': token})}"
 
     def announce() -> None:
@@ -119,6 +121,18 @@ def jupyter_arguments(args: argparse.Namespace, folder: Path, lesson: str, token
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--ServerApp.allow_root=True")
     return arguments
+
+
+def keep_static_pictures(model: dict[str, Any], **kwargs: Any) -> None:
+    """Save a panel as its static picture, without the view that only its own kernel has behind it.
+
+    Opened again, such a view would be "Error displaying widget: model not found". The page that is
+    open keeps it; this is Jupyter's pre-save hook.
+
+    Source: https://jupyter-server.readthedocs.io/en/stable/developers/savehooks.html
+    """
+    if model["type"] == "notebook" and model["content"]["nbformat"] == 4:
+        drop_widget_views(model["content"])
 
 
 def _trust(notebooks: list[Path]) -> None:

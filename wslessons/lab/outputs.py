@@ -25,6 +25,7 @@ __all__ = [
     "Notebook",
     "Rules",
     "code_cells",
+    "drop_widget_views",
     "dumps",
     "normalise",
     "parse",
@@ -110,10 +111,18 @@ def sanitize(rules: Rules, value: Any) -> Any:
     return value
 
 
+def drop_widget_views(notebook: Notebook) -> None:
+    """Drop from `notebook`, in place, what only the kernel that wrote it can show."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET_VIEW, None)
+
+
 def normalise(notebook: Notebook, rules: Rules) -> None:
     """Drop from `notebook`, in place, all that another run would have otherwise."""
     import nbformat
 
+    drop_widget_views(notebook)
     notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
     for cell in notebook.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)}
@@ -126,7 +135,6 @@ def normalise(notebook: Notebook, rules: Rules) -> None:
                 # Paths and, from one Python to the next, the wording differ; nbval skips it.
                 output.traceback = [f"{output.ename}: {output.evalue}"]
             else:
-                output.data.pop(WIDGET_VIEW, None)
                 for kind, value in output.data.items():
                     output.data[kind] = sanitize(rules, value)
                 output.metadata = {k: v for k, v in output.metadata.items() if k in output.data}

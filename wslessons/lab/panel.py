@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import html
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -31,16 +33,26 @@ ARROWS = {"in": "&larr;", "out": "&rarr;", "wait": "&hellip;", "note": "&middot;
 GONE = "The kernel behind this panel is gone: run its cell again."
 """What a panel says when nobody would hear its buttons any more."""
 
-# The page keeps a panel when its kernel ends, and marks it as disconnected.
-STYLE = """<style>
-.wslessons-panel .widget-hbox { flex-wrap: wrap; align-items: center; }
-.wslessons-panel .widget-html { height: auto; }
-.wslessons-gone { display: none; }
-.wslessons-panel.jupyter-widgets-disconnected::before { content: none; }
-.wslessons-panel.jupyter-widgets-disconnected > * { display: none; }
-.wslessons-panel.jupyter-widgets-disconnected > .wslessons-gone { display: block; }
-.wslessons-panel.jupyter-widgets-disconnected > .wslessons-gone::before { content: none; }
+_ENDED = "jupyter-widgets-disconnected"
+# The page keeps a panel whose kernel is gone. Where it notices, it marks it with this class; of a
+# kernel that is shut down it takes no notice, so we mark our panels ourselves as we end.
+
+STYLE = f"""<style>
+.wslessons-panel .widget-hbox {{ flex-wrap: wrap; align-items: center; }}
+.wslessons-panel .widget-html {{ height: auto; }}
+.wslessons-gone {{ display: none; }}
+.wslessons-panel.{_ENDED}::before, .wslessons-gone.{_ENDED}::before {{ content: none; }}
+.wslessons-panel.{_ENDED} > * {{ display: none; }}
+.wslessons-panel.{_ENDED} > .wslessons-gone {{ display: block; }}
 </style>"""
+
+_shown: weakref.WeakSet[ipywidgets.VBox] = weakref.WeakSet()
+
+
+@atexit.register
+def _mark_as_gone() -> None:
+    for widget in _shown:
+        widget.add_class(_ENDED)
 
 
 class Panel:
@@ -65,6 +77,7 @@ class Panel:
             )
         )
         self.widget.add_class("wslessons-panel")
+        _shown.add(self.widget)
 
     def fill(self, *children: ipywidgets.Widget) -> None:
         """Put the widgets into the panel, from top to bottom."""
