@@ -8,8 +8,9 @@ load process that counts what really arrives:
 - **latency**: at a given pace, how long does a delivery take?
 - **stalled**: what does one member that does not read cost the other 200?
 
-See `wslessons.bench.fanout_server` for the contenders. Ratios are taken within a round, where both
-sides saw the same machine, and then the median over the rounds.
+See `wslessons.bench.fanout_server` for the contenders and `wslessons.bench.peers` for the floor.
+Ratios are taken within a round, where both sides saw the same machine, and then the median over the
+rounds.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from typing import Any
 
 from wslessons.bench.fanout_load import Load
 from wslessons.bench.fanout_server import CONTENDERS, TEXT_SIZE
+from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
 from wslessons.bench.tools import (
     Child,
     machine,
     median,
+    progress,
     quantile,
     raise_descriptor_limit,
+    ratio,
     save_json,
+    turns,
 )
 from wslessons.errors import UserError
 from wslessons.tables import table
@@ -65,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", choices=("rate", "latency", "stalled"), help="ask one question only"
     )
+    add_peers(parser, "the chat's plain protocol: the name first, then lines")
     parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
 
 
@@ -79,14 +85,19 @@ def run(args: argparse.Namespace) -> int:
         f"fan-out of {TEXT_SIZE}-byte texts; "
         + ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     )
+    peers = {peer.name: peer for peer in [*args.peer, floor()] if peer is not None}
+    contenders = [*args.contenders, *peers]
+    if "floor" not in peers:
+        print("(no C compiler is found here: there is no floor to compare with)")
     if args.only in (None, "rate"):
         results["rate"] = [
-            _rate_case(*case, args.contenders, args.rounds, seconds)
+            _rate_case(*case, contenders, peers, args.rounds, seconds)
             for case in (QUICK_RATES if args.quick else RATES)
         ]
     if args.only in (None, "latency"):
         results["latency"] = [
-            _latency_case(pace, args.contenders, args.rounds, seconds, args.quick) for pace in PACES
+            _latency_case(pace, contenders, peers, args.rounds, seconds, args.quick)
+            for pace in PACES
         ]
     if args.only in (None, "stalled"):
         results["stalled"] = _stalled_case(args.rounds + 2, seconds)
@@ -105,28 +116,34 @@ def main(argv: list[str] | None = None) -> int:
         return exc.exit_code
 
 
+def _start(name: str, peers: dict[str, Peer]) -> Child | RunningPeer:
+    return peers[name].start() if name in peers else Child(SERVER, name)
+
+
 def _rate_case(
     receivers: int,
     senders: int,
     window: int,
     contenders: list[str],
+    peers: dict[str, Peer],
     rounds: int,
     seconds: float,
 ) -> dict[str, Any]:
     """Measure the rate of all contenders in turns."""
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name in contenders:
-            turns[name].append(_rate(name, receivers, senders, window, seconds))
+    results = turns(
+        contenders,
+        rounds,
+        lambda name: _rate(_start(name, peers), name, receivers, senders, window, seconds),
+    )
     rows = []
     for name in contenders:
-        mine = turns[name]
+        mine = results[name]
         rows.append(
             [
                 name,
                 _large(median(turn["rate"] for turn in mine)),
-                _ratio(turns, name, "broadcast"),
-                _ratio(turns, name, "floor"),
+                ratio(results, name, "broadcast", "rate"),
+                ratio(results, name, "floor", "rate"),
                 f"{median(turn['cpu'] for turn in mine) * 1e6:.3g} us",
                 _missing(mine),
             ]
@@ -134,13 +151,18 @@ def _rate_case(
     print(f"\n{_many(receivers, 'receiver')}, {_many(senders, 'sender')}, window {window}")
     head = ["", "deliveries/s", "over broadcast", "of the floor", "CPU/delivery", "lost"]
     print(table(head, rows), flush=True)
-    return {"receivers": receivers, "senders": senders, "window": window, "turns": turns}
+    return {"receivers": receivers, "senders": senders, "window": window, "turns": results}
 
 
 def _rate(
-    contender: str, receivers: int, senders: int, window: int, seconds: float
+    started: Child | RunningPeer,
+    contender: str,
+    receivers: int,
+    senders: int,
+    window: int,
+    seconds: float,
 ) -> dict[str, Any]:
-    with Child(SERVER, contender) as server, Load(server.port, receivers, senders) as load:
+    with started as server, Load(server.port, receivers, senders) as load:
         load.saturate(seconds / 4, window)
         cpu, arrived = server.ask()["cpu"], load.arrived
         took = load.saturate(seconds, window)
@@ -158,40 +180,46 @@ def _rate(
 
 
 def _latency_case(
-    pace: int, contenders: list[str], rounds: int, seconds: float, quick: bool
+    pace: int,
+    contenders: list[str],
+    peers: dict[str, Peer],
+    rounds: int,
+    seconds: float,
+    quick: bool,
 ) -> dict[str, Any]:
     """Measure the latency of all contenders at one pace, in turns."""
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name in contenders:
-            with Child(SERVER, name) as server, Load(server.port, 500, 1) as load:
-                latencies = load.pace(min(seconds, 1.0) if pace > 100 else seconds, pace)
-                missing, late = load.drain(1 if quick else 30, patience=0.5)
-                turns[name].append(
-                    {
-                        "p50": quantile(latencies, 0.5),
-                        "p99": quantile(latencies, 0.99),
-                        "missing": missing,
-                        "late": late,
-                    }
-                )
+
+    def one(name: str) -> dict[str, Any]:
+        with _start(name, peers) as server, Load(server.port, 500, 1) as load:
+            latencies = load.pace(min(seconds, 1.0) if pace > 100 else seconds, pace)
+            missing, late = load.drain(1 if quick else 30, patience=0.5)
+            return {
+                "p50": quantile(latencies, 0.5),
+                "p99": quantile(latencies, 0.99),
+                "missing": missing,
+                "late": late,
+            }
+
+    results = turns(contenders, rounds, one)
     rows = [
         [
             name,
-            *(f"{median(turn[q] for turn in turns[name]) * 1e3:.1f} ms" for q in ("p50", "p99")),
-            _missing(turns[name]),
+            *(f"{median(turn[q] for turn in results[name]) * 1e3:.1f} ms" for q in ("p50", "p99")),
+            ratio(results, name, "floor", "p50"),
+            _missing(results[name]),
         ]
         for name in contenders
     ]
     print(f"\n500 receivers, 1 sender, {pace} messages a second")
-    print(table(["", "p50", "p99", "lost"], rows), flush=True)
-    return {"receivers": 500, "pace": pace, "turns": turns}
+    print(table(["", "p50", "p99", "p50 over the floor's", "lost"], rows), flush=True)
+    return {"receivers": 500, "pace": pace, "turns": results}
 
 
 def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
     """Measure the rate at 200 members with and without one more that never reads."""
-    turns: list[dict[str, Any]] = []
-    for _ in range(rounds):
+    results: list[dict[str, Any]] = []
+    for number in range(rounds):
+        progress(number, rounds, "a member that does not read")
         rates: dict[bool, float] = {}
         cpus: dict[bool, float] = {}
         turn: dict[str, Any] = {}
@@ -219,42 +247,36 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
                         "heard": woken.count,
                         "told_missed": woken.missed,
                     }
-        turns.append(
+        results.append(
             turn
             | {"without": rates[False], "with": rates[True]}
             | {"cpu_without": cpus[False], "cpu_with": cpus[True]}
         )
-    ratio = median(turn["with"] / turn["without"] for turn in turns)
-    cpu_ratio = median(turn["cpu_with"] / turn["cpu_without"] for turn in turns)
-    exact = all(t["heard"] + t["told_missed"] == t["sent"] for t in turns)
-    last = turns[-1]
+    progress(rounds, rounds, "")
+    share = median(turn["with"] / turn["without"] for turn in results)
+    cpu_ratio = median(turn["cpu_with"] / turn["cpu_without"] for turn in results)
+    exact = all(t["heard"] + t["told_missed"] == t["sent"] for t in results)
+    last = results[-1]
     print("\n200 receivers, 1 sender, window 128, and one member that does not read")
-    print(f"rate of the others, with it to without it: {ratio:.3f} (median of {rounds})")
+    print(f"rate of the others, with it to without it: {share:.3f} (median of {rounds})")
     print(f"the server's CPU time for each delivery, likewise: {cpu_ratio:.3f}")
-    print(f"lost by the others: {sum(turn['missing'] for turn in turns)}")
+    print(f"lost by the others: {sum(turn['missing'] for turn in results)}")
     if last["grown"] is not None:
-        grown = max(turn["grown"] for turn in turns)
+        grown = max(turn["grown"] for turn in results)
         print(f"growth of the server's memory meanwhile: {grown / 1024:.0f} KiB at most")
     print(
         f"when it woke it heard {last['heard']:,} and was told of {last['told_missed']:,} missed,"
         f" of {last['sent']:,} sent: {'exact' if exact else 'NOT exact'}",
         flush=True,
     )
-    return {"ratio": ratio, "cpu_ratio": cpu_ratio, "exact": exact, "turns": turns}
+    return {"ratio": share, "cpu_ratio": cpu_ratio, "exact": exact, "turns": results}
 
 
-def _ratio(turns: dict[str, list[dict[str, Any]]], name: str, other: str) -> str:
-    if other not in turns:
-        return ""
-    ratios = [a["rate"] / b["rate"] for a, b in zip(turns[name], turns[other], strict=True)]
-    return f"{median(ratios):.3g}"
-
-
-def _missing(turns: Iterable[dict[str, Any]]) -> str:
+def _missing(mine: Iterable[dict[str, Any]]) -> str:
     """Sum up what did not arrive; "late" is what was still arriving when we stopped waiting."""
-    lost = sum(turn["missing"] for turn in turns if not turn["late"])
-    late = sum(turn["missing"] for turn in turns if turn["late"])
-    disorder = "" if all(turn.get("in_order", True) for turn in turns) else ", out of order"
+    lost = sum(turn["missing"] for turn in mine if not turn["late"])
+    late = sum(turn["missing"] for turn in mine if turn["late"])
+    disorder = "" if all(turn.get("in_order", True) for turn in mine) else ", out of order"
     return f"{lost:,}" + (f", {late:,} late" if late else "") + disorder
 
 

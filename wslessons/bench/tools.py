@@ -25,9 +25,12 @@ __all__ = [
     "answer_parent",
     "machine",
     "median",
+    "progress",
     "quantile",
     "raise_descriptor_limit",
+    "ratio",
     "save_json",
+    "turns",
 ]
 
 
@@ -156,6 +159,63 @@ def median(values: Iterable[float]) -> float:
 def quantile(ordered: Sequence[float], q: float) -> float:
     """Return the value below which the share `q` of `ordered` (sorted, not empty) lies."""
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def turns(
+    names: Sequence[str], rounds: int, one: Callable[[str], dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure all contenders in turns, every other round the other way round.
+
+    Who goes first finds another machine than who goes last: a warmer one, a busier one. A line on a
+    terminal says how far it is.
+
+    Args:
+        names: the contenders.
+        rounds: how many turns each one gets.
+        one: measures a contender once.
+
+    Returns:
+        For each name what its turns gave, in order.
+    """
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    total = rounds * len(names)
+    for number in range(rounds):
+        for place, name in enumerate(names if number % 2 == 0 else reversed(names)):
+            progress(number * len(names) + place, total, name)
+            results[name].append(one(name))
+    progress(total, total, "")
+    return results
+
+
+def progress(done: int, total: int, name: str) -> None:
+    """Show on a terminal's last line how much is done; elsewhere nothing."""
+    if sys.stderr.isatty():
+        bar = "#" * (20 * done // total)
+        text = f"[{bar:20}] {done} of {total} {name}" if done < total else ""
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def ratio(results: dict[str, list[dict[str, Any]]], name: str, other: str, key: str) -> str:
+    """Compare two contenders within each round, where both saw the same machine.
+
+    Args:
+        results: what `turns` returned.
+        name: whose measure is divided.
+        other: by whose it is divided.
+        key: which measure.
+
+    Returns:
+        The median of the ratios, and the smallest and largest beside it; nothing if `other` has not
+        been measured.
+    """
+    if other not in results:
+        return ""
+    pairs = zip(results[name], results[other], strict=True)
+    ratios = sorted(a[key] / b[key] for a, b in pairs if b[key])
+    if not ratios:
+        return ""
+    spread = f" ({ratios[0]:.3g} to {ratios[-1]:.3g})" if len(ratios) > 1 and name != other else ""
+    return f"{median(ratios):.3g}{spread}"
 
 
 def machine() -> dict[str, Any]:

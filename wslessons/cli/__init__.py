@@ -39,6 +39,9 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
 
 BENCHES = {
     "fanout": "one message to many receivers, against broadcast() and a naive loop",
+    "echo": "a round trip, by the library, by us, and by others that are installed",
+    "connect": "how fast connections are let in",
+    "memory": "what an open connection takes, and what compression adds",
     "push": "polling, long polling, server-sent events and WebSocket, for the same dashboard",
     "web": "the chat through ASGI and uvicorn, against the library and a naive loop",
     "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",

@@ -1,0 +1,202 @@
+"""``wslessons bench connect``: how fast connections are accepted, and what that costs.
+
+In the chat a
+connection counts when it has joined, with its name and its welcome; of the bare library it counts
+when it is open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import selectors
+import socket
+import sys
+import time
+from typing import Any
+
+from wslessons.bench.fanout_load import client_frame
+from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
+from wslessons.bench.tools import (
+    machine,
+    median,
+    raise_descriptor_limit,
+    ratio,
+    save_json,
+    turns,
+)
+from wslessons.errors import UserError
+from wslessons.tables import table
+
+__all__ = ["CONNECTIONS", "Crowd", "add_arguments", "contenders", "measure", "run", "server"]
+
+CONNECTIONS = {True: 1000, False: 5000}
+"""How many connections, with ``--quick`` and without."""
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    # Offered by browsers, too; who wants none does not take it.
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+)
+AT_ONCE = 64
+"""Handshakes under way at a time."""
+TIMEOUT = 60.0
+"""Seconds that a crowd may take to get in."""
+
+
+def server(name: str) -> Peer:
+    """Return one of `wslessons.bench.servers` as a contender."""
+    return Peer(name, (sys.executable, "-m", "wslessons.bench.servers", name, "{port}"))
+
+
+def contenders() -> dict[str, tuple[Peer, bool]]:
+    """Return the servers that can be measured here, and whether one says a name to join."""
+    servers = {"library": (server("library"), False), "chat": (server("chat"), True)}
+    if bottom := floor():
+        servers["floor"] = (bottom, True)
+    return servers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this bench's options to `parser`."""
+    parser.add_argument("--quick", action="store_true", help="1,000 connections instead of 5,000")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--connections", type=int, help="how many connections")
+    add_peers(parser, "the chat's plain protocol: the name first, then lines")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+
+
+class Crowd:
+    """Connections that come in as fast as they are let in.
+
+    Args:
+        port: where the server listens.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.sockets: list[socket.socket] = []
+        self._selector = selectors.DefaultSelector()
+
+    def come(self, count: int, joining: bool) -> float:
+        """Open `count` connections; return the seconds until the last one was in.
+
+        Args:
+            count: how many.
+            joining: whether each says a name and waits for its welcome.
+
+        Raises:
+            UserError: one was refused, or it takes too long.
+        """
+        begun = time.perf_counter()
+        opened = done = 0
+        while done < count:
+            if time.perf_counter() - begun > TIMEOUT:
+                raise UserError(f"only {done} of {count} connections were let in.")
+            while opened < count and opened - done < AT_ONCE:
+                self._open()
+                opened += 1
+            for key, _ in self._selector.select(0.05):
+                done += self._go_on(key, joining)
+        return time.perf_counter() - begun
+
+    def _open(self) -> None:
+        sock = socket.socket()
+        self.sockets.append(sock)
+        sock.connect(("127.0.0.1", self.port))
+        sock.setblocking(False)
+        sock.send(REQUEST % self.port)
+        name = f"user{len(self.sockets):06d}"
+        self._selector.register(sock, selectors.EVENT_READ, (b"\r\n\r\n", name))
+
+    def _go_on(self, key: selectors.SelectorKey, joining: bool) -> bool:
+        """Read on one connection; return whether it is in now."""
+        sock, (awaited, name) = key.fileobj, key.data
+        assert isinstance(sock, socket.socket)
+        # A joined one hears all who come after it; that is read and dropped.
+        data = sock.recv(2**16)
+        if not data:
+            raise UserError("the server refused a connection.")
+        if not awaited or awaited not in data:
+            return False
+        if awaited == b"\r\n\r\n" and b" 101 " not in data:
+            raise UserError(f"the server refused: {data[:60]!r}")
+        if awaited == b"\r\n\r\n" and joining:
+            sock.send(client_frame(name.encode()))
+            self._selector.modify(sock, selectors.EVENT_READ, (b"Welcome, ", name))
+            return False
+        self._selector.modify(sock, selectors.EVENT_READ, (b"", name))
+        return True
+
+    def settle(self, seconds: float = 0.3) -> None:
+        """Read until nothing has come for `seconds`; pings go on, so at most ten times as long."""
+        end = time.perf_counter() + 10 * seconds
+        while (ready := self._selector.select(seconds)) and time.perf_counter() < end:
+            for key, _ in ready:
+                self._go_on(key, False)
+
+    def close(self) -> None:
+        """Drop all of them."""
+        self._selector.close()
+        for sock in self.sockets:
+            sock.close()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON file; return the exit code."""
+    count = args.connections or CONNECTIONS[args.quick]
+    if args.rounds < 1 or count < 1:
+        raise UserError("--rounds and --connections must be positive.", exit_code=2)
+    raise_descriptor_limit(count + 256)
+    servers = contenders() | {peer.name: (peer, True) for peer in args.peer}
+
+    def one(name: str) -> dict[str, Any]:
+        peer, joining = servers[name]
+        with peer.start() as server:
+            return measure(server, count, joining)
+
+    results = turns(list(servers), args.rounds, one)
+    head = ["", "in per second", "of the library", "CPU each", "of the library's"]
+    rows = [
+        [
+            name,
+            f"{median(turn['rate'] for turn in mine):,.0f}",
+            ratio(results, name, "library", "rate"),
+            f"{median(turn['cpu'] for turn in mine) * 1e6:.0f} us",
+            ratio(results, name, "library", "cpu"),
+        ]
+        for name, mine in results.items()
+    ]
+    print(f"{count:,} connections, {AT_ONCE} handshakes at a time")
+    print(table(head, rows), flush=True)
+    about = {"connections": count, "machine": machine()}
+    save_json(args, {"bench": "connect", **about, "turns": results})
+    return 0
+
+
+def measure(server: RunningPeer, count: int, joining: bool) -> dict[str, Any]:
+    """Let a crowd into one server.
+
+    Args:
+        server: it listens already.
+        count: how many connections come.
+        joining: whether they say a name.
+
+    Returns:
+        ``rate`` in connections per second, and for each ``cpu`` in seconds and ``memory`` in bytes.
+    """
+    crowd = Crowd(server.port)
+    try:
+        # What exists once is there after the first ones.
+        crowd.come(20, joining)
+        crowd.settle()
+        before = server.ask()
+        took = crowd.come(count, joining)
+        crowd.settle()
+        after = server.ask()
+    finally:
+        crowd.close()
+    return {
+        "rate": count / took,
+        "cpu": (after["cpu"] - before["cpu"]) / count,
+        "memory": ((after["rss"] or 0) - (before["rss"] or 0)) / count,
+    }

@@ -1,0 +1,62 @@
+"""``wslessons bench memory``: what an open connection takes that says nothing.
+
+It is the resident memory of the server's process, so what the kernel keeps is not in it. A
+connection of the chat has joined, with its name and its welcome.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from wslessons.bench import connect
+from wslessons.bench.peers import Peer
+from wslessons.bench.tools import (
+    machine,
+    median,
+    raise_descriptor_limit,
+    ratio,
+    save_json,
+    turns,
+)
+from wslessons.errors import UserError
+from wslessons.tables import table
+
+__all__ = ["add_arguments", "run"]
+
+add_arguments = connect.add_arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON file; return the exit code."""
+    count = args.connections or connect.CONNECTIONS[args.quick]
+    if args.rounds < 1 or count < 1:
+        raise UserError("--rounds and --connections must be positive.", exit_code=2)
+    raise_descriptor_limit(count + 256)
+    lean = (sys.executable, "-m", "wslessons", "echo", "--fast", "--port", "{port}")
+    servers = (
+        connect.contenders()
+        | {"compressed": (connect.server("compressed"), False), "fast": (Peer("fast", lean), False)}
+        | {peer.name: (peer, True) for peer in args.peer}
+    )
+
+    def one(name: str) -> dict[str, Any]:
+        peer, joining = servers[name]
+        with peer.start() as running:
+            return connect.measure(running, count, joining)
+
+    results = turns(list(servers), args.rounds, one)
+    rows = [
+        [
+            name,
+            f"{median(turn['memory'] for turn in mine) / 1024:.1f} KiB",
+            ratio(results, name, "library", "memory"),
+        ]
+        for name, mine in results.items()
+    ]
+    print(f"{count:,} open connections that say nothing")
+    print(table(["", "memory each", "of the library's"], rows), flush=True)
+    about = {"connections": count, "machine": machine()}
+    save_json(args, {"bench": "memory", **about, "turns": results})
+    return 0

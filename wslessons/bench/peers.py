@@ -1,0 +1,189 @@
+"""Contenders that are programs of their own, in any language: a command that listens on a port.
+
+    --peer rust='./target/release/chat {port}'
+
+Two of them are ours: the floor, bare sockets in C, compiled where a compiler is found; and in the
+echo's benches whatever of picows and aiohttp is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from wslessons.chat.codecs import clean_text
+from wslessons.errors import UserError
+from wslessons.processes import end, guarded, memory
+
+__all__ = ["Peer", "RunningPeer", "add_peers", "cpu_time", "floor"]
+
+TIMEOUT = 20.0
+"""Seconds within which a peer must accept connections."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server as a command line.
+
+    Attributes:
+        name: what the table calls it.
+        command: its words; ``{port}`` in them becomes the port.
+    """
+
+    name: str
+    command: tuple[str, ...]
+
+    def start(self) -> RunningPeer:
+        """Start it on a free port, and wait until it accepts connections."""
+        return RunningPeer(self)
+
+
+def parse(text: str) -> Peer:
+    """Read ``NAME='COMMAND {port}'``, for argparse."""
+    name, found, command = text.partition("=")
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError:
+        words = ()
+    if not found or not name or not words or "{port}" not in command:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME='COMMAND {{port}}'")
+    return Peer(name, words)
+
+
+def add_peers(parser: argparse.ArgumentParser, protocol: str) -> None:
+    """Give `parser` the option ``--peer``.
+
+    Args:
+        parser: the bench's own.
+        protocol: what a peer has to speak, in a few words.
+    """
+    parser.add_argument(
+        "--peer",
+        action="append",
+        type=parse,
+        default=[],
+        metavar="NAME='COMMAND {port}'",
+        help=f"also measure this server, of any language, which must speak {protocol}",
+    )
+
+
+class RunningPeer:
+    """A peer that listens, until the block ends.
+
+    Args:
+        peer: what to start.
+
+    Raises:
+        UserError: it can't be started, ends, or does not listen in time.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self.name = peer.name
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        words = [word.replace("{port}", str(self.port)) for word in peer.command]
+        # A file takes whatever a server logs; a pipe that nobody reads would stop it.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            guarded(*words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                code = self._process.returncode
+                raise UserError(f"{self.name} ended with {code}: {self._last_words()}")
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            time.sleep(0.05)
+        raise UserError(f"{self.name} does not listen on the port that it was given: use {{port}}.")
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return clean_text(lines[-1]) if lines else "it did not say why."
+
+    def ask(self) -> dict[str, Any]:
+        """Return what it has used: ``cpu`` in seconds and ``rss`` in bytes, None if unknown."""
+        pid = self._process.pid
+        return {"cpu": cpu_time(pid), "rss": memory(pid) or None}
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        end(self._process, 1.0)
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def cpu_time(pid: int) -> float:
+    """Return the CPU seconds that the threads of a process have taken.
+
+    Args:
+        pid: the process.
+
+    Returns:
+        The seconds; 0 where we can't tell, which is everywhere but on Linux.
+    """
+    total = 0
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+@cache
+def floor(echo: bool = False) -> Peer | None:
+    """Return the floor, compiled now; None where there is no C compiler or it can't be compiled.
+
+    Args:
+        echo: whether it serves the echo, or else the chat.
+    """
+    program = _compiled()
+    if program is None:
+        return None
+    return Peer("floor", (str(program), "{port}", *(["echo"] if echo else [])))
+
+
+@cache
+def _compiled() -> Path | None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or os.name == "nt":
+        return None
+    source = Path(__file__).with_name("floor.c")
+    # As long as this process: another version of the file must not meet an old program.
+    folder = tempfile.TemporaryDirectory(prefix="wslessons-floor-")
+    _folders.append(folder)
+    program = Path(folder.name) / "floor"
+    words = [compiler, "-O2", "-D_GNU_SOURCE", "-o", str(program), str(source)]
+    done = subprocess.run(words, capture_output=True, timeout=120, check=False)
+    return program if done.returncode == 0 else None
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []
