@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import Sequence
+from itertools import repeat
 
-from websockets import ClientConnection, ServerConnection
+from websockets import ClientConnection, ServerConnection, connect
 
 from wslessons import serving
-from wslessons.lab.trials import echo
+from wslessons.chat import ChatServer
+from wslessons.chat.basic import QueueChat, SetChat
+from wslessons.lab.trials import chat, client, echo
 
 
 async def test_ending_tells_both_sides_and_the_wire() -> None:
@@ -45,3 +50,78 @@ async def test_waits_are_added_up_only_where_the_loop_is_blocked() -> None:
         assert len(seconds) == 4
         assert seconds[-1] >= least
         await serving.shut(server, 1001, "", 0.5)
+
+
+async def test_a_slow_reader_holds_up_a_set_fills_queues_and_is_told_by_a_channel() -> None:
+    """The three chats of lesson 2 differ in what bob hears, in what is held, and for whom."""
+    first = await chat.slow_reader(SetChat(), patience=1)
+    assert first.heard < first.said == 400 == first.got
+    second = await chat.slow_reader(QueueChat(), patience=20)
+    assert second.heard == second.got == 400
+    assert second.held > 5_000_000
+    third = await chat.slow_reader(ChatServer(max_size=2**17, capacity=64), patience=20)
+    assert third.heard == third.got + third.missed == 400
+    assert third.missed > 0
+    assert third.held < 1_000_000
+
+
+async def test_who_alternates_or_writes_first_is_stuck() -> None:
+    """One line of three, and fewer sends than wanted; with both at once there is an end."""
+
+    async def alternating(url: str, lines: Sequence[str]) -> None:
+        async with connect(url, proxy=None) as connection:
+            await connection.send("alice")
+            await connection.recv()
+            await connection.recv()
+            for line in lines:
+                await connection.send(line)
+                await connection.recv()
+
+    async def write_then_read(connection: ClientConnection) -> None:
+        for _ in range(1000):
+            await connection.send(client.LINE)
+        await connection.recv()
+
+    async def in_turns(connection: ClientConnection) -> None:
+        for _ in range(10):
+            await connection.send("x")
+            await connection.recv()
+
+    assert await client.heard_by_bob(alternating, patience=1) == ["one"]
+    stuck = await client.talk_to_echo(write_then_read)
+    assert (stuck.sent < 1000, stuck.received, stuck.finished) == (True, 0, False)
+    assert await client.talk_to_echo(in_turns, patience=20) == client.Talk(10, 10, True)
+
+
+async def test_send_waits_one_message_above_the_limit() -> None:
+    """So a program that awaits its sends has a bound, which it chooses."""
+    for limit in (2**15, 2**18):
+        held = await client.accepted_by_the_deaf(limit, patience=0.5)
+        assert limit < held <= limit + len(client.LINE) + 14
+
+
+async def test_reading_a_key_in_the_loop_leaves_it_no_turn() -> None:
+    """In a thread it leaves many."""
+
+    async def in_the_loop(keyboard: int) -> bytes:
+        return os.read(keyboard, 10)
+
+    async def in_a_thread(keyboard: int) -> bytes:
+        return await asyncio.to_thread(os.read, keyboard, 10)
+
+    assert await client.turns_during(in_the_loop, after=0.1) == (b"hello", 0)
+    typed, turns = await client.turns_during(in_a_thread, after=0.5)
+    assert typed == b"hello"
+    assert turns > 1
+
+
+def test_fixed_delays_keep_the_wave_together() -> None:
+    """All of those who have lost their server come in each wave, until all are in."""
+    wave = client.comeback(lambda: repeat(1.0), clients=100, back_after=3, room=40)
+    assert wave == {10: 100, 20: 100, 30: 100, 40: 60, 50: 20}
+
+
+async def test_who_is_too_late_is_told_how_much_is_gone() -> None:
+    """With offsets the exact number, in plain text only that something is."""
+    assert await client.too_late(capacity=8, lines=10) == ["missed 4", *"3456789"]
+    assert await client.too_late(capacity=8, lines=10, text=True) == ["missed None"]
