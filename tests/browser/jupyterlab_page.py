@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from playwright.async_api import Locator, Page, expect
@@ -62,7 +63,7 @@ class Lab:
     def panel(self, title: str) -> Locator:
         """The panel of ours whose heading is `title`."""
         return self.page.locator(".wslessons-panel").filter(
-            has=self.page.locator("b", has_text=title)
+            has=self.page.locator("b", has_text=re.compile(f"^{re.escape(title)}$"))
         )
 
     async def errors(self) -> list[str]:

@@ -57,13 +57,9 @@ async def slow_reader(chat: Chat, *, lines: int = LINES, patience: float = 2.0) 
         lines: how many, of 64 KiB each.
         patience: seconds without a line after which bob gives up.
     """
-    options: dict[str, Any] = getattr(chat, "options", {})
-    server = await serving.serve(
-        chat.handler,
-        "127.0.0.1",
-        0,
-        **{"max_size": 2 * LINE_SIZE, **options, "ping_interval": None, "compression": None},
-    )
+    options: dict[str, Any] = {"max_size": 2 * LINE_SIZE, **getattr(chat, "options", {})}
+    options |= {"ping_interval": None, "compression": None}
+    server = await serving.serve(chat.handler, "127.0.0.1", 0, **options)
     try:
         alice, bob, mallory = [await _join(server, name) for name in ("alice", "bob", "mallory")]
         await _until(bob, "[system] >>> mallory joined the chat")
