@@ -96,21 +96,3 @@ def test_an_unknown_name_gets_the_nearest_ones():
         _ = check.conter
     assert not hasattr(check, "conter")
     assert importlib.util.find_spec("wslessons.exercises") is not None
-
-
-async def test_hints_come_in_steps_and_the_solution_after_three_attempts():
-    """A nudge first; the solution when it was passed or tried three times."""
-    exercise = type(check.counter)()
-    assert repr(exercise.hint(1)).startswith("Hint 1 of 2\n")
-    assert repr(exercise.hint(3)) == "check.counter has hints 1 to 2"
-
-    async def counter(connection):
-        await connection.send("0")
-
-    for left in ("3 more attempts", "2 more attempts", "one more attempt"):
-        assert left in repr(exercise.solution())
-        await exercise(counter)
-    assert exercise.solution().body == exercise.solution_source
-    exercise = type(check.counter)()
-    await exercise(exercise.made_of(exercise.solution_source))
-    assert exercise.solution().code

@@ -21,6 +21,7 @@ import asyncio
 import dataclasses
 import dis
 import inspect
+import os
 import types
 import weakref
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,7 @@ from typing import Any, ClassVar
 
 from websockets import ConnectionClosed
 
+from wslessons.exercises import progress
 from wslessons.exercises.isolation import Isolation, own_lines
 from wslessons.exercises.trial import Mismatch, Nothing, Trial, shown
 from wslessons.exercises.verdict import Line, Note, State, Verdict
@@ -42,6 +44,8 @@ _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
 
 ATTEMPTS = 3
 """Attempts after which the solution is shown without a pass."""
+
+SLIPPED = "It has passed before: what have you changed since?"
 
 UNFORESEEN = "The check could not go on from here. Does the connection stay open?"
 
@@ -111,8 +115,6 @@ class Exercise:
     """The exercise's name, made from the class's: `ShortOnly` is `short_only`."""
     answer_name: ClassVar[str]
     """The name under which a notebook defines the answer; the exercise's own unless given."""
-    _attempts = 0
-    _passed = False
 
     def __init_subclass__(cls) -> None:
         """Name the exercise after its class."""
@@ -139,9 +141,11 @@ class Exercise:
         # Two fences at once would not know whose tasks are whose.
         async with _turns.setdefault(loop, asyncio.Lock()):
             verdict = await self.judge(answer)
-        self._passed = self._passed or verdict.passed
-        self._attempts += verdict.state is not State.NOT_ATTEMPTED
-        return verdict
+        if verdict.state is State.NOT_ATTEMPTED:
+            return verdict
+        before, trouble = progress.note(self.name, verdict.passed)
+        said = SLIPPED if before.passed and not verdict.passed else ""
+        return dataclasses.replace(verdict, note=" ".join(filter(None, [said, trouble])))
 
     async def judge(self, answer: Any) -> Verdict:
         """Run every behaviour against `answer`, one after the other."""
@@ -263,8 +267,10 @@ class Exercise:
         return Note(f"Hint {number} of {count}", self.hints[number - 1])
 
     def solution(self) -> Note:
-        """Show the solution, after a pass or `ATTEMPTS` attempts."""
-        if not self._passed and (left := ATTEMPTS - self._attempts) > 0:
+        """Show the solution, after a pass or `ATTEMPTS` attempts; or always, with `--solutions`."""
+        known = progress.read().get(self.name, progress.Entry())
+        always = bool(os.environ.get("WSLESSONS_SOLUTIONS"))
+        if not (always or known.passed) and (left := ATTEMPTS - known.attempts) > 0:
             more = "one more attempt" if left == 1 else f"{left} more attempts"
             return Note(f"The solution is shown after a pass, or {more}", "Try a hint first.")
         return Note(f"One solution of check.{self.name}", self.solution_source, code=True)
