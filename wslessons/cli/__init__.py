@@ -42,6 +42,7 @@ BENCHES = {
     "echo": "a round trip, by the library, by us, and by others that are installed",
     "connect": "how fast connections are let in",
     "memory": "what an open connection takes, and what compression adds",
+    "report": "fanout, echo, connect and memory in a row, as a table and a picture",
     "push": "polling, long polling, server-sent events and WebSocket, for the same dashboard",
     "web": "the chat through ASGI and uvicorn, against the library and a naive loop",
     "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",
