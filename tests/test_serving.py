@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from websockets import ConnectionClosed, ServerConnection, connect
+from websockets import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    ServerConnection,
+    connect,
+)
 from websockets.frames import Frame, Opcode
 
 from wslessons import serving
 from wslessons.chat import ChatServer
 from wslessons.echo import echo
+from wslessons.limits import ConnectionLimit
 from wslessons.serving import SLICE, LoggedConnection
 
 READ = 2**18
@@ -258,3 +268,109 @@ async def test_connection_that_answers_is_kept_by_the_heartbeat() -> None:
             await client.send(str(n))
         await asyncio.sleep(0.5)
         await (await client.ping())
+
+
+# How many there may be.
+
+
+class OneAddress(ConnectionLimit):
+    """A limit to which everybody comes from far away, and from one address."""
+
+    def enter(self, host: str | None) -> str:
+        """Count a connection."""
+        return super().enter("192.0.2.7")
+
+    def leave(self, host: str | None) -> None:
+        """Count one less."""
+        super().leave("192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"), [(ConnectionLimit(3), 503), (OneAddress(100, 3), 429)], ids=["all", "one"]
+)
+async def test_who_is_too_many_is_refused_and_others_are_served(
+    limit: ConnectionLimit, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fourth of three is told so over HTTP; when one has left, the next one gets in."""
+    caplog.set_level(logging.INFO, "wslessons")
+    async with serving_strangers(echo, limit=limit) as (server, _):
+        url = serving.urls(server)[0]
+        async with connect(url, proxy=None) as first, connect(url, proxy=None):
+            async with connect(url, proxy=None):
+                for _ in range(50):
+                    with pytest.raises(InvalidStatus, match=str(status)):
+                        await connect(url, proxy=None)
+                await first.send("hi")
+                assert await first.recv() == "Echo: hi"
+            while limit.open > 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            async with connect(url, proxy=None) as third:
+                await third.send("hi")
+                assert await third.recv() == "Echo: hi"
+        while "too many connections" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    lines = [record.getMessage() for record in caplog.records]
+    # Folded: fifty in less than a second are at most a handful of lines.
+    assert 1 <= len([line for line in lines if "too many connections" in line]) < 25
+    assert limit.open == 0
+
+
+async def test_those_who_wait_to_be_refused_are_bounded_too() -> None:
+    """Silent connections beyond the limit hold no descriptors: all but a few are cut off."""
+    limit = ConnectionLimit(5)
+    async with serving_strangers(echo, limit=limit, open_timeout=30) as (server, _):
+        address, writers = server.sockets[0].getsockname(), []
+        for _ in range(200):
+            _, writer = await asyncio.open_connection(*address)
+            writers.append(writer)
+        mine = [c for c in LoggedConnection.alive if c.server is server]
+        while len(mine) > 5 + serving.Door.MOST_WAITING:
+            await asyncio.sleep(0.01)
+            mine = [c for c in LoggedConnection.alive if c.server is server]
+        assert limit.open == 5
+        for writer in writers:
+            writer.close()
+        while limit.open:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        async with connect(serving.urls(server)[0], proxy=None) as client:
+            await client.send("hi")
+            assert await client.recv() == "Echo: hi"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+async def test_server_with_few_descriptors_keeps_its_people_and_comes_back() -> None:
+    """Hundreds want in where the system lets it open 128 files: those inside are still served."""
+    command = f"ulimit -n 128; exec {sys.executable} -m wslessons echo --port 0"
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", command), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(50):
+            url = (await process.stdout.readline()).decode().strip()
+            async with connect(url, proxy=None) as inside:
+                strangers = [
+                    await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+                    for _ in range(300)
+                ]
+                await inside.send("hi")
+                assert await inside.recv() == "Echo: hi"
+                for _, writer in strangers:
+                    writer.close()
+                while True:
+                    with contextlib.suppress(OSError, InvalidHandshake, TimeoutError):
+                        async with connect(url, proxy=None, open_timeout=2) as late:
+                            await late.send("hi")
+                            assert await late.recv() == "Echo: hi"
+                            break
+                    await asyncio.sleep(0.1)
+            process.terminate()
+            log = (await process.stderr.read()).decode()
+            assert await process.wait() == 0
+        assert "Traceback" not in log
+        assert 0 < log.count("too many connections") < 60
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

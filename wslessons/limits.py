@@ -15,6 +15,7 @@ import ipaddress
 from collections import Counter
 
 __all__ = [
+    "HEARTBEAT",
     "MAX_CONNECTIONS",
     "MAX_PER_ADDRESS",
     "ConnectionLimit",
@@ -27,6 +28,10 @@ MAX_CONNECTIONS = 10_000
 
 MAX_PER_ADDRESS = 100
 """Connections from one address: a household or a small class behind one router, and no crowd."""
+
+HEARTBEAT = (20.0, 20.0)
+"""Seconds between pings, and of silence after one until a client is dropped: the numbers that
+`websockets` has for its own keepalive."""
 
 SPARE = 64
 """File descriptors that a server needs for other things than its clients."""

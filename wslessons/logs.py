@@ -145,20 +145,25 @@ def log_to(stream: Any, level: int = logging.INFO) -> None:
 
 
 class Folded:
-    """Lines of one kind, of which a log gets one a second, with the count of the others.
+    """Lines of one kind, of which a log gets so many a second, with the count of the others.
 
     Args:
         logger: where they go.
         level: their level.
-        every: seconds from one line to the next.
+        most: lines that are shown as they are, each second.
+        every: seconds, where it is not one.
     """
 
     def __init__(
-        self, logger: logging.Logger, level: int = logging.INFO, every: float = 1.0
+        self,
+        logger: logging.Logger,
+        level: int = logging.INFO,
+        most: int = 1,
+        every: float = 1.0,
     ) -> None:
-        self._logger, self._level, self._every = logger, level, every
+        self._logger, self._level, self._most, self._every = logger, level, most, every
         self._next = 0.0
-        self._more = 0
+        self._shown = self._more = 0
         self._last = ""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -169,7 +174,9 @@ class Folded:
         if self._loop is not loop:
             self._loop, self._timer = loop, None
         if now >= self._next and self._timer is None:
-            self._next = now + self._every
+            self._next, self._shown = now + self._every, 0
+        if self._shown < self._most and self._timer is None:
+            self._shown += 1
             self._logger.log(self._level, "%s", line)
             return
         self._more += 1
@@ -179,7 +186,7 @@ class Folded:
 
     def _flush(self) -> None:
         more, self._more, self._timer = self._more, 0, None
-        self._next = time.monotonic() + self._every
+        self._next, self._shown = time.monotonic() + self._every, 1
         others = f" (and {more - 1} more like it)" if more > 1 else ""
         self._logger.log(self._level, "%s%s", self._last, others)
 

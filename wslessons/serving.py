@@ -16,10 +16,11 @@ import signal
 import socket
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import websockets
-from websockets import ConnectionClosed, Server, ServerConnection
+from websockets import ConnectionClosed, Request, Server, ServerConnection
 from websockets.frames import CloseCode
 
 from wslessons.errors import UserError
@@ -28,9 +29,9 @@ from wslessons.logs import Folded, fold_accept_errors, one_line
 
 if TYPE_CHECKING:
     from wslessons.heartbeat import Heartbeat
+    from wslessons.limits import ConnectionLimit
 
 __all__ = [
-    "HEARTBEAT",
     "Handler",
     "LoggedConnection",
     "check_close",
@@ -49,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
-HEARTBEAT = (20.0, 20.0)
-"""Seconds between pings, and of silence after one until a peer is dropped: the numbers that
-`websockets` has for its own keepalive."""
 SLICE = 2**15
 """Bytes that are parsed at once: they may be some thousand messages."""
 COMPRESSED_SLICE = 2**12
@@ -120,12 +118,46 @@ class _OneLine(logging.Filter):
         return True
 
 
-_full = Folded(logger)
+_full, _refused = Folded(logger), Folded(logger, most=10)
 
 # The library's own lines below WARNING name no peer; ours do, so its lines stay out.
 library_logger = logging.getLogger("wslessons.websockets")
 library_logger.setLevel(logging.WARNING)
 library_logger.addFilter(_OneLine())
+
+
+class Door:
+    """Who may come in, for all connections of one server.
+
+    Who comes in vain gets an answer over HTTP, for which it has to stay until its request is here.
+    So there is a bound on those, too; the others are cut off.
+    """
+
+    MOST_WAITING = 32
+
+    def __init__(self, limit: ConnectionLimit) -> None:
+        self.limit = limit
+        self.waiting = 0
+        """Connections that are to be refused."""
+
+    def enter(self, host: str | None) -> str:
+        """Count a connection; return a few words if there is no room for it."""
+        if words := self.limit.enter(host):
+            self.waiting += 1
+        return words
+
+    def leave(self, host: str | None, words: str) -> None:
+        """Count a connection less, about which `enter` had these words."""
+        if words:
+            self.waiting -= 1
+        else:
+            self.limit.leave(host)
+
+    @staticmethod
+    def answer(words: str) -> tuple[HTTPStatus, str]:
+        """Return the HTTP status and the sentence that refuse a connection for these words."""
+        status = HTTPStatus.TOO_MANY_REQUESTS if "from" in words else HTTPStatus.SERVICE_UNAVAILABLE
+        return status, f"{words.capitalize()}: try again later.\n"
 
 
 class LoggedConnection(FastConnection):
@@ -144,8 +176,11 @@ class LoggedConnection(FastConnection):
 
     alive: ClassVar[weakref.WeakSet[LoggedConnection]] = weakref.WeakSet()
 
-    __slots__ = ("_deadline", "_unparsed", "heartbeat", "opened", "received")
+    __slots__ = ("_deadline", "_unparsed", "door", "heartbeat", "opened", "received", "unwelcome")
 
+    door: Door | None
+    unwelcome: str
+    """Why there is no room for it."""
     opened: bool
     """Whether its handler has been called."""
     received: int
@@ -155,6 +190,10 @@ class LoggedConnection(FastConnection):
     _deadline: asyncio.TimerHandle | None
     _unparsed: bytearray | None
 
+    def __init__(self, *args: Any, door: Door | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.door, self.unwelcome = door, ""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the connection from its first moment, for `shut` (asyncio's callback)."""
         self.opened, self.received, self.heartbeat = False, 0, None
@@ -162,6 +201,15 @@ class LoggedConnection(FastConnection):
         super().connection_made(transport)
         self.recv_messages.resume = self._read_on_soon
         self.alive.add(self)
+        if self.door is not None:
+            self.unwelcome = self.door.enter(self._host)
+            if self.unwelcome and self.door.waiting > Door.MOST_WAITING:
+                self.transport.abort()
+
+    @property
+    def _host(self) -> str | None:
+        address = self.remote_address
+        return address[0] if address else None
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, or keep it while it must wait (asyncio's callback)."""
@@ -229,22 +277,20 @@ class LoggedConnection(FastConnection):
         self._unparsed = None
         if self._deadline is not None:
             self._deadline.cancel()
+        if self.door is not None:
+            self.door.leave(self._host, self.unwelcome)
         if self.opened:
             return
-        if self.response is None or self.response.status_code == 101:
+        if self.unwelcome:
+            _full.log(f"{peer(self)} was refused: {self.unwelcome}")
+        elif self.response is None or self.response.status_code == 101:
             logger.info("%s left before the opening handshake was finished", peer(self))
-            return
-        status, path = self.response.status_code, ""
-        if self.request is not None:
-            # Without the query, which may hold a secret.
-            path = one_line(self.request.path.partition("?")[0], 100)
-        if self.protocol.handshake_exc is not None:
-            path += f": {one_line(self.protocol.handshake_exc, 200)}"
-        refused = f"{peer(self)} was refused with {status}: {path}"
-        if status == 503:
-            _full.log(refused)
         else:
-            logger.info("%s", refused)
+            # Without the query, which may hold a secret.
+            path = self.request.path.partition("?")[0] if self.request is not None else ""
+            why = f": {self.protocol.handshake_exc}" if self.protocol.handshake_exc else ""
+            refused = f"{peer(self)} was refused with {self.response.status_code}"
+            _refused.log(f"{refused}: {one_line(path, 100)}{one_line(why, 200)}")
 
 
 def serve(
@@ -253,6 +299,7 @@ def serve(
     port: int = 0,
     *,
     heartbeat: tuple[float, float] | None = None,
+    limit: ConnectionLimit | None = None,
     **options: Any,
 ) -> Any:
     """Start a WebSocket server as `websockets.serve` does, with the habits of this module.
@@ -263,6 +310,8 @@ def serve(
         port: the TCP port; 0 takes a free one, see `urls`.
         heartbeat: interval and timeout of a `Heartbeat` for each connection, in seconds, in place
             of the library's keepalive, which waits for ever behind what a peer does not read.
+        limit: how many connections there may be; who is too many is answered with HTTP 503, or with
+            429 if it is for its address. Not with a `create_connection` of your own.
         options: whatever else `websockets.serve` takes. Here `close_timeout` is 1 second, and
             `max_queue` as many messages as `QUEUED` bytes hold, 2 to 16.
 
@@ -272,6 +321,16 @@ def serve(
     Source: https://websockets.readthedocs.io/en/stable/reference/asyncio/server.html
     """
     options.setdefault("logger", library_logger)
+    if limit is not None:
+        door, process_request = Door(limit), options.pop("process_request", None)
+
+        def refuse_or_process(connection: LoggedConnection, request: Request) -> Any:
+            if connection.unwelcome:
+                return connection.respond(*door.answer(connection.unwelcome))
+            return process_request(connection, request) if process_request is not None else None
+
+        options["create_connection"] = functools.partial(LoggedConnection, door=door)
+        options["process_request"] = refuse_or_process
     options.setdefault("create_connection", LoggedConnection)
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)

@@ -159,4 +159,4 @@ async def test_a_channel_neither_waits_nor_keeps() -> None:
     async with joining(chat) as join:
         await crowd.join(join)
         await crowd.hear_all()
-        assert len(chat.rooms["/"].log) == chat.capacity
+        assert len(chat.rooms["/"].log) <= chat.capacity

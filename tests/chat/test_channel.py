@@ -20,22 +20,32 @@ class ChannelModel(RuleBasedStateMachine):
     reports must together be exactly the list, in order, without a repeat.
     """
 
+    max_bytes: int | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.capacity = 3
-        self.channel: Channel[int] = Channel(self.capacity)
+        self.channel: Channel[int] = Channel(self.capacity, self.max_bytes)
         self.sent: list[int] = []
+        self.sizes: list[int] = []
+        self.kept = 0
         self.at: dict[Receiver[int], int] = {}
 
     readers = Bundle("readers")
 
-    @rule(count=st.integers(1, 8))
-    def send(self, count: int) -> None:
+    @rule(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=8))
+    def send(self, sizes: list[int]) -> None:
         """Send a few items; each call returns the number of readers."""
-        for _ in range(count):
+        for size in sizes:
             item = 1000 + len(self.sent)
             self.sent.append(item)
-            assert self.channel.send(item) == len(self.at)
+            self.sizes.append(size)
+            assert self.channel.send(item, size) == len(self.at)
+            self.kept = min(self.kept + 1, self.capacity)
+            while self.max_bytes is not None and self.kept > 1:
+                if sum(self.sizes[-self.kept :]) <= self.max_bytes:
+                    break
+                self.kept -= 1
 
     @rule(target=readers)
     def subscribe(self) -> Receiver[int]:
@@ -54,7 +64,7 @@ class ChannelModel(RuleBasedStateMachine):
 
     def lost(self, reader: Receiver[int]) -> int:
         """How many items the model says are gone for this reader."""
-        return max(0, len(self.sent) - self.capacity - self.at[reader])
+        return max(0, len(self.sent) - self.kept - self.at[reader])
 
     @rule(reader=readers)
     def receive_one(self, reader: Receiver[int]) -> None:
@@ -94,15 +104,26 @@ class ChannelModel(RuleBasedStateMachine):
     @invariant()
     def keeps_the_newest(self) -> None:
         """The log is the tail of the list, and no longer than its capacity."""
-        assert list(self.channel) == self.sent[-self.capacity :]
+        assert list(self.channel) == self.sent[len(self.sent) - self.kept :]
+        assert len(self.channel) == self.kept
         assert self.channel.offset == len(self.sent)
-        assert self.channel.oldest == max(1, len(self.sent) - self.capacity + 1)
+        assert self.channel.oldest == len(self.sent) - self.kept + 1
         for reader, at in self.at.items():
             assert (reader.offset, reader.behind) == (at, len(self.sent) - at)
 
 
 ChannelModel.TestCase.settings = settings(max_examples=150, deadline=None)
 TestChannelModel = ChannelModel.TestCase
+
+
+class BytesModel(ChannelModel):
+    """The same with a bound on the bytes of what is kept, which is not above the number."""
+
+    max_bytes = 12
+
+
+BytesModel.TestCase.settings = settings(max_examples=150, deadline=None)
+TestBytesModel = BytesModel.TestCase
 
 
 @pytest.fixture

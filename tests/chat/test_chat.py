@@ -791,6 +791,64 @@ async def test_rooms_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) 
         await stack.enter_async_context(running.join("b", "/rooms/full1"))
 
 
+async def test_the_default_room_is_there_whatever_others_there_are(start: Start) -> None:
+    """Whoever takes all rooms closes no door to `/`, nor to a room where somebody is."""
+    running = await start(max_rooms=2)
+    async with running.join("a", "/rooms/one"), running.join("b", "/rooms/two"):
+        with pytest.raises(InvalidStatus, match="503"):
+            await running.connect("/rooms/three")
+        async with running.join("c"), running.join("d", "/rooms/one"):
+            assert len(running.chat.rooms) == 3
+
+
+async def test_rooms_of_one_address_are_bounded() -> None:
+    """Who has opened too many may still go where somebody is, and into the default room."""
+    chat = ChatServer(max_rooms_per_address=2)
+    fakes: list[tuple[FakeConnection, asyncio.Task[None]]] = []
+
+    async def enter(path: str, peer: str) -> FakeConnection:
+        fake = FakeConnection("x")
+        fake.path, fake.peer, fake.id = path, peer, f"{len(fakes)}"
+        fakes.append((fake, asyncio.create_task(chat.handle(fake))))
+        await until(lambda: fake.sent or fake.closed)
+        return fake
+
+    async with asyncio.timeout(10):
+        for path in ("/rooms/a", "/rooms/b", "/"):
+            assert (await enter(path, "192.0.2.7:1")).closed is None
+        full = await enter("/rooms/c", "192.0.2.7:2")
+        assert full.closed is not None
+        assert full.closed[0] == 1013
+        assert (await enter("/rooms/c", "192.0.2.8:1")).closed is None
+        assert chat.refusal("/rooms/c", "192.0.2.7") is None
+        status, _ = chat.refusal("/rooms/d", "192.0.2.7") or (0, "")
+        assert status == 429
+        assert chat.refusal("/rooms/d", "127.0.0.1") is None
+        fakes[0][0].gone.set()
+        await fakes[0][1]
+        assert chat.refusal("/rooms/d", "192.0.2.7") is None
+        for fake, task in fakes:
+            fake.gone.set()
+            await task
+
+
+async def test_a_log_is_bounded_in_bytes_and_goes_when_all_have_left_for_long(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long texts use up the log sooner than their number does; an empty room ends by itself."""
+    monkeypatch.setattr(chat_module, "IDLE_TIME", 0.2)
+    running = await start(capacity=100, log_bytes=100_000)
+    async with running.json("a", "/rooms/x") as (client, _):
+        for n in range(50):
+            await say(client, type="say", text="\N{GRINNING FACE}" + "x" * 7000, id=str(n))
+        await heard_until(client, "ack", id="49")
+        room = running.chat.rooms["/rooms/x"]
+        assert 1 <= len(room.log) < 5
+        assert sum(sys.getsizeof(r.event.text) for r in room.log if hasattr(r.event, "text")) < 1e5
+    assert room in running.chat.rooms.values()
+    await until(lambda: not running.chat.rooms)
+
+
 class EndingRooms:
     """A bus that ends rooms, as one does whose log begins anew."""
 

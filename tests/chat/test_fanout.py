@@ -33,6 +33,7 @@ class Line:
         self.number = number
         self.origin = origin
         self.frames: dict[Any, bytes] = {}
+        self.size = 1
 
 
 class Numbers:

@@ -65,8 +65,8 @@ class Broadcast(Fanout[Record]):
 class BroadcastChat(ChatServer):
     """The chat with `Broadcast` in its rooms."""
 
-    def _open(self, path: str) -> Room:
-        room = super()._open(path)
+    def _open(self, path: str, host: str | None = None) -> Room:
+        room = super()._open(path, host)
         if not isinstance(room.fanout, Broadcast):
             room.fanout = Broadcast(room)
         return room

@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Iterator
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 __all__ = ["Channel", "Closed", "Empty", "Lagged", "Receiver"]
 
@@ -65,19 +65,25 @@ class Channel(Generic[T]):
 
     Args:
         capacity: how many items are kept, at least 1.
+        max_bytes: the size that they may have together, as `send` is told of it; the newest is kept
+            whatever its size. None for any.
 
     Raises:
         ValueError: the capacity is less than 1.
     """
 
-    def __init__(self, capacity: int = 256) -> None:
+    def __init__(self, capacity: int = 256, max_bytes: int | None = None) -> None:
         if capacity < 1:
             raise ValueError("a channel keeps at least one item")
         self.capacity = capacity
+        self.max_bytes = max_bytes
         self.offset = 0
         """Offset of the newest item; 0 before the first."""
         self.closed = False
-        self._ring: list[T] = []
+        # The item with offset n is at (n - 1) % capacity; None is in the place of one let go early.
+        self._ring: list[T | None] = []
+        self._sizes: list[int] = []
+        self._kept = self._bytes = 0
         # Weak, so that a reader which is merely forgotten is not counted for ever. (A `WeakSet`
         # does the same, but its length is computed in Python, at every `send`.)
         self._receivers: set[weakref.ReferenceType[Receiver[T]]] = set()
@@ -87,7 +93,7 @@ class Channel(Generic[T]):
     @property
     def oldest(self) -> int:
         """Offset of the oldest item kept; `offset + 1` while there is none."""
-        return self.offset - len(self._ring) + 1
+        return self.offset - self._kept + 1
 
     @property
     def receivers(self) -> list[Receiver[T]]:
@@ -95,16 +101,25 @@ class Channel(Generic[T]):
         return [receiver for ref in self._receivers if (receiver := ref()) is not None]
 
     def __len__(self) -> int:
-        return len(self._ring)
+        return self._kept
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over the items kept, the oldest first."""
-        # A ring that is full has its oldest item where the next one will go.
-        oldest = self.offset % self.capacity if len(self._ring) == self.capacity else 0
-        return iter(self._ring[oldest:] + self._ring[:oldest])
+        return iter(self._slice(self.offset - self._kept, self._kept))
 
-    def send(self, item: T) -> int:
+    def _slice(self, offset: int, count: int) -> list[T]:
+        """Return `count` items that are kept, from the one after `offset` on."""
+        first = offset % self.capacity
+        items: list[Any] = self._ring[first : first + count]
+        # What did not fit before the ring's end goes on at its beginning.
+        return items + self._ring[: count - len(items)]
+
+    def send(self, item: T, size: int = 0) -> int:
         """Append `item`. Never waits.
+
+        Args:
+            item: what all readers get.
+            size: its bytes in memory, for `max_bytes`.
 
         Returns:
             The number of readers there are.
@@ -116,9 +131,22 @@ class Channel(Generic[T]):
             raise Closed("the channel is closed")
         if len(self._ring) < self.capacity:
             self._ring.append(item)
+            self._sizes.append(size)
         else:
-            self._ring[self.offset % self.capacity] = item
+            place = self.offset % self.capacity
+            if self._kept == self.capacity:
+                self._kept -= 1
+                self._bytes -= self._sizes[place]
+            self._ring[place], self._sizes[place] = item, size
         self.offset += 1
+        self._kept += 1
+        self._bytes += size
+        if self.max_bytes is not None:
+            while self._bytes > self.max_bytes and self._kept > 1:
+                place = (self.offset - self._kept) % self.capacity
+                self._bytes -= self._sizes[place]
+                self._kept -= 1
+                self._ring[place] = None
         if self._waiting:
             self._wake()
         return len(self._receivers)
@@ -190,7 +218,7 @@ class Receiver(Generic[T]):
         self._check()
         if self.offset == channel.offset:
             raise Empty("nothing is ready")
-        item = channel._ring[self.offset % channel.capacity]
+        item: Any = channel._ring[self.offset % channel.capacity]
         self.offset += 1
         return item
 
@@ -235,8 +263,8 @@ class Receiver(Generic[T]):
         channel = self.channel
         ready, first = channel.offset - self.offset, self.offset % channel.capacity
         self.offset = channel.offset
-        items = channel._ring[first : first + ready]
-        # What did not fit before the ring's end goes on at its beginning.
+        # As `Channel._slice`; each line of a chat comes through here.
+        items: list[Any] = channel._ring[first : first + ready]
         return items + channel._ring[: ready - len(items)]
 
     def close(self) -> None:
@@ -250,7 +278,7 @@ class Receiver(Generic[T]):
         channel = self.channel
         if self._left:
             raise Closed("this receiver is closed")
-        skipped = channel.offset - len(channel._ring) - self.offset
+        skipped = channel.offset - channel._kept - self.offset
         if skipped > 0:
             self.offset += skipped
             raise Lagged(skipped)

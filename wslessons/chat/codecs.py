@@ -77,6 +77,8 @@ class Record:
     key: str = ""
     """Session and id under which it is published only once; empty for no such promise."""
     frames: dict[Any, bytes] = field(default_factory=dict)
+    size: int = 0
+    """See `fanout.Item`; the room sets it."""
 
 
 class TextCodec:

@@ -69,6 +69,8 @@ class Item(Protocol):
     """Id of the member it came from, or an empty string."""
     frames: dict[Any, bytes]
     """The ready frames of this item, by codec; filled by the fan-out, at first an empty dict."""
+    size: int
+    """Its bytes in memory, roughly, for the channel's `max_bytes`."""
 
 
 I_contra = TypeVar("I_contra", bound=Item, contravariant=True)
@@ -165,6 +167,8 @@ class Fanout(Generic[I]):
         self._in_sync: dict[Codec[I], _InSync[I]] = {}
         self._caught_up: dict[str, _Member[I]] = {}
         self._flushed = channel.offset
+        self._unflushed = 0
+        """Bytes of what has been sent since."""
         self._tick: asyncio.Handle | None = None
 
     def __len__(self) -> int:
@@ -183,11 +187,15 @@ class Fanout(Generic[I]):
     def send(self, item: I) -> None:
         """Append `item` to the channel; members get it on the loop's next turn. Never waits."""
         channel = self.channel
-        if channel.offset - self._flushed >= channel.capacity:
+        self._unflushed += item.size
+        if channel.offset - self._flushed >= channel.capacity or (
+            channel.max_bytes is not None and self._unflushed > channel.max_bytes
+        ):
             # One turn can bring more than the ring holds (500 leaving at once are 500 events), and
             # members who only wait for the tick must not be lapped by it.
             self.flush()
-        channel.send(item)
+            self._unflushed = item.size
+        channel.send(item, item.size)
         if self._tick is None:
             self._tick = asyncio.get_running_loop().call_soon(self.flush)
 
@@ -215,7 +223,7 @@ class Fanout(Generic[I]):
             self._tick = None
         for codec, in_sync in self._in_sync.items():
             self._serve(codec, in_sync)
-        self._flushed = self.channel.offset
+        self._flushed, self._unflushed = self.channel.offset, 0
         caught_up, self._caught_up = self._caught_up, {}
         for member in caught_up.values():
             self._resume(member)

@@ -8,6 +8,7 @@ which puts the records of all of them in order: see `wslessons.scaling.rooms`.
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from itertools import islice
@@ -22,8 +23,18 @@ __all__ = ["Admission", "Room"]
 
 ROSTER = 100
 """Names in one roster; beyond them it only counts, or 2,000 joining would be sent 2 million."""
+OVERHEAD = 600
+"""Bytes of memory that the shortest event takes in a log."""
 IDS = 4096
 """Ids of published messages that a room remembers."""
+
+
+def memory(event: RoomEvent) -> int:
+    """Return about how many bytes of memory an event takes in a log, its frames included."""
+    if isinstance(event, Message):
+        # The text as Python has it, one to four bytes a character, and as UTF-8 for each codec.
+        return OVERHEAD + sys.getsizeof(event.text) + 2 * len(event.text)
+    return OVERHEAD
 
 
 class Closing(Protocol):
@@ -144,4 +155,4 @@ class Room:
         event.offset = self.log.offset + 1
         if key:
             self._published[key] = event.offset
-        self.fanout.send(Record(event, origin, key))
+        self.fanout.send(Record(event, origin, key, size=memory(event)))

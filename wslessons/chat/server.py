@@ -35,7 +35,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from websockets import Request, Response, ServerConnection
 from websockets.typing import Subprotocol
@@ -58,14 +58,21 @@ from wslessons.chat.events import (
 from wslessons.chat.room import Room
 from wslessons.chat.rules import Pace, clean_name
 
+if TYPE_CHECKING:
+    from wslessons.limits import ConnectionLimit
+
 __all__ = ["ChatServer", "Connection", "Gone", "Room", "RoomSource"]
 
 logger = logging.getLogger(__name__)
 
 PATH = re.compile(r"/|/rooms/(?!\.\.?$)[A-Za-z0-9._~-]{1,64}")
 """Where rooms are. (The path segments `.` and `..` mean another path: RFC 3986, section 5.2.4.)"""
+LOBBY = "/"
+"""The default room, which is there whatever other rooms there are."""
 IDLE_ROOMS = 64
 """Empty rooms that keep their log, so that people who lost their connections can resume."""
+IDLE_TIME = 300.0
+"""Seconds for which they keep it."""
 MOST_REFUSED = 10
 """Times its debt that a sender may be refused before it is sent away, if it never slows down."""
 
@@ -121,7 +128,11 @@ class ChatServer:
             at least 64.
         name_timeout: seconds to wait for the name.
         max_size: bytes in one message.
-        max_rooms: rooms at a time.
+        max_rooms: rooms at a time, beside the default one.
+        max_rooms_per_address: rooms with somebody in them that one address has opened, 0 for any;
+            clients on this machine are not counted.
+        log_bytes: bytes of memory that a room's log may take, roughly; by default half of what
+            `capacity` messages of `max_size` would.
         fanout: False to serve each member by a task of its own instead.
         bus: what `wslessons.scaling.bus.from_url` returns, entered, to share the rooms with other
             servers.
@@ -137,6 +148,8 @@ class ChatServer:
         name_timeout: float = 10,
         max_size: int = 8192,
         max_rooms: int = 1000,
+        max_rooms_per_address: int = 0,
+        log_bytes: int | None = None,
         fanout: bool = True,
         bus: RoomSource | None = None,
     ) -> None:
@@ -147,11 +160,19 @@ class ChatServer:
         self.name_timeout = name_timeout
         self.max_size = max_size
         self.max_rooms = max_rooms
+        self.log_bytes = capacity * max_size // 2 if log_bytes is None else log_bytes
         self.fanout = fanout
         self.rooms: dict[str, Room] = {}
         """The rooms there are, by path; an empty one is kept for a while."""
-        self._idle: OrderedDict[str, None] = OrderedDict()
-        """The paths of empty rooms, the longest empty first."""
+        self._idle: OrderedDict[str, asyncio.TimerHandle] = OrderedDict()
+        """The paths of empty rooms, the longest empty first, and what ends them."""
+        self._opened: ConnectionLimit | None = None
+        self._openers: dict[Room, str | None] = {}
+        """For rooms with somebody in them: the address of who opened them, counted above."""
+        if max_rooms_per_address:
+            from wslessons.limits import ConnectionLimit  # a chat without this bound needs none
+
+            self._opened = ConnectionLimit(2**31, max_rooms_per_address)
         self._new_room: Callable[[str, int], Room] = (
             Room if bus is None else bus.room_factory(self.rooms, self.forget)
         )
@@ -189,12 +210,13 @@ class ChatServer:
                 connection has a heartbeat, unless `ping_interval` asks for the library's keepalive.
         """
         if "ping_interval" not in options:
-            options.setdefault("heartbeat", serving.HEARTBEAT)
+            options.setdefault("heartbeat", (20, 20))
         return serving.serve(self.handler, host, port, **(self.options | options))
 
     def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Refuse a path where there is no room, before the handshake is answered."""
-        refusal = self.refusal(request.path.partition("?")[0])
+        host = connection.remote_address[0] if connection.remote_address else None
+        refusal = self.refusal(request.path.partition("?")[0], host)
         return connection.respond(*refusal) if refusal else None
 
     def handler(self, connection: ServerConnection) -> Awaitable[None]:
@@ -203,12 +225,25 @@ class ChatServer:
 
     # With any library.
 
-    def refusal(self, path: str) -> tuple[HTTPStatus, str] | None:
-        """Return the HTTP status and sentence with which to refuse `path`, or None to accept it."""
+    def refusal(self, path: str, host: str | None = None) -> tuple[HTTPStatus, str] | None:
+        """Return the HTTP status and sentence with which to refuse somebody, or None.
+
+        Args:
+            path: the room's.
+            host: the address of the one who wants to come in.
+        """
         if not PATH.fullmatch(path):
             return HTTPStatus.NOT_FOUND, "There is no room here: connect to / or /rooms/NAME.\n"
-        if path not in self.rooms and not self._idle and len(self.rooms) >= self.max_rooms:
+        room = self.rooms.get(path)
+        if path == LOBBY or (room is not None and room.visitors):
+            return None
+        if room is None and not self._idle and len(self.rooms) >= self.max_rooms:
             return HTTPStatus.SERVICE_UNAVAILABLE, "All rooms are taken: try again later.\n"
+        if self._opened is not None:
+            if self._opened.enter(host):
+                sentence = "You opened too many rooms: leave one, or come to one that is there.\n"
+                return HTTPStatus.TOO_MANY_REQUESTS, sentence
+            self._opened.leave(host)
         return None
 
     async def handle(self, connection: Connection) -> None:
@@ -224,12 +259,13 @@ class ChatServer:
             return
         if hello is None:
             return
-        if refusal := self.refusal(connection.path):
+        host = connection.peer.rpartition(":")[0].strip("[]")
+        if refusal := self.refusal(connection.path, host):
             status, sentence = refusal
             code = 1008 if status == HTTPStatus.NOT_FOUND else 1013
             await self.refuse(connection, code, sentence)
             return
-        room, why = self._open(connection.path), ""
+        room, why = self._open(connection.path, host), ""
         codec, session = room.codec(codec), hello.session or connection.id
         try:
             cursor = await self._admit(connection, codec, room, hello)
@@ -391,27 +427,36 @@ class ChatServer:
             room.leave(connection.id)
             logger.info("%s left %s%s", name, room.path, why)
         room.visitors -= 1
-        if room.visitors or self.rooms.get(room.path) is not room:
+        if room.visitors:
             return
-        self._idle[room.path] = None
-        self._idle.move_to_end(room.path)
+        if self._opened is not None and room in self._openers:
+            self._opened.leave(self._openers.pop(room))
+        if self.rooms.get(room.path) is not room:
+            return
+        later = asyncio.get_running_loop().call_later(IDLE_TIME, self.forget, room.path)
+        self._idle[room.path] = later
         if len(self._idle) > IDLE_ROOMS:
             self.forget(next(iter(self._idle)))
 
     # Rooms.
 
-    def _open(self, path: str) -> Room:
+    def _open(self, path: str, host: str | None = None) -> Room:
         """Return the room at `path` for one more connection, new if need be."""
         room = self.rooms.get(path)
         if room is None:
-            if len(self.rooms) >= self.max_rooms:
+            if len(self.rooms) >= self.max_rooms and self._idle:
                 self.forget(next(iter(self._idle)))
             room = self.rooms[path] = self._new_room(path, self.capacity)
-        self._idle.pop(path, None)
+            room.log.max_bytes = self.log_bytes
+        if (later := self._idle.pop(path, None)) is not None:
+            later.cancel()
+        if not room.visitors and self._opened is not None and not self._opened.enter(host):
+            self._openers[room] = host
         room.visitors += 1
         return room
 
     def forget(self, path: str) -> None:
         """Let go of the room at `path`: the next one who comes there opens a new one."""
         del self.rooms[path]
-        self._idle.pop(path, None)
+        if (later := self._idle.pop(path, None)) is not None:
+            later.cancel()

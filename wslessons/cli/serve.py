@@ -12,6 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from wslessons.limits import (
+    HEARTBEAT,
+    MAX_CONNECTIONS,
+    MAX_PER_ADDRESS,
+    ConnectionLimit,
+    raise_descriptors,
+)
 from wslessons.logs import log_to
 
 __all__ = ["chat", "cluster", "echo", "port_number", "web"]
@@ -41,6 +48,108 @@ def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     )
 
 
+def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except (ValueError, OverflowError):
+            value = least - 1
+        if not least <= value < float("inf"):
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            raise argparse.ArgumentTypeError(f"{shown!r} is not a number of {least:g} or more")
+        return value
+
+    return parse
+
+
+Row = tuple[str, float, float | None, str, str]
+"""An option that takes a number: name, least value, default, unit and meaning. It takes whole
+numbers where both are."""
+
+CAPACITY_AND_RATE: list[Row] = [
+    ("--capacity", 1, 256, "N", "events that a room keeps for slow readers and those who return"),
+    (
+        *("--rate", 0.0, 20.0, "N"),
+        "messages a second from one connection, 0 for any; what comes faster waits, and is refused"
+        " when too much waits",
+    ),
+]
+CHAT: list[Row] = [
+    *CAPACITY_AND_RATE,
+    ("--burst", 1.0, None, "N", "messages at once after a rest (default: five seconds' worth)"),
+    ("--max-rooms", 1, 1000, "N", "rooms at a time, beside the default one"),
+    (
+        *("--max-rooms-per-address", 0, 20, "N"),
+        "rooms that one address may have opened while somebody is in them, 0 for any; this"
+        " machine's own are not counted",
+    ),
+]
+CONNECTIONS: list[Row] = [
+    (
+        *("--max-connections", 1, MAX_CONNECTIONS, "N"),
+        "connections in all, or fewer where the system allows fewer open files",
+    ),
+    (
+        *("--max-per-address", 0, MAX_PER_ADDRESS, "N"),
+        "connections from one address, 0 for any; this machine's own are not counted",
+    ),
+    ("--ping-interval", 0.01, HEARTBEAT[0], "SECONDS", "time from one ping to the next"),
+    (
+        *("--ping-timeout", 0.01, HEARTBEAT[1], "SECONDS"),
+        "time of silence after a ping until a client is dropped",
+    ),
+]
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+def _add_numbers(parser: argparse.ArgumentParser, rows: list[Row]) -> None:
+    for name, least, default, unit, what in rows:
+        kind = int if isinstance(least, int) and isinstance(default, int) else float
+        parser.add_argument(
+            name,
+            type=_at_least(least, kind),
+            default=default,
+            metavar=unit,
+            help=what if default is None else f"{what} (default: {_shown(default)})",
+        )
+
+
+def add_limits(parser: argparse.ArgumentParser, max_size: int, rows: list[Row]) -> None:
+    """Give a serving command its bounds; they are the same words everywhere.
+
+    Args:
+        parser: the command's.
+        max_size: bytes that a message may have, by default.
+        rows: those beside the bounds on connections.
+    """
+    size = ("--max-size", 1, max_size, "BYTES", "bytes in one message")
+    _add_numbers(parser, [*CONNECTIONS, size, *rows])
+
+
+def connection_limits(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `serving.serve` for what `add_limits` has parsed.
+
+    The process may then open as many files as the system lets it.
+    """
+    raise_descriptors()
+    most = min(args.max_connections, ConnectionLimit().most)
+    return {
+        "limit": ConnectionLimit(most, args.max_per_address),
+        "heartbeat": (args.ping_interval, args.ping_timeout),
+    }
+
+
+def chat_limits(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `ChatServer` for what `add_limits` has parsed with `CHAT`."""
+    if args.burst is None:
+        args.burst = max(1.0, 5 * args.rate)
+    names = ("capacity", "rate", "burst", "max_size", "max_rooms", "max_rooms_per_address")
+    return {name: getattr(args, name) for name in names}
+
+
 def echo(parser: argparse.ArgumentParser) -> Run:
     """Give `parser` the arguments of ``wslessons echo``, and return what runs it."""
     add_address(parser, 8765)
@@ -56,6 +165,8 @@ def echo(parser: argparse.ArgumentParser) -> Run:
         help="serve by lesson 7's leaner protocol, without a task per connection",
     )
 
+    add_limits(parser, 2**20, [])
+
     def run(args: argparse.Namespace) -> int:
         from wslessons import serving
         from wslessons.echo import RAW_MAX_SIZE, echo, echo_raw
@@ -64,13 +175,13 @@ def echo(parser: argparse.ArgumentParser) -> Run:
         if args.fast:
             from wslessons.fast import Echo
 
-            options = {"raw": True, "max_size": RAW_MAX_SIZE} if args.raw else {}
-            start = Echo.serve(args.host, args.port, **options)
+            size = RAW_MAX_SIZE if args.raw else args.max_size
+            start = Echo.serve(args.host, args.port, raw=args.raw, max_size=size)
             asyncio.run(serving.run_until_stopped(start, args.host, args.port))
             return 0
         handler = echo_raw if args.raw else echo
         # Compressed, a message of a few bytes would be a megabyte to echo.
-        options: dict[str, Any] = {"compression": None, "heartbeat": serving.HEARTBEAT}
+        options = {"compression": None, "max_size": args.max_size, **connection_limits(args)}
         if args.raw:
             options |= {"max_size": RAW_MAX_SIZE, "compression": "deflate"}
         asyncio.run(serving.serve_until_stopped(handler, args.host, args.port, **options))
@@ -79,42 +190,10 @@ def echo(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {least:g} or more")
-        return value
-
-    return parse
-
-
-def _add_room_limits(parser: argparse.ArgumentParser) -> None:
-    """Give a command its ``--capacity`` and ``--rate``."""
-    parser.add_argument(
-        "--capacity",
-        type=_at_least(1, int),
-        default=256,
-        metavar="N",
-        help="events that each room keeps for slow readers and those who return (default: 256)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=_at_least(0, float),
-        default=0,
-        metavar="N",
-        help="messages a second from one connection; what comes faster waits, and is refused when"
-        " too much waits (default: 0, any)",
-    )
-
-
 def chat(parser: argparse.ArgumentParser) -> Run:
     """Give `parser` the arguments of ``wslessons chat``, and return what runs it."""
     add_address(parser, 8765)
-    _add_room_limits(parser)
+    add_limits(parser, 8192, CHAT)
     parser.add_argument(
         "--bus",
         default="memory:",
@@ -132,12 +211,12 @@ def chat(parser: argparse.ArgumentParser) -> Run:
 
         async def serve() -> None:
             async with from_url(args.bus) as bus:
-                server = ChatServer(capacity=args.capacity, rate=args.rate, bus=bus)
+                server = ChatServer(bus=bus, **chat_limits(args))
                 await serving.serve_until_stopped(
                     server.handler,
                     args.host,
                     args.port,
-                    heartbeat=serving.HEARTBEAT,
+                    **connection_limits(args),
                     **server.options,
                 )
 
@@ -181,13 +260,15 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
         help="servers of the broker, where it is started here (default: %(default)s)",
     )
     add_address(parser, 0)
-    _add_room_limits(parser)
+    add_limits(parser, 8192, CHAT)
 
     def run(args: argparse.Namespace) -> int:
         # Only here: what it imports would make every command start late.
         from wslessons.scaling.cluster import command
 
-        return command.run(args)
+        limits = {"max_connections": args.max_connections, "max_per_address": args.max_per_address}
+        limits["heartbeat"] = args.ping_interval, args.ping_timeout
+        return command.run(args, **limits, **chat_limits(args))
 
     return run
 

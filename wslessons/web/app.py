@@ -143,7 +143,8 @@ class WebChat:
         path = "/" if name is None else f"/rooms/{name}"
         if self.draining:
             return path, (HTTPStatus.SERVICE_UNAVAILABLE, "This server is about to stop.")
-        return path, self.chat.refusal(path)
+        host = request.client.host if request.client is not None else None
+        return path, self.chat.refusal(path, host)
 
     async def explain(self, request: Request) -> Response:
         """Say over HTTP what a WebSocket would be told: a page is not told why a handshake failed.

@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Self
+from typing import Any, Self
 
 from wslessons.errors import UserError
+from wslessons.limits import HEARTBEAT
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.bus import from_url
@@ -54,6 +55,10 @@ class Cluster:
         rate: the same.
         beat: seconds between the servers' signs of life; one that is killed counts as gone after
             three.
+        max_connections: of each server, see `wslessons.limits`.
+        max_per_address: the same.
+        heartbeat: as for `wslessons.serving.serve`.
+        chat: other arguments of `wslessons.chat.ChatServer`.
 
     Raises:
         UserError: `port` is too high for so many.
@@ -78,6 +83,10 @@ class Cluster:
         capacity: int = 256,
         rate: float = 0,
         beat: float = 2.0,
+        max_connections: int | None = None,
+        max_per_address: int = 0,
+        heartbeat: tuple[float, float] = HEARTBEAT,
+        **chat: Any,
     ) -> None:
         if port + servers - 1 > LAST_PORT:
             raise UserError(
@@ -90,7 +99,17 @@ class Cluster:
         self.bus_url = ""
         self._nodes, self._own = nodes, own
         self._configs = [
-            Config("", host, port and port + each, capacity, rate, beat) for each in range(servers)
+            Config(
+                bus="",
+                host=host,
+                port=port and port + each,
+                beat=beat,
+                chat={"capacity": capacity, "rate": rate, **chat},
+                max_connections=max_connections,
+                max_per_address=max_per_address,
+                heartbeat=heartbeat,
+            )
+            for each in range(servers)
         ]
         self.servers = [
             ServerProcess(number, config) for number, config in enumerate(self._configs, 1)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import sys
+from typing import Any
 
 from wslessons.errors import UserError
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
@@ -67,11 +68,12 @@ async def _all_ended(cluster: Cluster) -> None:
     raise UserError(f"all servers have ended{': ' if words else ''}{words}.")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, **limits: Any) -> int:
     """Run the cluster that the command line asks for, until it is stopped.
 
     Args:
         args: the words of the command line.
+        limits: those of `Cluster`, on its chats and their connections.
 
     Returns:
         The exit code.
@@ -85,8 +87,7 @@ def run(args: argparse.Namespace) -> int:
         nodes=args.nodes,
         host=args.host,
         port=args.port,
-        capacity=args.capacity,
-        rate=args.rate,
+        **limits,
     )
     asyncio.run(serve_until_stopped(cluster))
     return 0

@@ -6,6 +6,8 @@ once with `Ready` or `Failed`. The end of its pipe tells a server that the clust
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 __all__ = ["Answer", "Config", "Failed", "Ready", "Stats"]
@@ -17,9 +19,13 @@ class Config(msgspec.Struct):
     bus: str
     host: str
     port: int
-    capacity: int
-    rate: float
     beat: float
+    chat: dict[str, Any]
+    """Arguments of the `ChatServer`."""
+    max_connections: int | None
+    max_per_address: int
+    heartbeat: tuple[float, float]
+    """See `wslessons.serving.serve`."""
 
 
 class Ready(msgspec.Struct, tag="ready"):

@@ -23,6 +23,7 @@ from wslessons.chat.connection import LibraryConnection
 from wslessons.chat.server import ChatServer
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError
+from wslessons.limits import ConnectionLimit, raise_descriptors
 from wslessons.logs import fold_accept_errors, log_to
 from wslessons.scaling.bus import Bus, Event, from_url
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
@@ -110,10 +111,17 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
     # Without a broker there is nobody to give a sign of life to.
     options = {} if config.bus == "memory:" else {"beat": config.beat}
     async with from_url(config.bus, **options) as bus:
-        chat = ChatServer(capacity=config.capacity, rate=config.rate, bus=bus)
+        chat = ChatServer(bus=bus, **config.chat)
         meter = Meter(chat, bus)
         with serving.explained_bind_errors(config.host, config.port):
-            server = await serving.serve(meter.handler, config.host, config.port, **chat.options)
+            server = await serving.serve(
+                meter.handler,
+                config.host,
+                config.port,
+                heartbeat=config.heartbeat,
+                limit=ConnectionLimit(config.max_connections, config.max_per_address),
+                **chat.options,
+            )
         answer(Ready(serving.urls(server)[0]))
 
         async def tell() -> None:
@@ -158,4 +166,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     log_to(sys.stderr, logging.WARNING)
+    raise_descriptors()
     asyncio.run(main())

@@ -25,7 +25,7 @@ import msgspec
 
 from wslessons.chat.codecs import JsonCodec, Record, TextCodec
 from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, Missed, RoomEvent
-from wslessons.chat.room import IDS, ROSTER, Admission, Room
+from wslessons.chat.room import IDS, ROSTER, Admission, Room, memory
 from wslessons.errors import UserError
 from wslessons.scaling.bus import Bus, Event, Gap
 
@@ -191,7 +191,8 @@ class SharedRoom(Room):
         if isinstance(happened, Message):
             # It may have been repeated since, on another connection.
             origin = asked if isinstance(asked, str) else item.connection
-        self.fanout.send(SharedRecord(happened, origin, prev=item.prev))
+        size = memory(happened)
+        self.fanout.send(SharedRecord(happened, origin, prev=item.prev, size=size))
         if isinstance(happened, Left) and item.connection in self.members:
             # Others could not hear us, and took this one for gone.
             self._announce(Joined(self.members[item.connection]))
