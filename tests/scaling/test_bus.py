@@ -10,12 +10,15 @@ import itertools
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import redis.asyncio
 
+from wslessons import processes
 from wslessons.chat.channel import Channel
 from wslessons.errors import UserError
 from wslessons.link import Link
@@ -36,6 +39,7 @@ from wslessons.scaling.bus import (
 )
 from wslessons.scaling.bus.pubsub import PubSub
 from wslessons.scaling.bus.remote import Remote
+from wslessons.scaling.bus.transport import Transport, Unreachable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -612,6 +616,115 @@ async def test_a_stalled_link_is_noticed_in_bounded_time(kind: str, brokers: dic
         reader = bus.subscribe()
         bus.publish(Event("/", "again"))
         assert await texts(reader, 1) == ["again"]
+
+
+ELSEWHERE = """
+import asyncio, sys
+from wslessons.scaling.bus import Event, from_url
+
+async def main():
+    async with from_url(sys.argv[1]) as bus:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        for number in range(700):
+            bus.publish(Event("/", number))
+            await asyncio.sleep(0.004)
+        await bus.flush()
+        print("done", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+async def test_what_has_arrived_while_the_loop_was_held_up_is_not_lost(
+    kind: str, brokers: dict[str, Broker]
+):
+    """Seconds in which nothing is read cost no connection, and none of what was sent meanwhile."""
+    url = url_for(kind, {each: one.url for each, one in brokers.items()})
+    async with asyncio.timeout(50), from_url(url, keep=2000) as bus:
+        reader = bus.subscribe()
+        words = processes.guarded(sys.executable, "-c", ELSEWHERE, url)
+        other = await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert other.stdin is not None
+        assert other.stdout is not None
+        try:
+            assert await other.stdout.readline() == b"ready\n"
+            assert isinstance(bus, PubSub)
+            await until(lambda: bus._presence.peers)
+            other.stdin.write(b"\n")
+            await other.stdin.drain()
+            time.sleep(5)  # noqa: ASYNC251 -- that is the point
+            assert await other.stdout.readline() == b"done\n"
+            assert await texts(reader, 700) == [*range(700)]
+            assert bus.missed == 0
+            assert bus.status.state == "connected"
+        finally:
+            other.kill()
+            await other.communicate()
+
+
+@pytest.mark.parametrize("kind", ["streams"])
+async def test_a_broker_that_is_full_is_said_to_be_and_waited_for(kind: str):
+    """No storm of connections, no history driven out; and it goes on when there is room."""
+    async with asyncio.timeout(50), run_broker("redis", own=True) as own:
+        url = f"{own.url}?stream=c"
+        async with (
+            from_url(url, keep=64) as bus,
+            contextlib.aclosing(redis.asyncio.Redis.from_url(own.url)) as admin,
+        ):
+            for number in range(40):
+                bus.publish(Event("/", number))
+            reader = bus.subscribe()
+            assert await texts(reader, 40) == [*range(40)]
+
+            async def connections() -> int:
+                return (await admin.info("stats"))["total_connections_received"]
+
+            before = await connections()
+            await admin.config_set("maxmemory", "1")
+            bus.publish(Event("/", "late"))
+            await until(lambda: bus.status.why)
+            assert bus.status.state == "connected"
+            assert "maxmemory" in bus.status.why
+            await asyncio.sleep(2)
+            assert (await connections()) - before < 3
+            assert sum(isinstance(item, Event) for _, item in bus.items()) == 40
+            await admin.config_set("maxmemory", "0")
+            assert await texts(reader, 1) == ["late"]
+            await until(lambda: not bus.status.why)
+
+
+class Flapping(Transport):
+    """A connection that ends as soon as it is there."""
+
+    connections = 0
+
+    async def publish(self, data: bytes) -> None:
+        """Nobody listens."""
+
+    async def flush(self) -> None:
+        """Nothing is under way."""
+
+    async def _connect(self) -> None:
+        self.connections += 1
+
+    async def _serve(self) -> None:
+        raise Unreachable("so soon")
+
+    async def _disconnect(self) -> None:
+        pass
+
+
+async def test_a_connection_that_does_not_last_is_not_made_without_end():
+    """The waits grow, though each attempt succeeds."""
+    transport = Flapping("somebody")
+    async with asyncio.timeout(30), PubSub(transport):
+        await asyncio.sleep(2)
+        assert transport.connections < 40
 
 
 async def test_a_server_that_was_cut_off_is_down_and_then_up_again(brokers: dict[str, Broker]):

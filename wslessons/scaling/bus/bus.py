@@ -279,8 +279,9 @@ class Bus:
         return False
 
     def _set_status(self, status: Status) -> None:
-        if status != self.status:
-            self.status = status
+        before, self.status = self.status, status
+        # A broker that is away for long gives many reasons, which would drive out the events.
+        if status.state != before.state:
             self._put(status)
 
     def _begin_anew(self, epoch: str) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Event, Gap, decode, encode, join
+from wslessons.scaling.bus.items import Event, Gap, Status, decode, encode, join
 from wslessons.scaling.bus.remote import Outbox, Remote, Signal, logger
 from wslessons.scaling.bus.transport import LogTransport, Unreachable
 
@@ -30,7 +30,8 @@ BATCH = 500
 """Events in one entry of the log; below `PLACES` of the brokers that number entries only."""
 BATCH_BYTES = 2**18
 RETRY = 0.05
-"""Seconds before an entry is repeated that the broker did not take."""
+"""Seconds before an entry is repeated that the broker did not take, and each time twice as many."""
+LONGEST_RETRY = 0.5
 NODES = 10_000
 """Servers whose last sequence number is remembered."""
 
@@ -166,13 +167,21 @@ class Log(Remote):
     async def _append(self, group: str, batch: list[tuple[Event, bytes]]) -> None:
         data = join([data for _, data in batch])
         first, last = batch[0][0].seq, batch[-1][0].seq
+        delay = RETRY
         while True:
             try:
                 await self._log.append(group, data, f"{self.node}:{first}-{last}", len(batch), last)
-                return
+                break
             except Unreachable as exc:
-                logger.debug("not in the log yet: %s", exc)
-                await asyncio.sleep(RETRY)
+                if delay > RETRY and self.status == Status("connected"):
+                    # It is there, and takes nothing: it may be full.
+                    logger.warning("%s does not take events: %s", self._log.label, exc)
+                    self._set_status(Status("connected", str(exc)))
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LONGEST_RETRY)
+        if self.status.state == "connected" and self.status.why:
+            logger.warning("%s takes events again", self._log.label)
+            self._set_status(Status("connected"))
 
     async def _send_beside(self) -> None:
         while True:

@@ -31,6 +31,7 @@ from wslessons.scaling.bus.transport import (
     Unreachable,
     close_quietly,
     first_to_end,
+    in_time,
 )
 from wslessons.scaling.bus.url import Address
 
@@ -111,7 +112,7 @@ class Channels(Transport):
         error: Exception = TimeoutError()
         for host, port in await self._primaries():
             self._primary = (host, port)
-            self._client = client = self._new_client(LOST_AFTER)
+            self._client = client = self._new_client()
             try:
                 await self._prepare(client)
                 return
@@ -136,7 +137,7 @@ class Channels(Transport):
             for each in sentinel.sentinels:
                 await each.aclose()
 
-    def _new_client(self, timeout: float) -> Redis:
+    def _new_client(self) -> Redis:
         host, port = self._primary
         client = Redis(
             host=host,
@@ -144,7 +145,8 @@ class Channels(Transport):
             db=self._database,
             username=self._address.user or None,
             password=self._address.password or None,
-            socket_timeout=timeout,
+            # Ours is `in_time`: theirs runs out when the loop was held up, whatever has arrived.
+            socket_timeout=None,
             socket_connect_timeout=LOST_AFTER,
             retry=_no_retry(),
         )
@@ -154,13 +156,13 @@ class Channels(Transport):
     async def _prepare(self, client: Redis) -> None:
         if (await self._role(client)) != b"master":
             raise errors.ConnectionError("it is a replica, not the primary")
-        self._pubsub = self._new_client(LOST_AFTER).pubsub()
-        await self._pubsub.subscribe(self.channel)
+        self._pubsub = self._new_client().pubsub()
+        await in_time(self._pubsub.subscribe(self.channel))
         # The answer: from now on we get everything.
         await self._pubsub.get_message(timeout=LOST_AFTER)
 
     async def _role(self, client: Redis) -> Any:
-        return (await client.execute_command("ROLE"))[0]
+        return (await in_time(client.execute_command("ROLE")))[0]
 
     async def _serve(self) -> None:
         try:
@@ -171,19 +173,25 @@ class Channels(Transport):
     async def _listen(self) -> None:
         pubsub, loop = self._pubsub, asyncio.get_running_loop()
         assert pubsub is not None
-        answered = asked = loop.time()
+        asked, silent = loop.time(), 0
         while True:
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=CHECK)
-            now = loop.time()
-            if message is not None:
-                answered = now
-                if message["type"] == "message":
-                    self.host.on_message(message["data"])
-            if now - answered > CHECK + LOST_AFTER:
+            if await self._take_message(pubsub, CHECK):
+                silent = 0
+            elif silent * CHECK >= LOST_AFTER:
+                # So many waits, and not the time: the loop may have been held up meanwhile.
                 raise Unreachable("it does not answer in time")
-            if now - asked > CHECK:
-                asked = now
+            else:
+                silent += 1
+            if loop.time() - asked > CHECK:
+                asked = loop.time()
                 await pubsub.ping()
+
+    async def _take_message(self, pubsub: PubSub, timeout: float) -> bool:  # noqa: ASYNC109
+        """Take the next message, or the answer to a ping; return whether one came in time."""
+        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout)
+        if message is not None and message["type"] == "message":
+            self.host.on_message(message["data"])
+        return message is not None
 
     async def _watch(self) -> None:
         """Ask again and again whether the primary is there, and is still the primary."""
@@ -192,22 +200,35 @@ class Channels(Transport):
             await asyncio.sleep(CHECK)
             if (await self._role(self._client)) != b"master":
                 raise Unreachable("it is a replica now")
-            if self._service and self._primary not in await self._primaries():
+            try:
+                primaries = await self._primaries() if self._service else [self._primary]
+            except Unreachable:
+                continue  # Sentinels that are away are no reason to leave a primary.
+            if self._primary not in primaries:
                 raise Unreachable("another server is the primary now")
 
     async def _disconnect(self) -> None:
         self._client = None
-        pubsub = [self._pubsub] if self._pubsub is not None else []
-        await close_quietly(*(each.aclose for each in [*pubsub, *self._clients]))
+        closing = [each.aclose for each in self._clients]
+        if self._pubsub is not None:
+            closing = [self._drain, self._pubsub.aclose, *closing]
+        await close_quietly(*closing)
         self._pubsub, self._clients = None, []
+
+    async def _drain(self) -> None:
+        """Take what has arrived already: it need not be lost with the connection."""
+        while self._pubsub is not None and await self._take_message(self._pubsub, 0.05):
+            pass
 
     async def _do(self, command: Callable[[Redis], Awaitable[Any]]) -> Any:
         self._check_connected()
         assert self._client is not None
         try:
-            return await command(self._client)
+            return await in_time(command(self._client))
         except (errors.RedisError, OSError) as exc:
-            self._broken.set()
+            # An answer that says no, as of a server that is full, comes from one that is there.
+            if not isinstance(exc, errors.ResponseError) or isinstance(exc, errors.ReadOnlyError):
+                self._broken.set()
             raise Unreachable(_explain(exc)) from exc
 
 
@@ -242,9 +263,8 @@ class Streams(Channels, LogTransport):
         await super()._prepare(client)
         self._append = client.register_script(APPEND)
         try:
-            epoch, number, before = await client.register_script(OPEN)(
-                self._keys, [secrets.token_hex(8), self._epoch, self._number, self._entry]
-            )
+            known = [secrets.token_hex(8), self._epoch, self._number, self._entry]
+            epoch, number, before = await in_time(client.register_script(OPEN)(self._keys, known))
         except errors.ResponseError as exc:
             raise UserError(f"{self.label} can't keep the stream {self._stream}: {exc}.") from None
         epoch = epoch.decode()
@@ -259,14 +279,14 @@ class Streams(Channels, LogTransport):
 
     async def _number_before(self, client: Redis, number: int) -> int:
         """Return the number after which to begin, to read the last `history` entries."""
-        entries: Any = await client.xrevrange(self._stream, count=self.history)
+        entries: Any = await in_time(client.xrevrange(self._stream, count=self.history))
         if not entries:
             return number
         id, fields = entries[-1]
         return int(id.partition(b"-")[0]) - int(fields[b"n"])
 
     async def _serve(self) -> None:
-        reader = self._new_client(CHECK + LOST_AFTER)
+        reader = self._new_client()
         try:
             await first_to_end(super()._serve(), self._read(reader))
         except (errors.RedisError, OSError) as exc:
@@ -274,9 +294,8 @@ class Streams(Channels, LogTransport):
 
     async def _read(self, client: Redis) -> None:
         while True:
-            answer: Any = await client.xread(
-                {self._stream: f"{self._number}-0"}, count=COUNT, block=int(CHECK * 1000)
-            )
+            wanted: Any = {self._stream: f"{self._number}-0"}
+            answer: Any = await in_time(client.xread(wanted, COUNT, int(CHECK * 1000)))
             for _, entries in answer or []:
                 for id, fields in entries:
                     if fields[b"e"].decode() != self._epoch:

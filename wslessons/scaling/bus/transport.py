@@ -12,8 +12,8 @@ import contextlib
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Protocol, TypeVar
 
 from wslessons.errors import UserError
 
@@ -29,10 +29,13 @@ __all__ = [
     "cancel_and_wait",
     "close_quietly",
     "first_to_end",
+    "in_time",
     "run_isolated",
 ]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHECK = 1.0
 """Seconds between two questions whether the broker is still there."""
@@ -42,6 +45,9 @@ CONNECT_TIME = 10.0
 """Seconds for one attempt to connect, with whatever has to be created there."""
 LONGEST_DELAY = 2.0
 """Most seconds between two attempts to come back; the first come within a tenth."""
+STABLE = 5.0
+"""Seconds that a connection must have lasted, for the attempts after it to begin with short waits
+again."""
 PLACES = 1000
 """Numbers that an entry has for its events, with a broker that numbers entries and not events."""
 
@@ -189,8 +195,9 @@ class Transport(ABC):
         await run_isolated(self._connect(), CONNECT_TIME)
 
     async def _keep(self) -> None:
+        loop, delays = asyncio.get_running_loop(), _delays()
         while True:
-            why = "the connection ended"
+            why, begun = "the connection ended", loop.time()
             try:
                 await run_isolated(first_to_end(self._serve(), self._broken.wait()))
             except Unreachable as exc:
@@ -198,7 +205,9 @@ class Transport(ABC):
             self._connected = False
             logger.info("lost %s: %s", self.label, why)
             self.host.on_lost(why)
-            for delay in _delays():
+            if loop.time() > begun + STABLE:
+                delays = _delays()
+            for delay in delays:
                 await self._disconnect()
                 await asyncio.sleep(delay)
                 try:
@@ -290,7 +299,7 @@ async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None 
     """
     task = asyncio.create_task(work)
     try:
-        await asyncio.wait([task], timeout=seconds)
+        await wait_for_end(task, seconds)
     finally:
         await cancel_and_wait(task)
     if task.cancelled():
@@ -301,6 +310,39 @@ async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None 
     if error is not None:
         logger.debug("unexpected", exc_info=error)
         raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+
+async def in_time(call: Awaitable[T]) -> T:
+    """Return what a client's call returns.
+
+    Args:
+        call: it, not awaited yet.
+
+    Raises:
+        TimeoutError: the broker did not answer within `LOST_AFTER`.
+    """
+
+    async def work() -> T:
+        return await call
+
+    task = asyncio.create_task(work())
+    try:
+        await wait_for_end(task, LOST_AFTER)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        await cancel_and_wait(task)
+
+
+async def wait_for_end(task: asyncio.Task[Any], seconds: float | None) -> None:
+    """Wait until a task has ended, for ever or for so many seconds.
+
+    In two halves: after a time in which the loop itself was held up, what has arrived meanwhile is
+    taken in before the time counts as over.
+    """
+    for _ in range(2):
+        await asyncio.wait([task], timeout=None if seconds is None else seconds / 2)
 
 
 async def close_quietly(
