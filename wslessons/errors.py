@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from types import ModuleType
 
-__all__ = ["UserError", "need"]
+__all__ = ["UserError", "need", "print_line"]
 
 
 class UserError(Exception):
@@ -38,3 +40,23 @@ def need(module: str, extra: str) -> ModuleType:
         raise UserError(
             f"{module} is not installed: get it with pip install 'wslessons[{extra}]'."
         ) from None
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard output, at once.
+
+    Args:
+        text: the line, without its end.
+
+    Raises:
+        UserError: standard output is closed, full, or a pipe whose reader has gone.
+    """
+    if sys.stdout is None:
+        raise UserError("standard output is closed: give the command a terminal, a file or a pipe.")
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        # Python would complain once more when it flushes what is left at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        why = (exc.strerror or str(exc)).lower()
+        raise UserError(f"standard output can't be written to: {why}.") from None

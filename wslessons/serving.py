@@ -23,7 +23,7 @@ import websockets
 from websockets import ConnectionClosed, Request, Server, ServerConnection
 from websockets.frames import CloseCode
 
-from wslessons.errors import UserError
+from wslessons.errors import UserError, print_line
 from wslessons.fast import FastConnection
 from wslessons.logs import Folded, fold_accept_errors, one_line
 
@@ -459,7 +459,7 @@ async def run_until_stopped(
             with explained_bind_errors(host, port):
                 server = await stack.enter_async_context(serving)
             for url in urls(server):
-                print(url, flush=True)
+                print_line(url)
             await stop.wait()
 
 

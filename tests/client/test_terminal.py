@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -536,6 +537,65 @@ async def test_errors_are_one_sentence_and_exit_code_1():
 
 
 @on_a_terminal
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full device is Linux's own")
+@pytest.mark.parametrize(
+    ("redirected", "why"),
+    [(">/dev/full", "no space left on device"), (">&-", "is closed"), ("| true", "broken pipe")],
+)
+async def test_output_that_nobody_can_read_is_a_sentence(redirected: str, why: str):
+    """A full disk, a closed stdout or a reader that has gone ends it with 1, one line says why."""
+    async with asyncio.timeout(50), chat_server() as (_, url), ChatClient(url, "alice") as alice:
+        command = f"{sys.executable} -m wslessons client {url} --name bob {redirected}"
+        process = await asyncio.create_subprocess_shell(
+            f"set -o pipefail; {command}",
+            executable="/bin/bash",
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await until(alice, Left("bob"))
+        _, notes = await process.communicate()
+        assert process.returncode == 1
+        *told, last = notes.decode().splitlines()
+        assert all(line.startswith("* ") for line in told)
+        assert last.startswith("wslessons: standard output")
+        assert why in last
+
+
+READY = """
+import sys
+from wslessons.__main__ import main
+print("ready", flush=True)
+sys.argv[1:] = ["client", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for others")
+@pytest.mark.parametrize("delay", [0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0])
+async def test_ctrl_c_at_any_moment_is_one_sentence_at_most(delay: float):
+    """While modules are imported, while it connects, talks, or waits to come back: no traceback."""
+    async with asyncio.timeout(60), chat_server() as (_, url), Link(url) as link:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", READY, link.url, "--name", "bob", "--json"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        # The interpreter's own start is not ours to keep quiet.
+        await process.stdout.readuntil(b"ready")
+        cutting = asyncio.get_running_loop().call_later(0.9, link.cut)
+        await asyncio.sleep(delay)
+        with contextlib.suppress(ProcessLookupError):  # it may have given up by then
+            process.send_signal(signal.SIGINT)
+        _, notes = await process.communicate()
+        cutting.cancel()
+        said = [line for line in notes.decode().splitlines() if not line.startswith("* ")]
+        assert "Traceback" not in notes.decode()
+        assert len(said) <= 1
+        assert process.returncode in (0, 1, 130, -signal.SIGINT)
+
+
 async def test_terminal_without_prompt_toolkit_is_told_what_to_install():
     """The extra is needed for typing only; a pipe and a script do without."""
     import pexpect

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from wslessons import __version__
 from wslessons.cli import serve
 from wslessons.errors import UserError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "interruptible", "main"]
 
 OLDEST_PYTHON = (3, 11)
 
@@ -101,6 +103,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def interruptible() -> Generator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` while the block runs, if `__main__` has put that off."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -114,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words or ["lab"])
     try:
-        return args.run(args)
+        with interruptible():
+            return args.run(args)
     except UserError as exc:
         print(f"wslessons: {exc}", file=sys.stderr)
         return exc.exit_code

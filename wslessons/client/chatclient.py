@@ -83,6 +83,8 @@ class ChatClient:
         self._close_timeout: float | None = self._connections.options["close_timeout"]
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._unproven = False
+        """Whether lines were written to this connection that nobody acknowledges."""
 
     def _check_entered(self) -> None:
         if self._task is None:
@@ -195,10 +197,14 @@ class ChatClient:
         if self._task is None:
             return True
         arrived = True
-        if self._connection is not None:
-            if self._session is not self._json:
-                arrived = await self._ping(self._connection)
-            await shut(self._connection, code, reason, self._close_timeout)
+        if (connection := self._connection) is not None:
+            bound = self._close_timeout
+            began = asyncio.get_running_loop().time()
+            if self._unproven:
+                arrived = await self._answers(connection, bound)
+            if bound is not None:
+                bound = max(0.0, began + bound - asyncio.get_running_loop().time())
+            await shut(connection, code, reason, bound)
             # What came before the reply is still to be received.
             await asyncio.wait([self._task], timeout=self._close_timeout)
         self._task.cancel()
@@ -208,11 +214,12 @@ class ChatClient:
             self._task.exception()
         return arrived
 
-    async def _ping(self, connection: ClientConnection) -> bool:
+    async def _answers(self, connection: ClientConnection, bound: float | None) -> bool:
         """Wait until the other side has what was written, where nothing acknowledges it.
 
         Args:
             connection: one in plain text.
+            bound: seconds to wait.
 
         Returns:
             Whether it answered in time.
@@ -221,7 +228,7 @@ class ChatClient:
         it would have said to those lines is lost.
         """
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(self._close_timeout):
+            async with asyncio.timeout(bound):
                 await (await connection.ping())
                 return True
         return False
@@ -252,7 +259,7 @@ class ChatClient:
                 self._inbox.put(Missed(None, 0))
         self._outbox.rewind()
         welcomed = asyncio.Event()
-        self._connection = connection
+        self._connection, self._unproven = connection, False
         try:
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(self._write(connection, welcomed))
@@ -268,7 +275,8 @@ class ChatClient:
         while True:
             try:
                 data = await connection.recv()
-            except ConnectionClosed:
+            except ConnectionClosed as exc:
+                self._connections.ended(exc)
                 return
             before = (self._json.offset, self._json.epoch)
             for event in self._session.receive(data):
@@ -306,6 +314,7 @@ class ChatClient:
                 out = await self._outbox.next()
                 await connection.send(session.say(out), text=True)
                 if session is not self._json:
+                    self._unproven = True
                     self._outbox.confirm(out.id, None)
         except ConnectionClosed:
             pass  # The reader notices as well, and first takes what had arrived.

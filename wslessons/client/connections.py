@@ -7,7 +7,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
-from websockets import ClientConnection, connect
+from websockets import ClientConnection, ConnectionClosed, connect
+from websockets.client import ClientProtocol
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.protocol import State
 from websockets.proxy import get_proxy
 
 from wslessons.client import retry
@@ -22,6 +25,45 @@ Delays = Callable[[], Generator[float]]
 DEFAULTS = {"compression": None, "max_size": 2**16, "open_timeout": 10, "close_timeout": 2}
 """Options of `connect` that are different here: short lines gain nothing from compression, and no
 message of a chat is larger."""
+BROKEN = {
+    CloseCode.PROTOCOL_ERROR: "broke the protocol",
+    CloseCode.INVALID_DATA: "sent what is no text",
+    CloseCode.MESSAGE_TOO_BIG: "sent a message that is too big",
+}
+"""What a server has done when we are the first to close with such a code; it would do it again."""
+
+
+class BoundedConnection(ClientConnection):
+    """A client connection on which a flood of pings takes no memory.
+
+    The library answers each ping, also to a server that reads none of the answers. Here, while
+    what was sent waits to be read, only the newest ping is kept, and answered when that is over, as
+    RFC 6455, section 5.5.3, allows.
+
+    It relies on `Protocol.send_frame` being what answers a ping; `tests/client/test_hostile.py`
+    holds that.
+    """
+
+    def __init__(self, protocol: ClientProtocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
+        self._newest_pong: Frame | None = None
+        send_frame = protocol.send_frame
+
+        def send_or_keep(frame: Frame) -> None:
+            if frame.opcode is Opcode.PONG and self.paused:
+                self._newest_pong = frame
+            else:
+                send_frame(frame)
+
+        protocol.send_frame = send_or_keep
+
+    def resume_writing(self) -> None:
+        """Answer the newest ping (asyncio's callback)."""
+        super().resume_writing()
+        pong, self._newest_pong = self._newest_pong, None
+        if pong is not None and self.protocol.state is State.OPEN:
+            self.protocol.send_frame(pong)
+            self.send_data()
 
 
 class Connections:
@@ -54,7 +96,9 @@ class Connections:
         self.url = url
         # A proxy that the system may have has no business on loopback.
         proxy = {"proxy": None} if retry.is_loopback(self._uri.host) else {}
-        self.options: dict[str, Any] = DEFAULTS | proxy | options
+        self.options: dict[str, Any] = (
+            DEFAULTS | {"create_connection": BoundedConnection} | proxy | options
+        )
         self.stopped = False
         """Set it for the connection there is to be the last."""
         self.was_in = asyncio.Event()
@@ -70,6 +114,7 @@ class Connections:
         self._retry_after = 0.0
         self._let_in = False
         self._gave_up = ""
+        self._failed = False
 
     def let_in(self) -> None:
         """Take note that the newest connection serves its purpose."""
@@ -85,6 +130,21 @@ class Connections:
         """
         self._gave_up = why
 
+    def ended(self, exc: ConnectionClosed) -> None:
+        """Take note of how the newest connection has ended.
+
+        Args:
+            exc: what `recv` raised.
+        """
+        sent = exc.sent
+        if sent is not None and sent.code in BROKEN and not exc.rcvd_then_sent:
+            if not self._gave_up:
+                self._gave_up = f"{BROKEN[CloseCode(sent.code)]}: {printable(sent.reason)}"
+                self._failed = True
+            self._end = sent
+        else:
+            self._end = exc.rcvd or Close(1006, "")
+
     async def __aiter__(self) -> AsyncGenerator[ClientConnection]:
         loop = asyncio.get_running_loop()
         connections = aiter(
@@ -99,12 +159,13 @@ class Connections:
             async for connection in connections:
                 response, began = connection.response, loop.time()
                 assert response is not None
-                self._let_in, self._gave_up = False, ""
+                self._let_in, self._gave_up, self._failed = False, "", False
+                self._end = Close(1006, "")
                 self._report(
                     Connected(response.status_code, response.reason_phrase, connection.subprotocol)
                 )
                 yield connection
-                if self._is_over(connection.close_code or 1006, connection.close_reason or ""):
+                if self._is_over(self._end.code, self._end.reason):
                     return
                 if loop.time() - began > self._stable:
                     self._delays = self._reconnect_delays()
@@ -131,8 +192,11 @@ class Connections:
         if self.stopped:
             return True
         if self._gave_up:
-            # The code is our own, come back as an echo; it is not what the server thinks of us.
-            self._count_failure(UserError(f"the server {self._gave_up}."))
+            # The code is our own; it is not what the server thinks of us.
+            error = UserError(f"the server {self._gave_up}.")
+            if self._failed:
+                raise error
+            self._count_failure(error)
             return False
         says = f"{code} ({printable(reason)})" if reason else str(code)
         if not self.was_in.is_set():

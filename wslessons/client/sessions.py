@@ -28,6 +28,9 @@ from wslessons.client.outbox import Outbox, Outgoing, Refused
 
 __all__ = ["JsonSession", "TextSession"]
 
+KEPT = 1024
+"""Numbers of early acknowledgements that are remembered at most."""
+
 
 class JsonSession:
     """`chat.v1+json`: knows its place in the room's log, so it can resume there.
@@ -93,13 +96,15 @@ class JsonSession:
                 yield event
 
     def _take_ack(self, ack: Ack) -> None:
+        ours = ack.id in self._outbox
         self._outbox.confirm(ack.id, ack)
         offset = self.offset or 0
         if _before(ack) <= offset < ack.offset:
             self.offset = ack.offset
-        elif ack.offset > offset:
+        elif ours and ack.offset > offset and len(self._acknowledged_early) < KEPT:
             # The answer to a repeat does not come through the log and may overtake it; then the
-            # message itself follows, and is still ours.
+            # message itself follows, and is still ours. (The server decides how many it sends:
+            # of an id that is none of ours nothing is remembered.)
             self._acknowledged_early.add(ack.offset)
 
     def _in_order(self, event: RoomEvent) -> Iterator[Event]:

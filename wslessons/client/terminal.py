@@ -26,7 +26,7 @@ from wslessons.client.inbox import Connected, Disconnected, Event, Notice, Retry
 from wslessons.client.outbox import ChatClosed
 from wslessons.client.retry import full_jitter
 from wslessons.client.stdin import piped_lines
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError, need, print_line
 
 __all__ = ["add_arguments", "render", "run", "visible"]
 
@@ -148,7 +148,7 @@ class Talk:
             if line := status(event):
                 self._note(line)
             elif line := render(event):
-                print(line, flush=True)
+                print_line(line)
             if isinstance(event, Disconnected):
                 self._ending = event.code
             elif isinstance(event, Error) and event.code == RATE and not self._interactive:
@@ -251,7 +251,11 @@ async def talk(url: str, name: str, *, json: bool) -> None:
                 stack.enter_context(shell.patch_stdout())
 
             def note(line: str) -> None:
-                print(f"* {line}", flush=True, file=None if interactive else sys.stderr)
+                if interactive:
+                    print(f"* {line}", flush=True)
+                elif sys.stderr is not None:
+                    with contextlib.suppress(OSError):  # Nobody is left to be told.
+                        print(f"* {line}", flush=True, file=sys.stderr)
 
             lines = typed_lines() if interactive else piped_lines()
             async with contextlib.aclosing(lines):
@@ -282,10 +286,5 @@ def run(args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        asyncio.run(talk(args.url, _whole(args.name or login_name()), json=args.json))
-    except BrokenPipeError:
-        # Whoever read our lines is gone; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    asyncio.run(talk(args.url, _whole(args.name or login_name()), json=args.json))
     return 0

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urljoin
 
 from wslessons.cli.serve import port_number
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError, need, print_line
 from wslessons.lab.lessons import copy_missing, find, work_folder
 from wslessons.lab.outputs import drop_widget_views
 
@@ -92,7 +92,7 @@ def _serve(args: argparse.Namespace) -> int:
     address = f"{urljoin(server.connection_url, server.default_url)}?{urlencode({'token': token})}"
 
     def announce() -> None:
-        print(address, flush=True)
+        print_line(address)
         print("Press Ctrl-C to stop JupyterLab and its kernels.", file=sys.stderr)
 
     # Jupyter listens only when its loop runs, by a callback that is ahead of this one.

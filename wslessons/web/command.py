@@ -11,7 +11,7 @@ from typing import Any
 
 from wslessons import asgi
 from wslessons.chat import ChatServer
-from wslessons.errors import UserError
+from wslessons.errors import UserError, print_line
 from wslessons.logs import fold_accept_errors
 from wslessons.serving import stop_event
 from wslessons.web.app import OPTIONS, application, named
@@ -89,7 +89,7 @@ async def serve_until_stopped(
     with stop_event() as stop, fold_accept_errors():
         server = await asgi.start(app, host, port, **settings)
         try:
-            print(server.url, flush=True)
+            print_line(server.url)
             await stop.wait()
             # It still accepts meanwhile: a balancer's check is told 503, and so is who would enter.
             await app.state.web.drain(drain)

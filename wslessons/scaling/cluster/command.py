@@ -8,7 +8,7 @@ import contextlib
 import sys
 from typing import Any
 
-from wslessons.errors import UserError
+from wslessons.errors import UserError, print_line
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster import Cluster
 from wslessons.scaling.cluster.table import Display
@@ -38,7 +38,7 @@ async def serve_until_stopped(cluster: Cluster) -> None:
                 return
             starting.result()
             for url in cluster.urls:
-                print(url, flush=True)
+                print_line(url)
             await first_to_end(_until(stop), _watch(cluster), _all_ended(cluster))
         finally:
             # Once: it has things to put away, and another cancellation would keep it from that.
