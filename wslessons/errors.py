@@ -26,22 +26,6 @@ class UserError(Exception):
         return [f"wslessons: {self}"]
 
 
-def need(module: str, extra: str) -> ModuleType:
-    """Import `module`, or raise a `UserError` that names the extra that brings it.
-
-    >>> need("json", "lab").__name__
-    'json'
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        if exc.name != module.partition(".")[0] and exc.name != module:
-            raise
-        raise UserError(
-            f"{module} is not installed: get it with pip install 'wslessons[{extra}]'."
-        ) from None
-
-
 def print_line(text: str) -> None:
     """Print a line on standard output, at once.
 
@@ -60,3 +44,19 @@ def print_line(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         why = (exc.strerror or str(exc)).lower()
         raise UserError(f"standard output can't be written to: {why}.") from None
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import `module`, or raise a `UserError` that names the extra that brings it.
+
+    >>> need("json", "lab").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        if exc.name != module.partition(".")[0] and exc.name != module:
+            raise
+        raise UserError(
+            f"{module} is not installed: get it with pip install 'wslessons[{extra}]'."
+        ) from None
