@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from wslessons.errors import UserError, need
+from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit
 from wslessons.serving import explained_bind_errors, host_port
 
 for _module in ("httptools", "uvicorn"):
@@ -24,13 +25,21 @@ for _module in ("httptools", "uvicorn"):
 # Only after the sentence above.
 import uvicorn  # noqa: E402
 
-from wslessons.guard.http import HttpConnection  # noqa: E402
+from wslessons.guard.http import REQUEST_TIMEOUT, HttpConnection  # noqa: E402
 from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
 
 __all__ = ["GRACE", "AppServer", "serve", "start"]
 
 GRACE = 1
 """Seconds that requests in flight have to end by themselves when the server stops."""
+
+
+class _Config(uvicorn.Config):
+    """uvicorn's settings, and what ours has beyond them."""
+
+    def __init__(self, app: Any, limit: ConnectionLimit, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.limit = limit
 
 
 class _Uvicorn(uvicorn.Server):
@@ -46,8 +55,25 @@ class _Uvicorn(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell those who wait for it."""
-        await super().startup(sockets)
+        """Start, with an end to every TLS handshake, and tell those who wait for it."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise UserError("the application failed to start; its error is in the log.")
+        config, loop = self.config, asyncio.get_running_loop()
+        connection: Any = config.http_protocol_class
+        state = self.lifespan.state
+
+        def accept() -> asyncio.Protocol:
+            return connection(config=config, server_state=self.server_state, app_state=state)
+
+        tls: dict[str, Any] = {}
+        if config.ssl:
+            tls = {"ssl": config.ssl, "ssl_handshake_timeout": REQUEST_TIMEOUT}
+        self.servers = [
+            await loop.create_server(accept, sock=sock, backlog=config.backlog, **tls)
+            for sock in sockets or []
+        ]
+        self.started = True
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -56,13 +82,6 @@ class _Uvicorn(uvicorn.Server):
         if hang_up := getattr(state, "hang_up", None):
             hang_up()
         await super().shutdown(sockets)
-
-    async def run_as_guest(self, sock: socket.socket) -> None:
-        """Serve until told to stop; a failed start is an error and not the process's end."""
-        try:
-            await self.serve([sock])
-        except SystemExit:
-            raise UserError("the application failed to start; its error is in the log.") from None
 
 
 class AppServer:
@@ -77,7 +96,7 @@ class AppServer:
         address, s = host_port(sock.getsockname()), "s" if server.config.is_ssl else ""
         self.url, self.ws_url = f"http{s}://{address}", f"ws{s}://{address}"
         self._server = server
-        self._task = asyncio.create_task(server.run_as_guest(sock), name=f"app at {address}")
+        self._task = asyncio.create_task(server.serve([sock]), name=f"app at {address}")
 
     @property
     def connections(self) -> set[Any]:
@@ -127,6 +146,9 @@ async def start(
     app: Any,
     host: str = "127.0.0.1",
     port: int = 0,
+    *,
+    max_connections: int | None = None,
+    max_per_address: int = MAX_PER_ADDRESS,
     **options: Any,
 ) -> AppServer:
     """Start serving `app` and return once it accepts connections.
@@ -136,6 +158,8 @@ async def start(
             called when the server stops, before it waits for responses to end.
         host: the address to bind; only this machine can connect unless you say otherwise.
         port: the TCP port; 0 takes a free one.
+        max_connections: in all, of either kind; see `ConnectionLimit`.
+        max_per_address: from one address, other than this machine's; 0 for any number.
         options: whatever else `uvicorn.Config` takes.
 
     Raises:
@@ -157,7 +181,8 @@ async def start(
     }
     with explained_bind_errors(host, port):
         sock = await _bind(host, port)
-    server = AppServer(_Uvicorn(uvicorn.Config(app, **options)), sock)
+    limit = ConnectionLimit(max_connections, max_per_address)
+    server = AppServer(_Uvicorn(_Config(app, limit, **options)), sock)
     try:
         await server.started()
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from raw import dial
 from starlette.applications import Starlette
 from webs import serving
+from websockets import InvalidStatus
 
 from wslessons import guard, web
 from wslessons.errors import UserError
@@ -92,6 +94,24 @@ async def test_a_named_proxy_is_believed(caplog: pytest.LogCaptureFixture) -> No
     assert any(line.startswith("6.6.6.6") and "GET /healthz" in line for line in lines)
     assert any("ann joined / from 6.6.6.6" in line for line in lines)
     assert "1.1.1.1" not in caplog.text
+
+
+async def test_behind_a_proxy_each_client_is_counted_by_its_own_address() -> None:
+    """Whoever has too many WebSockets is told so with 429; others come in, and so do proxies."""
+    async with serving(proxies=["127.0.0.1"], max_per_address=2) as served:
+
+        def behind(told: str) -> Any:
+            return served.connect(additional_headers={"X-Forwarded-For": told})
+
+        async with behind("6.6.6.6"), behind("6.6.6.6"), behind("7.7.7.7"):
+            with pytest.raises(InvalidStatus) as refused:
+                await behind("6.6.6.6")
+            assert refused.value.response.status_code == 429
+            assert refused.value.response.body == (
+                b"Too many connections from 6.6.6.6: try again later.\n"
+            )
+        async with behind("6.6.6.6"):
+            pass
 
 
 @pytest.mark.parametrize("path", ["/rooms", "/metrics"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import trustme
 from raw import UPGRADE, dial, frame
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,7 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from webs import until
 
-from wslessons import asgi
+from wslessons import asgi, limits
 from wslessons.guard import http
 
 SHORT = 0.3
@@ -284,3 +286,93 @@ async def test_an_upgrade_to_something_else_is_an_ordinary_request(site: Site) -
         assert b" 200 OK" in await client.reader.readuntil(b"hello")
         client.send("GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
         assert b" 200 OK" in await client.rest()
+
+
+# How many.
+
+
+def answers(raw: bytes) -> bytes:
+    """Return the first line of a response."""
+    return raw.partition(b"\r\n")[0]
+
+
+async def test_one_too_many_is_told_so(site: Site) -> None:
+    """503 before any request is read; who leaves makes room; a WebSocket keeps its place."""
+    async with (
+        asgi.serve(site.app, max_connections=2) as server,
+        dial(server.url) as first,
+        dial(server.url) as second,
+    ):
+        assert answers(await first.handshake()) == b"HTTP/1.1 101 Switching Protocols"
+        second.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        await second.reader.readuntil(b"hello")
+        async with dial(server.url) as third:
+            refused = await third.rest()
+        assert answers(refused) == b"HTTP/1.1 503 Service Unavailable"
+        assert refused.endswith(b"Too many connections: try again later.\n")
+        # The one inside is served as before.
+        first.send(frame(1, b"still here"))
+        assert await first.frame() == (1, b"still here")
+        first.send(frame(8))
+        await first.rest()
+        await until(lambda: len(server.connections) == 1)
+        async with dial(server.url) as fourth:
+            assert answers(await fourth.handshake()) == b"HTTP/1.1 101 Switching Protocols"
+
+
+async def test_too_many_from_one_address(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 for that one, also while there is room for others."""
+    monkeypatch.setattr(limits, "_key", lambda host: host)
+    async with (
+        asgi.serve(site.app, max_per_address=1) as server,
+        dial(server.url) as first,
+        dial(server.url) as second,
+    ):
+        assert answers(await second.rest()) == b"HTTP/1.1 429 Too Many Requests"
+        first.send("GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        assert answers(await first.rest()) == b"HTTP/1.1 200 OK"
+        await until(lambda: not server.connections)
+        async with dial(server.url) as third:
+            third.send("GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            assert answers(await third.rest()) == b"HTTP/1.1 200 OK"
+
+
+async def test_a_crowd_in_front_of_a_full_server_costs_it_nothing(site: Site) -> None:
+    """Of hundreds some are told why; none stays, and there is room again at once."""
+    async with asgi.serve(site.app, max_connections=1) as server, dial(server.url) as first:
+        first.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        await first.reader.readuntil(b"hello")
+
+        async def try_it() -> bytes:
+            async with dial(server.url) as client:
+                return answers(await client.rest())
+
+        told = await asyncio.gather(*(try_it() for _ in range(300)))
+        assert set(told) <= {b"HTTP/1.1 503 Service Unavailable", b""}
+        assert b"HTTP/1.1 503 Service Unavailable" in told
+        await until(lambda: len(server.connections) == 1)
+
+
+async def test_a_connection_class_of_somebody_else_is_counted_as_far_as_it_can_be(
+    site: Site,
+) -> None:
+    """uvicorn's own WebSocket gives no place back, so it takes none."""
+    async with asgi.serve(site.app, max_connections=1, ws="websockets-sansio") as server:
+        for _ in range(3):
+            async with dial(server.url) as client:
+                assert answers(await client.handshake()) == b"HTTP/1.1 101 Switching Protocols"
+
+
+async def test_a_tls_handshake_that_does_not_end_is_ended(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever says nothing to a server that speaks TLS does not stay, either."""
+    monkeypatch.setattr(asgi, "REQUEST_TIMEOUT", SHORT)
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    path = tmp_path / "chain.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(str(path))
+    async with asgi.serve(site.app, ssl_certfile=str(path)) as server:
+        for sent in ("", "GET / HTTP/1.1\r\n", "\x16\x03\x01"):
+            async with dial(server.url) as client:
+                client.send(sent)
+                assert b"HTTP" not in await client.rest()

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wslessons.errors import UserError
+from wslessons.guard.origins import refuse
+from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit
 
 __all__ = ["LOOPBACK", "Forwarded", "Networks", "came_through_a_proxy"]
 
@@ -67,14 +70,22 @@ class Forwarded:
     Args:
         app: what stands behind it.
         proxies: addresses or networks of the proxies; by default nobody is believed.
+        per_address: WebSockets at a time of one client behind them, 0 for any number; who wants
+            more is refused with 429. (Without a proxy, the server counts, see `wslessons.limits`.)
 
     Raises:
         UserError: one of `proxies` is neither.
     """
 
-    def __init__(self, app: ASGIApp, proxies: Networks | Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        proxies: Networks | Iterable[str] = (),
+        per_address: int = MAX_PER_ADDRESS,
+    ) -> None:
         self.app = app
         self.proxies = proxies if isinstance(proxies, Networks) else Networks(proxies)
+        self.limit = ConnectionLimit(sys.maxsize, per_address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request with its client's address (ASGI)."""
@@ -82,8 +93,22 @@ class Forwarded:
         if client and client[0] in self.proxies:
             told = Headers(scope=scope).getlist("x-forwarded-for")
             headers = [item for item in scope["headers"] if item[0] != b"x-forwarded-for"]
-            scope = {**scope, "client": self.behind(client, ",".join(told)), "headers": headers}
+            client = self.behind(client, ",".join(told))
+            scope = {**scope, "client": client, "headers": headers}
+            if scope["type"] == "websocket":
+                await self._count(client[0], scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+    async def _count(self, host: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if words := self.limit.enter(host):
+            sentence = f"{words[0].upper()}{words[1:]}: try again later."
+            await refuse(scope, receive, send, 429, sentence)
+            return
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.limit.leave(host)
 
     def behind(self, client: tuple[str, int], told: str) -> tuple[str, int]:
         """Return the address that the header `told` has for a connection from `client`.

@@ -7,13 +7,13 @@ strangers reach needs more, and `HttpConnection` adds it:
 - a request that is not complete after `REQUEST_TIMEOUT` seconds is answered with 408, and one with
   more than `MAX_HEAD` bytes of headers with 431;
 - one request at a time: what a client sends before it has its answer waits as bytes;
+- whoever comes when there are too many is told so with 503, or with 429 when it is too many from
+  one address (see `wslessons.limits`);
 - an answer that nobody takes ends with the connection, after `WRITE_TIMEOUT` seconds;
 - whoever sends no HTTP gets one line in the log, which names them.
 
 Give the class to uvicorn, ``uvicorn.Config(app, http=HttpConnection)``, or let `wslessons.asgi` do
 it. Relied on here, and guarded by `tests/guard/test_http.py`: the methods that it overrides.
-
-Not handled here: who may have how many connections, see `wslessons.asgi`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from wslessons.limits import ConnectionLimit
+from wslessons.logs import Folded
 from wslessons.serving import host_port
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+_full = Folded(logger)
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for the head of a request, and as many again for its body."""
@@ -55,6 +58,9 @@ WRITE_TIMEOUT = 40.0
 
 LINGER = 1.0
 """Seconds that a refused peer has to read why. Closed at once, TCP would throw the answer away."""
+
+MAX_LINGERING = 32
+"""Peers that have so long at a time: more of them would use up what descriptors there are."""
 
 MAX_VOID = 2**24
 """Bytes that such a peer may send meanwhile: they are read, to see the end, and thrown away."""
@@ -131,6 +137,8 @@ class HttpConnection(HttpToolsProtocol):
     """None waits for ever, for an application that takes uploads of any length."""
     max_head = MAX_HEAD
     write_timeout = WRITE_TIMEOUT
+    lingering: ClassVar[int] = 0
+    """Connections that were refused within the last second."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -141,6 +149,7 @@ class HttpConnection(HttpToolsProtocol):
         self._in_head = self._in_body = self._refused = False
         self._unread_body = self._void = 0
         self._due: asyncio.TimerHandle | None = None
+        self._last: asyncio.TimerHandle | None = None
 
     @property
     def peer(self) -> str:
@@ -153,14 +162,33 @@ class HttpConnection(HttpToolsProtocol):
         """Wait for the first request, not for ever."""
         super().connection_made(transport)
         self._stall = Stall(transport, self.write_timeout)
+        self._limit: ConnectionLimit | None = getattr(self.config, "limit", None)
+        host = self.client[0] if self.client else None
+        if self._limit is not None and (words := self._limit.enter(host)):
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            if self._limit.full:
+                status = HTTPStatus.SERVICE_UNAVAILABLE
+            self._limit = None
+            _full.log(f"{self.peer} refused with {status.value}: {words}")
+            self._answer(status, f"{words[0].upper()}{words[1:]}: try again later.")
+            return
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the timers."""
+        """Let go of the timers, and of the place among all connections."""
         self._expect_nothing()
         self._stall.end()
         self._unread.clear()
+        self._leave()
+        if self._last is not None:
+            self._last.cancel()
+            HttpConnection.lingering -= 1
         super().connection_lost(exc)
+
+    def _leave(self) -> None:
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.leave(self.client[0] if self.client else None)
 
     def data_received(self, data: bytes) -> None:
         """Parse requests, as far as they are wanted now."""
@@ -273,10 +301,14 @@ class HttpConnection(HttpToolsProtocol):
         self._unread.clear()
         self.flow.resume_reading()
         self.handle_websocket_upgrade()
+        protocol: Any = self.transport.get_protocol()
+        if hasattr(protocol, "on_lost"):
+            # It keeps the place until it ends; a class of somebody else's would not give it back.
+            protocol.on_lost = self._leave
+        else:
+            self._leave()
         if rest and not self.transport.is_closing():
             # Sent too early, before our answer; uvicorn would lose it in silence.
-            protocol = self.transport.get_protocol()
-            assert isinstance(protocol, asyncio.Protocol)
             protocol.data_received(rest)
 
     # How it ends.
@@ -309,6 +341,12 @@ class HttpConnection(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
         """Answer with `status` where no answer has begun, and end the connection."""
         logger.info("%s refused with %d: %s", self.peer, status, sentence)
+        self._answer(status, sentence)
+
+    def _answer(self, status: HTTPStatus, sentence: str) -> None:
+        if self.lingering >= MAX_LINGERING:
+            self.transport.abort()
+            return
         if self._idle or not self.cycle.response_started:
             self.transport.write(refusal(status, sentence))
         if self.cycle is not None and not self.cycle.response_complete:
@@ -318,6 +356,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def _end(self) -> None:
         """Close our half, read on into the void for a moment, and drop the connection."""
+        if self._refused:
+            return
         self._refused = True
         self._unread.clear()
         self._expect_nothing()
@@ -325,7 +365,8 @@ class HttpConnection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(LINGER, self.transport.abort)
+        HttpConnection.lingering += 1
+        self._last = self.loop.call_later(LINGER, self.transport.abort)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that nobody uses, and that may not have taken its last answer."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -65,6 +66,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Bytes that have arrived: signs of life."""
         self.connection_lost_waiter = self.loop.create_future()
         self._heartbeat: Heartbeat | None = None
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the connection is lost."""
 
     @property
     def peer(self) -> str:
@@ -85,6 +88,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
         if not self.connection_lost_waiter.done():
             self.connection_lost_waiter.set_result(None)
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
 
     def data_received(self, data: bytes) -> None:
         """Parse frames, as far as they are wanted now."""

@@ -40,6 +40,7 @@ from wslessons.guard.addresses import LOOPBACK, Forwarded, Networks, came_throug
 from wslessons.guard.headers import SecurityHeaders
 from wslessons.guard.http import SAFE_HEADERS
 from wslessons.guard.origins import HostCheck, OriginCheck, normal_host, normal_origin, refuse
+from wslessons.limits import MAX_PER_ADDRESS
 from wslessons.web.connection import WebConnection, connected
 from wslessons.web.frames import FrameProtocol
 from wslessons.web.metrics import Metrics
@@ -247,6 +248,7 @@ def application(
     origins: Iterable[str] = (),
     proxies: Iterable[str] = (),
     observers: Iterable[str] = (),
+    max_per_address: int = MAX_PER_ADDRESS,
     tickets: Tickets | None = None,
     tickets_for_all: bool = False,
     frames: Iterable[str] = (),
@@ -261,6 +263,7 @@ def application(
         proxies: addresses or networks of the proxies that are believed in whom they forward.
         observers: addresses or networks that may see ``/rooms`` and ``/metrics`` beside this
             machine.
+        max_per_address: WebSockets of one client behind a proxy, 0 for any number.
         tickets: who issues tickets; by default with a secret of this process.
         tickets_for_all: whether scripts, which send no Origin, need a ticket too.
         frames: the origins whose pages may hold ours in a frame.
@@ -290,7 +293,7 @@ def application(
         lifespan=lifespan,
         exception_handlers={500: failed},
         middleware=[  # the first is the outermost
-            Middleware(Forwarded, proxies=believed),
+            Middleware(Forwarded, proxies=believed, per_address=max_per_address),
             Middleware(RequestLog),
             Middleware(SecurityHeaders, frames=list(frames)),
             Middleware(HostCheck, hosts=hosts),
@@ -312,6 +315,8 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
+    max_connections: int | None = None,
+    max_per_address: int = MAX_PER_ADDRESS,
     uvicorn: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncGenerator[asgi.AppServer]:
@@ -321,6 +326,8 @@ async def serve(
         chat: the chat to offer; by default a new one.
         host: the address to bind.
         port: the TCP port; 0 takes a free one.
+        max_connections: in all, of either kind; see `wslessons.limits.ConnectionLimit`.
+        max_per_address: from one address, other than this machine's; 0 for any number.
         uvicorn: whatever else `uvicorn.Config` takes.
         options: those of `application`.
 
@@ -329,6 +336,8 @@ async def serve(
     """
     chat = chat or ChatServer()
     options["hosts"] = [*options.get("hosts", ()), *named(host)]
+    app = application(chat, max_per_address=max_per_address, **options)
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
-    async with asgi.serve(application(chat, **options), host, port, **settings) as server:
+    limits = {"max_connections": max_connections, "max_per_address": max_per_address}
+    async with asgi.serve(app, host, port, **limits, **settings) as server:
         yield server
