@@ -39,6 +39,13 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     return record.run
 
 
+def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.exercises import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
 BENCHES = {
     "fanout": "one message to many receivers, against broadcast() and a naive loop",
     "echo": "a round trip, by the library, by us, and by others that are installed",
@@ -84,6 +91,7 @@ COMMANDS = {
     "cluster": (serve.cluster, "serve the chat of lesson 6: several servers over one broker"),
     "client": (_client, "talk in a chat, from a terminal or a pipe"),
     "web": (serve.web, "serve the chat of lesson 4, with a page for browsers"),
+    "check": (_check, "judge a handler of yours, or any server that is running"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 

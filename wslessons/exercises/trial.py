@@ -102,6 +102,11 @@ class Client:
             async with asyncio.timeout(PATIENCE):
                 await self.connection.send(message)
 
+    async def send_raw_text(self, payload: bytes) -> None:
+        """Send `payload` as a text frame, whatever is in it."""
+        with contextlib.suppress(ConnectionClosed):
+            await self.connection.send(payload, text=True)
+
     async def recv(self, patience: float = PATIENCE) -> Any:
         """Receive the next message, or a `Nothing` that says why there is none."""
         loop = asyncio.get_running_loop()
