@@ -148,6 +148,35 @@ async def test_servers_without_a_bus_keep_to_themselves():
             assert [each and each.heard for each in await cluster.stats()] == [0, 0]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere one server gets all connections")
+async def test_servers_share_a_port() -> None:
+    """One URL for all; each server gets some of those who come, and one that dies is not missed."""
+    async with asyncio.timeout(50), no_process_left(), contextlib.AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(Cluster(2, "nats", share_port=True))
+        (url,) = cluster.urls
+        clients = [await stack.enter_async_context(chatting(url, "client 0"))]
+        while not all(each and each.connections for each in await cluster.stats()):
+            name = f"client {len(clients)}"
+            clients.append(await stack.enter_async_context(chatting(url, name)))
+            assert len(clients) < 50
+        await clients[0].send("hello")
+        for client in clients[1:]:
+            await hears(client, "[client 0] hello")
+        await cluster.servers[0].kill()
+        await stack.enter_async_context(chatting(url, "late"))
+        await cluster.servers[0].restart()
+        assert cluster.urls == [url]
+
+
+async def test_a_shared_port_that_is_taken_is_one_sentence() -> None:
+    """Nothing is left running then."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with asyncio.timeout(30), no_process_left():
+            with pytest.raises(UserError, match="is in use"):
+                await Cluster(2, "memory", port=port, share_port=True).start()
+
+
 async def test_a_stopped_server_says_goodbye():
     """`stop` closes its clients with 1001, and the others hear at once who has left."""
     async with (

@@ -259,6 +259,11 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
         metavar="N",
         help="servers of the broker, where it is started here (default: %(default)s)",
     )
+    parser.add_argument(
+        "--share-port",
+        action="store_true",
+        help="all servers on one port, among which the kernel divides the connections",
+    )
     add_address(parser, 0)
     add_limits(parser, 8192, CHAT)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from typing import Any, Self
 
 from wslessons.errors import UserError
@@ -34,6 +35,7 @@ from wslessons.scaling.brokers import Broker
 from wslessons.scaling.bus import from_url
 from wslessons.scaling.cluster.messages import Config, Stats
 from wslessons.scaling.cluster.server import ServerProcess
+from wslessons.serving import explained_bind_errors
 
 __all__ = ["Cluster", "ServerProcess", "Stats"]
 
@@ -51,6 +53,9 @@ class Cluster:
         own: start a broker even where the environment names one, since it is going to be killed.
         host: the address to bind.
         port: that of the first server, whose followers take the next ones; 0 for free ones.
+        share_port: have all servers listen on one port, among which the kernel divides the
+            connections: all cores behind one URL. (Linux, SO_REUSEPORT; others have it too, and
+            give every connection to one server.)
         capacity: as for `wslessons.chat.ChatServer`.
         rate: the same.
         beat: seconds between the servers' signs of life; one that is killed counts as gone after
@@ -61,7 +66,7 @@ class Cluster:
         chat: other arguments of `wslessons.chat.ChatServer`.
 
     Raises:
-        UserError: `port` is too high for so many.
+        UserError: `port` is too high for so many, or a port can't be shared here.
 
     Attributes:
         servers: each a `ServerProcess`, with `url`, `pid`, `state`, `kill`, `stop`, `restart`.
@@ -80,6 +85,7 @@ class Cluster:
         own: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
+        share_port: bool = False,
         capacity: int = 256,
         rate: float = 0,
         beat: float = 2.0,
@@ -88,7 +94,12 @@ class Cluster:
         heartbeat: tuple[float, float] = HEARTBEAT,
         **chat: Any,
     ) -> None:
-        if port + servers - 1 > LAST_PORT:
+        if share_port and not hasattr(socket, "SO_REUSEPORT"):
+            raise UserError(
+                "this system can't share a port: leave share_port out, and put a proxy in front.",
+                exit_code=2,
+            )
+        if not share_port and port + servers - 1 > LAST_PORT:
             raise UserError(
                 f"{servers} servers from port {port} on need more ports than there are: choose a"
                 " lower port, or 0 for free ones.",
@@ -98,27 +109,31 @@ class Cluster:
         self.broker: Broker | None = None
         self.bus_url = ""
         self._nodes, self._own = nodes, own
+        step = 0 if share_port else 1
         self._configs = [
             Config(
                 bus="",
                 host=host,
-                port=port and port + each,
+                port=port and port + each * step,
                 beat=beat,
                 chat={"capacity": capacity, "rate": rate, **chat},
                 max_connections=max_connections,
                 max_per_address=max_per_address,
                 heartbeat=heartbeat,
+                reuse_port=share_port,
             )
             for each in range(servers)
         ]
+        self._shared: socket.socket | None = None
+        """Keeps the shared port while no server has it; it is bound and does not listen."""
         self.servers = [
             ServerProcess(number, config) for number, config in enumerate(self._configs, 1)
         ]
 
     @property
     def urls(self) -> list[str]:
-        """Where the servers listen, ``ws://HOST:PORT`` each."""
-        return [server.url for server in self.servers]
+        """Where the servers listen, ``ws://HOST:PORT`` each; one for all that share a port."""
+        return list(dict.fromkeys(server.url for server in self.servers))
 
     async def stats(self, *, timeout: float = 5) -> list[Stats | None]:  # noqa: ASYNC109
         """Ask all servers for their numbers.
@@ -151,6 +166,8 @@ class Cluster:
             from_url(self.bus_url)
             for config in self._configs:
                 config.bus = self.bus_url
+            if self._configs and self._configs[0].reuse_port:
+                self._share_port(self._configs[0].host, self._configs[0].port)
             starting = [asyncio.create_task(server.start()) for server in self.servers]
             try:
                 await asyncio.gather(*starting)
@@ -162,6 +179,16 @@ class Cluster:
             await self.stop()
             raise
 
+    def _share_port(self, host: str, port: int) -> None:
+        """Take the port for all servers: with 0 each would get one of its own."""
+        with explained_bind_errors(host, port):
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self._shared = socket.socket(family)
+            self._shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._shared.bind(address)
+        for config in self._configs:
+            config.port = self._shared.getsockname()[1]
+
     async def stop(self) -> None:
         """Stop the servers in good order, then the broker that was started here. Idempotent.
 
@@ -170,6 +197,8 @@ class Cluster:
         try:
             await asyncio.gather(*(server.stop() for server in self.servers))
         finally:
+            if self._shared is not None:
+                self._shared.close()
             if self.broker is not None:
                 await self.broker.stop()
 

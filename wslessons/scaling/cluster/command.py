@@ -87,6 +87,7 @@ def run(args: argparse.Namespace, **limits: Any) -> int:
         nodes=args.nodes,
         host=args.host,
         port=args.port,
+        share_port=args.share_port,
         **limits,
     )
     asyncio.run(serve_until_stopped(cluster))

@@ -26,6 +26,8 @@ class Config(msgspec.Struct):
     max_per_address: int
     heartbeat: tuple[float, float]
     """See `wslessons.serving.serve`."""
+    reuse_port: bool = False
+    """Whether other servers may listen on the same port (SO_REUSEPORT)."""
 
 
 class Ready(msgspec.Struct, tag="ready"):

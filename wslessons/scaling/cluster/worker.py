@@ -120,6 +120,7 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
                 config.port,
                 heartbeat=config.heartbeat,
                 limit=ConnectionLimit(config.max_connections, config.max_per_address),
+                reuse_port=config.reuse_port or None,
                 **chat.options,
             )
         answer(Ready(serving.urls(server)[0]))
