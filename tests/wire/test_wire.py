@@ -251,6 +251,41 @@ def test_inflating_holds_no_more_than_its_limit():
     assert (len(frame.data), inflate.length) == (10, 20_000_000)
 
 
+def inflating() -> tuple[Decoder, PerMessageDeflate]:
+    """Return a decoder after a handshake with compression, and what compresses for it."""
+    decoder = Decoder()
+    decoder.feed(CLIENT_TO_SERVER, REQUEST, 0.0)
+    decoder.feed(SERVER_TO_CLIENT, response(DEFLATE), 0.0)
+    return decoder, PerMessageDeflate(False, False, 15, 15)
+
+
+def test_decompressing_costs_bounded_time():
+    """Of one direction 32 MiB are decompressed in a second; what makes more stays compressed."""
+    decoder, sender = inflating()
+    bombs = [compressed_frame(sender, Opcode.BINARY, bytes(2**20)) for _ in range(40)]
+    frames = decoder.feed(SERVER_TO_CLIENT, b"".join(bombs) + wire_frame(1, b"plain"), 1.0)
+    (problem,) = [record for record in frames if isinstance(record, Problem)]
+    assert problem.text == (
+        "This compressed frame makes over 32 MiB a second: payloads stay compressed from here on."
+    )
+    *binary, last = [record for record in frames if isinstance(record, FrameRecord)]
+    assert all(record.compressed for record in binary)
+    inflated = [record for record in binary if record.data_length == 2**20]
+    assert (len(binary), len(inflated)) == (40, 32)
+    assert last.text == "plain"
+
+
+def test_what_comes_at_its_pace_is_decompressed_without_end():
+    """However well it compresses and however long it goes on."""
+    decoder, sender = inflating()
+    for second in range(1, 6):
+        for part in range(20):
+            data = compressed_frame(sender, Opcode.BINARY, bytes(2**20))
+            (record,) = decoder.feed(SERVER_TO_CLIENT, data, second + part / 20)
+            assert isinstance(record, FrameRecord)
+            assert record.data_length == 2**20
+
+
 def test_compressed_frame_over_the_limit_is_named_once_and_framing_goes_on():
     """Past 1 MiB of compressed frame, payloads stay compressed: one problem says so."""
     huge = wire_frame(2, bytes(2**20 + 1), rsv=4)

@@ -118,6 +118,9 @@ class Decoder:
 
     def _run(self, time: float) -> None:
         self._time = time
+        for side in self._sides.values():
+            if side.inflate:
+                side.inflate.now = time
         self._client_turn = True
         while self._client_turn:
             self._client_turn = False
@@ -217,14 +220,14 @@ class Decoder:
             side.start()
             if (yield from side.reader.at_eof()):
                 return
-            was_lost = side.inflate is not None and side.inflate.lost
+            was_lost = side.inflate.lost if side.inflate else ""
             frame = yield from Frame.parse(
                 side.read_exact, mask=side.direction == CLIENT_TO_SERVER, extensions=extensions
             )
             self._add(side.frame_record(frame, self._time, self._max_payload))
             if side.inflate and side.inflate.lost and not was_lost:
-                lost = "This compressed frame is over 1 MiB: payloads stay compressed from here on."
-                self._problem(side, lost)
+                lost = f"This compressed frame {side.inflate.lost}"
+                self._problem(side, f"{lost}: payloads stay compressed from here on.")
             if frame.opcode is Opcode.CLOSE:
                 try:
                     Close.parse(bytes(frame.data))

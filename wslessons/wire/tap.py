@@ -25,6 +25,9 @@ LARGEST_BUFFER = 2**20
 
 # Deflate makes at most 1,032 bytes of one, so this much input stays below 5 MiB of output.
 _PIECE = 4096
+RATE = 2**25
+"""Bytes of one direction that are decompressed in a second, after a rest at once: that takes some
+50 ms."""
 
 
 class Tap:
@@ -82,7 +85,10 @@ class Inflate(Extension):
 
     The library's extension does the work, a piece of 4 KiB at a time, as though the sender had
     fragmented its message; `limit` bytes of the result are kept and `length` counts all of them.
-    Once part of a compressed frame was skipped the sender's window is unknown: `lost` is set, and
+    Time is bounded, too, by `RATE`: a megabyte of zeros travels as a kilobyte, and takes as long as
+    any megabyte.
+
+    Once part of a compressed frame was skipped the sender's window is unknown: `lost` says why, and
     payloads stay compressed from there on.
     """
 
@@ -94,9 +100,12 @@ class Inflate(Extension):
         self._inner = PerMessageDeflate(no_context_takeover, True, 15, 15)
         self._tap = tap
         self._limit = limit
+        self.now = 0.0
+        """Seconds, from whatever clock the bytes are stamped with."""
+        self._budget, self._filled = float(RATE), 0.0
         self.compressed = False
         self.length = 0
-        self.lost = False
+        self.lost = ""
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
         """Return `frame` with its payload decompressed; `limit` stands in for `max_size`."""
@@ -107,10 +116,18 @@ class Inflate(Extension):
         self.length = self._tap.wanted
         if not self.compressed:
             return frame
-        self.lost = self.lost or self._tap.wanted > len(frame.data)
-        if self.lost:
+        if self._tap.wanted > len(frame.data):
+            self.lost = self.lost or "is over 1 MiB"
+        data = None if self.lost else self._inflate(frame)
+        if data is None:
             self._inner.decode_cont_data = not frame.fin
-            return Frame(frame.opcode, frame.data, frame.fin, False, frame.rsv2, frame.rsv3)
+            self.length, data = self._tap.wanted, frame.data
+        return Frame(frame.opcode, data, frame.fin, False, frame.rsv2, frame.rsv3)
+
+    def _inflate(self, frame: Frame) -> bytes | None:
+        """Return the beginning of the payload, or None once it takes too long."""
+        rested = max(0.0, self.now - self._filled)
+        self._budget, self._filled = min(RATE, self._budget + rested * RATE), self.now
         kept = bytearray()
         self.length = 0
         for start in range(0, len(frame.data) or 1, _PIECE):
@@ -124,7 +141,11 @@ class Inflate(Extension):
             data = self._inner.decode(piece).data
             self.length += len(data)
             kept += data[: self._limit - len(kept)]
-        return Frame(frame.opcode, bytes(kept), frame.fin, False, frame.rsv2, frame.rsv3)
+            self._budget -= len(data)
+            if self._budget < 0:
+                self.lost = f"makes over {RATE >> 20} MiB a second"
+                return None
+        return bytes(kept)
 
     def encode(self, frame: Frame) -> Frame:
         """Refuse: a bystander sends nothing."""
@@ -150,7 +171,7 @@ class Side(Tap):
             self._message = frame.opcode
         payload = bytes(frame.data[:max_payload])
         compressed = self.inflate is not None and self.inflate.compressed
-        opaque = compressed and self.inflate is not None and self.inflate.lost
+        opaque = compressed and self.inflate is not None and self.inflate.lost != ""
         is_close = frame.opcode is Opcode.CLOSE and len(payload) >= 2
         return FrameRecord(
             direction=self.direction,
