@@ -69,10 +69,12 @@ class _Uvicorn(uvicorn.Server):
         tls: dict[str, Any] = {}
         if config.ssl:
             tls = {"ssl": config.ssl, "ssl_handshake_timeout": REQUEST_TIMEOUT}
-        self.servers = [
-            await loop.create_server(accept, sock=sock, backlog=config.backlog, **tls)
-            for sock in sockets or []
-        ]
+        self.servers = []
+        for sock in sockets or []:
+            # For asyncio the backlog is also how many it accepts before any of them is looked at,
+            # and refused if it is one too many: so it is small there, and the kernel's is not.
+            self.servers.append(await loop.create_server(accept, sock=sock, backlog=8, **tls))
+            sock.listen(config.backlog)
         self.started = True
         self.ready.set()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -376,3 +378,22 @@ async def test_a_tls_handshake_that_does_not_end_is_ended(
             async with dial(server.url) as client:
                 client.send(sent)
                 assert b"HTTP" not in await client.rest()
+
+
+async def test_a_peer_that_has_gone_already_costs_no_traceback(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who connects to a full server and resets the connection at once leaves nothing in the log."""
+    async with asgi.serve(site.app, max_connections=1) as server, dial(server.url) as first:
+        first.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        await first.reader.readuntil(b"hello")
+        host, port = server.url.removeprefix("http://").split(":")
+        for _ in range(50):
+            gone = socket.create_connection((host, int(port)))
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+        await until(lambda: "too many" in caplog.text or len(server.connections) == 1)
+        async with dial(server.url) as last:
+            await last.rest()
+    assert "Traceback" not in caplog.text
+    assert "Exception" not in caplog.text

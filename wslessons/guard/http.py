@@ -59,7 +59,7 @@ WRITE_TIMEOUT = 40.0
 LINGER = 1.0
 """Seconds that a refused peer has to read why. Closed at once, TCP would throw the answer away."""
 
-MAX_LINGERING = 32
+MAX_LINGERING = 16
 """Peers that have so long at a time: more of them would use up what descriptors there are."""
 
 MAX_VOID = 2**24
@@ -344,9 +344,6 @@ class HttpConnection(HttpToolsProtocol):
         self._answer(status, sentence)
 
     def _answer(self, status: HTTPStatus, sentence: str) -> None:
-        if self.lingering >= MAX_LINGERING:
-            self.transport.abort()
-            return
         if self._idle or not self.cycle.response_started:
             self.transport.write(refusal(status, sentence))
         if self.cycle is not None and not self.cycle.response_complete:
@@ -362,9 +359,18 @@ class HttpConnection(HttpToolsProtocol):
         self._unread.clear()
         self._expect_nothing()
         self._unset_keepalive_if_required()
+        if self.lingering >= MAX_LINGERING:
+            # The answer is on its way; whether it arrives before the end does is luck.
+            self.transport.close()
+            self._stall.begin()
+            return
         self.flow.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        except OSError:  # It has gone already, and asyncio does not know yet.
+            self.transport.abort()
+            return
         HttpConnection.lingering += 1
         self._last = self.loop.call_later(LINGER, self.transport.abort)
 
