@@ -368,7 +368,6 @@ EXCEPTIONS = {
     for lesson in (
         "00_why_websockets",
         "04_web",
-        "05_heartbeats",
         "06_scaling",
     )
 } | {

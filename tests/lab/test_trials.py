@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Sequence
 from itertools import repeat
@@ -13,7 +14,10 @@ from websockets import ClientConnection, ServerConnection, connect
 from wslessons import serving
 from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
-from wslessons.lab.trials import chat, client, echo
+from wslessons.echo import echo as echo_handler
+from wslessons.heartbeat import Heartbeat
+from wslessons.lab.trials import chat, client, echo, heartbeats
+from wslessons.link import Link
 
 
 async def test_ending_tells_both_sides_and_the_wire() -> None:
@@ -125,3 +129,58 @@ async def test_who_is_too_late_is_told_how_much_is_gone() -> None:
     """With offsets the exact number, in plain text only that something is."""
     assert await client.too_late(capacity=8, lines=10) == ["missed 4", *"3456789"]
     assert await client.too_late(capacity=8, lines=10, text=True) == ["missed None"]
+
+
+async def test_only_a_heartbeat_notices_the_dead() -> None:
+    """A server that only listens keeps all it had for them."""
+
+    async def listening(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    async def asking(connection: ServerConnection) -> None:
+        with Heartbeat(connection, 0.1, 0.2):
+            await connection.wait_closed()
+
+    held = await heartbeats.bury(listening, clients=3, after=1)
+    assert str(held) == "3 connections, 3 tasks, 3 descriptors"
+    assert await heartbeats.bury(asking, clients=3, after=5) == heartbeats.Held(0, 0, 0)
+
+
+async def test_deaths_are_noticed_not_before_the_timeout() -> None:
+    """Later by up to an interval: where in it the client died is luck."""
+    took = await heartbeats.deaths(0.1, 0.3, count=4)
+    assert len(took) == 4
+    assert took == sorted(took)
+    assert took[0] >= 0.3
+
+
+async def test_round_trips_know_the_delay_of_the_link() -> None:
+    """No answer is there before it can be."""
+    async with (
+        serving.serve(echo_handler) as server,
+        Link(serving.urls(server)[0]) as link,
+    ):
+        link.delay(0.02)
+        assert min(await heartbeats.round_trips(link, count=3)) >= 40
+
+
+async def test_who_blocks_the_loop_is_dropped_and_found() -> None:
+    """The keepalive drops the client, debug mode names its task, its stack the line."""
+
+    async def crunch() -> None:
+        time.sleep(1.5)  # noqa: ASYNC251 -- the mistake that is looked for
+
+    server = await serving.serve(echo_handler, ping_interval=0.1, ping_timeout=0.2)
+    url = serving.urls(server)[0]
+    assert "1011" in await heartbeats.client_in_a_thread(url, crunch)
+    assert [name for name, _ in await heartbeats.slow_steps(url, crunch)] == ["client"]
+    await serving.shut(server, 1001, "", 0.5)
+
+    def sleep() -> None:
+        time.sleep(0.5)
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    assert await heartbeats.line_of(thread, sleep) == "sleep: time.sleep(0.5)"
+    await asyncio.to_thread(thread.join)
+    assert await heartbeats.line_of(thread, sleep) == "sleep has ended"

@@ -14,7 +14,7 @@ from wslessons.lab import background
 from wslessons.lab.panel import ClientPanel, replace
 from wslessons.lab.rttchart import rtt_chart
 from wslessons.lab.theme import RED
-from wslessons.link import Link
+from wslessons.link import Fault, Link
 
 __all__ = ["PlugPanel", "plug_panel"]
 
@@ -179,11 +179,26 @@ class PlugPanel(ClientPanel):
         heartbeat = self.heartbeat
         if self.connected and heartbeat is not None:
             if heartbeat.silent_since is not None and now - heartbeat.silent_since > gap:
-                colour, text = RED, f"silent for {now - heartbeat.silent_since:.1f} s"
+                silent = now - heartbeat.silent_since
+                colour, text = RED, f"silent for {silent:.1f} of {self.timeout:g} s"
             elif heartbeat.rtt is not None:
                 text += f", round trip {heartbeat.rtt * 1000:.0f} ms"
-        faults = ", ".join(str(fault)[1:-1] for fault in self.link.active) or "link is healthy"
+        faults = ", ".join(map(_worded, self.link.active)) or "link is healthy"
         self.show_state(f"{text} · {faults}", colour)
+
+
+def _worded(fault: Fault) -> str:
+    """A fault in the words and units of the panel's buttons."""
+    ways = "each way" if fault.way == "both" else fault.way
+    match fault.kind:
+        case "stall":
+            return "plug pulled"
+        case "delay":
+            jitter = f" ± {fault.jitter * 1000:.0f}" if fault.jitter else ""
+            return f"delayed by {fault.latency * 1000:.0f}{jitter} ms {ways}"
+        case "throttle":
+            return f"at most {fault.rate:,.0f} bytes/s {ways}"
+    return str(fault)[1:-1]
 
 
 def _number(name: str, value: int) -> ipywidgets.BoundedIntText:
