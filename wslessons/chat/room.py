@@ -2,7 +2,7 @@
 
 Whatever happens, somebody comes, talks or goes, is one record, and goes into the room's log (a
 `Channel`) for everyone to get, at once. Where several servers share the room, a bus stands between,
-which puts the records of all of them in order: see `wslessons.scaling.rooms`.
+which puts the records of all of them in order: see `wslessons.scaling.bus.rooms`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from wslessons.chat.channel import Channel, Receiver
 from wslessons.chat.codecs import JsonCodec, Record, TextCodec
-from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, RoomEvent
+from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, Missed, RoomEvent
 from wslessons.chat.fanout import Fanout
 
 __all__ = ["Admission", "Room"]
@@ -29,7 +29,7 @@ IDS = 4096
 """Ids of published messages that a room remembers."""
 
 
-def memory(event: RoomEvent) -> int:
+def memory(event: RoomEvent | Missed) -> int:
     """Return about how many bytes of memory an event takes in a log, its frames included."""
     if isinstance(event, Message):
         # The text as Python has it, one to four bytes a character, and as UTF-8 for each codec.

@@ -22,7 +22,7 @@ are Sentinels.
 The modules: `bus` is the interface with its readers, and the bus of a single process; `items` is
 what they are given; `pubsub` and `log` are the two promises, with `remote` and `presence` for what
 both need; `nats`, `redis` and `kafka` are the brokers, kept connected by `transport`; `url` names
-them.
+them; `rooms` are a chat's rooms on a bus.
 """
 
 from __future__ import annotations

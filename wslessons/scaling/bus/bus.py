@@ -8,6 +8,7 @@ that needs no broker; `Memory` needs nothing else.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ from wslessons.errors import UserError
 from wslessons.scaling.bus.items import Event, Gap, Item, Members, NewEpoch, Status
 
 __all__ = ["Bus", "Memory", "Subscription"]
+
+logger = logging.getLogger(__name__)
 
 ROOMS = 10_000
 """Rooms of which the newest number is remembered, and of each server's how many events."""
@@ -35,8 +38,6 @@ class Bus:
         keep: items in the local copy of the log (default 4,096).
     """
 
-    local = False
-    """Whether it reaches nobody outside this process."""
     has_log = False
     """Whether the broker keeps and numbers events, the same for all servers."""
 
@@ -55,17 +56,17 @@ class Bus:
         """Sequence number of the newest event that was published here."""
         self._newest: OrderedDict[str, int] = OrderedDict()
         """The newest number in each room."""
-        self._before: dict[int, int] = {}
-        """For each partition (see `partition`): up to which number we know nothing of quiet
-        rooms."""
-        self._at: dict[int, int] = {}
-        """For each partition, the newest number read."""
+        self._start = 0
+        """The number after which reading began, or up to which we forgot what quiet rooms had."""
+        self._at = 0
+        """The newest number read."""
         self._kept: deque[int] = deque()
         """The numbers of what is in the local copy, 0 for what has none."""
         self._fallen = 0
         """The newest number that is not in the local copy any more."""
         self._keys: OrderedDict[str, None] = OrderedDict()
-        self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._listeners: list[Callable[[Item], object]] = []
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
 
     # What a server uses.
 
@@ -117,7 +118,7 @@ class Bus:
             if 0 < _offset_of(item) <= since:
                 place = local
         return Subscription(
-            self, self._channel.subscribe(since=place), gap=max(self._fallen, self.start) > since
+            self, self._channel.subscribe(since=place), gap=max(self._fallen, self._start) > since
         )
 
     async def flush(self, most: int = 0) -> None:
@@ -134,20 +135,17 @@ class Bus:
             room: the room whose number it is.
             offset: the number.
         """
-        await self._reached(self.partition(room), offset)
-
-    async def _reached(self, partition: int, offset: int) -> None:
-        if self._at.get(partition, 0) < offset:
-            waiter = partition, offset, asyncio.get_running_loop().create_future()
+        if not self.has_read(room, offset):
+            waiter = offset, asyncio.get_running_loop().create_future()
             self._awaited.append(waiter)
             try:
-                await waiter[2]
+                await waiter[1]
             finally:
                 self._awaited.remove(waiter)
 
     def has_read(self, room: str, offset: int) -> bool:
         """Return whether this server has read up to number `offset` of a room."""
-        return self._at.get(self.partition(room), 0) >= offset
+        return self._at >= offset
 
     def items(self) -> Iterator[tuple[int, Item]]:
         """Iterate over the local copy, the oldest first, each item with its place in it."""
@@ -155,25 +153,21 @@ class Bus:
 
     def newest(self, room: str) -> int:
         """Return a number after which nothing has happened in `room`."""
-        newest = self._newest.get(room)
-        return self._before.get(self.partition(room), 0) if newest is None else newest
+        return self._newest.get(room, self._start)
 
-    @property
-    def start(self) -> int:
-        """The number after which reading began."""
-        return max(self._before.values(), default=0)
+    def listen(self, listener: Callable[[Item], object]) -> None:
+        """Hand each item from now on to `listener` as soon as there is one.
+
+        Args:
+            listener: called within `publish`, or whatever brings the item.
+        """
+        self._listeners.append(listener)
 
     def room_factory(
         self, rooms: Mapping[str, Room], forget: Callable[[str], None]
     ) -> Callable[[str, int], Room]:
         """Return what opens rooms for a chat server: see `wslessons.chat.server.RoomSource`."""
-        if self.local:
-            # A bus that reaches nobody else would only be a longer way to the log.
-            return Room
-        # Rooms know their bus; a bus meets them only when a chat asks for some.
-        from wslessons.scaling.rooms import SharedRooms
-
-        return SharedRooms(self, rooms, forget).open
+        raise NotImplementedError
 
     # Who is where: see `wslessons.scaling.bus.presence`.
 
@@ -202,7 +196,7 @@ class Bus:
         """Disconnect; readers get what is left and end. Idempotent."""
         self._set_status(Status("closed"))
         self._channel.close()
-        for _, _, future in self._awaited:
+        for _, future in self._awaited:
             future.cancel()
 
     async def __aenter__(self) -> Self:
@@ -223,10 +217,6 @@ class Bus:
 
     # For the implementations.
 
-    def partition(self, room: str) -> int:
-        """Return the partition of the log that `room` is in; only there are numbers in order."""
-        return 0
-
     def _check_open(self) -> None:
         if self._channel.closed:
             raise UserError("the bus is closed: nothing can be published any more.")
@@ -240,6 +230,12 @@ class Bus:
         if len(self._kept) > channel.capacity:
             self._fallen = self._kept.popleft() or self._fallen
         channel.send(item)
+        for listener in self._listeners:
+            try:
+                listener(item)
+            except Exception:
+                # What one item does to one listener must not end what brings all of them.
+                logger.exception("a listener of the bus failed with %r", item)
 
     def _number(self, event: Event | Gap, room: str, offset: int) -> None:
         """Give an event its place in its room."""
@@ -251,9 +247,7 @@ class Bus:
             return
         newest[room] = offset
         if len(newest) > ROOMS:
-            forgotten, number = newest.popitem(last=False)
-            partition = self.partition(forgotten)
-            self._before[partition] = max(self._before.get(partition, 0), number)
+            self._start = max(self._start, newest.popitem(last=False)[1])
 
     def _deliver_here(self, event: Event) -> None:
         """Deliver an event with the next number of this server, where the broker has none."""
@@ -261,12 +255,12 @@ class Bus:
         number = self._channel.offset + 1
         self._number(event, event.room, number)
         self._put(event, number)
-        self._progress(0, number)
+        self._progress(number)
 
-    def _progress(self, partition: int, offset: int) -> None:
-        self._at[partition] = offset
-        for wanted_partition, wanted, future in self._awaited:
-            if wanted_partition == partition and wanted <= offset and not future.done():
+    def _progress(self, offset: int) -> None:
+        self._at = offset
+        for wanted, future in self._awaited:
+            if wanted <= offset and not future.done():
                 future.set_result(None)
 
     def _is_repeat(self, key: str) -> bool:
@@ -286,9 +280,9 @@ class Bus:
 
     def _begin_anew(self, epoch: str) -> None:
         """Forget the numbers of a log that is no more."""
-        self.epoch, self._fallen = epoch, 0
-        for numbers in (self._newest, self._before, self._at, self._keys):
-            numbers.clear()
+        self.epoch, self._fallen, self._start, self._at = epoch, 0, 0, 0
+        self._newest.clear()
+        self._keys.clear()
         self._put(NewEpoch(epoch))
 
 
@@ -300,7 +294,11 @@ class Memory(Bus):
         keep: as for `Bus`.
     """
 
-    local = True
+    def room_factory(
+        self, rooms: Mapping[str, Room], forget: Callable[[str], None]
+    ) -> Callable[[str, int], Room]:
+        """Return what opens rooms; shared ones would only be a longer way to the log."""
+        return Room
 
     def publish(self, event: Event, *, force: bool = False) -> None:
         """Deliver the event.

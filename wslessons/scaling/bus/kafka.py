@@ -1,12 +1,12 @@
 """Kafka: a topic that every server reads in full (https://kafka.apache.org/documentation/).
 
-No consumer group: a group shares a topic out among its members, and here each has to get all. The
-record's key is the room, which decides its partition, so numbers are in order within a room: a
-number is the record's offset plus one, times 1,000, plus the event's place in the record; times
-the number of partitions, plus the partition. Signs of life go to the topic ``NAME.presence``, whose
-oldest record has the epoch. The producer is idempotent and waits for all replicas in sync.
+No consumer group: a group shares a topic out among its members, and here each has to get all. For
+the same reason one partition of the topic is used, the first: more of them would share out nothing,
+and give no order between rooms. A number is the record's offset plus one, times 1,000, plus the
+event's place in the record. Signs of life go to the topic ``NAME.presence``, whose oldest record
+has the epoch. The producer is idempotent and waits for all replicas in sync.
 
-Not handled here: TLS, and partitions added to a topic in use, which would move its rooms.
+Not handled here: TLS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import zlib
 from collections.abc import Callable, Coroutine
 from itertools import chain
 from typing import Any
@@ -57,23 +56,14 @@ class Topic(LogTransport):
     def __init__(self, address: Address) -> None:
         super().__init__(f"Kafka at {address.hosts_text}")
         self._address = address
-        self._topic = address.option("topic", "wslessons")
+        topic = address.option("topic", "wslessons")
         self._wait = address.number("fetch_wait", 500)
-        self._presence = TopicPartition(f"{self._topic}.presence", 0)
-        self._partitions = 1
-        self._next: dict[int, int] = {}
-        """For each partition, the offset of the record to read next."""
+        self._log, self._presence = TopicPartition(topic, 0), TopicPartition(f"{topic}.presence", 0)
+        self._next = 0
+        """Offset of the record to read next."""
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._closing: set[asyncio.Task[None]] = set()
-
-    def partition(self, room: str) -> int:
-        """Return the partition of `room`."""
-        return zlib.crc32(room.encode()) % self._partitions
-
-    def group(self, room: str) -> str:
-        """Return the room: each has records of its own."""
-        return room
 
     async def close(self) -> None:
         """Disconnect, and wait for all former connections to have ended. Idempotent."""
@@ -82,23 +72,23 @@ class Topic(LogTransport):
 
     async def publish(self, data: bytes) -> None:
         """Send to the topic beside the log."""
-        await self._send(self._presence, data, None)
+        await self._send(self._presence, data)
 
     async def flush(self) -> None:
         """Every record is acknowledged, so nothing is under way."""
 
-    async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
+    async def append(self, data: bytes, id: str, count: int, last: int) -> None:
         """Send a record, and wait until the replicas in sync have it."""
-        await self._send(TopicPartition(self._topic, self.partition(group)), data, group.encode())
+        await self._send(self._log, data)
 
-    async def _send(self, to: TopicPartition, data: bytes, key: bytes | None) -> None:
+    async def _send(self, to: TopicPartition, data: bytes) -> None:
         self._check_connected()
         assert self._producer is not None
         headers = [("epoch", self._epoch.encode())] if to == self._presence else None
         try:
             async with asyncio.timeout(2 * LOST_AFTER):
                 await self._producer.send_and_wait(
-                    to.topic, data, key=key, partition=to.partition, headers=headers
+                    to.topic, data, partition=to.partition, headers=headers
                 )
         except (errors.KafkaError, OSError, TimeoutError) as exc:
             # A producer that failed once may not be used again (its sequence has a hole).
@@ -138,36 +128,24 @@ class Topic(LogTransport):
 
     async def _assign(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
         """Find where to begin, and what has happened to the log meanwhile."""
-        count = len(await producer.partitions_for(self._topic))
-        await producer.partitions_for(self._presence.topic)
-        partitions = {n: TopicPartition(self._topic, n) for n in range(count)}
-        everything = [*partitions.values(), self._presence]
-        consumer.assign(everything)
-        oldest = await consumer.beginning_offsets(everything)
-        newest = await consumer.end_offsets(everything)
+        for topic, _ in (self._log, self._presence):
+            await producer.partitions_for(topic)
+        consumer.assign([self._log, self._presence])
+        oldest = await consumer.beginning_offsets([self._log, self._presence])
+        newest = await consumer.end_offsets([self._log, self._presence])
+        first, end = oldest[self._log], newest[self._log]
         epoch = await self._find_epoch(producer, consumer, oldest[self._presence], newest)
-        behind = any(newest[partitions[n]] < at for n, at in self._next.items())
-        known = (self._epoch.partition("+")[0], self._partitions)
-        if not self._epoch or known != (epoch, count) or behind:
+        behind = end < self._next
+        if self._epoch.partition("+")[0] != epoch or behind:
             # The same epoch with fewer records: some were lost, and their numbers come again.
             self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
-            self._partitions = count
-            most = max(1, self.history // count)
-            self._next = {
-                n: max(oldest[each], newest[each] - most) for n, each in partitions.items()
-            }
-            before = {n: self._before(n, at) for n, at in self._next.items()}
-            self.host.on_opened(self._epoch, before)
-            self.tail = self.tail or {
-                n: self._number(n, newest[each] - 1)
-                for n, each in partitions.items()
-                if newest[each] > self._next[n]
-            }
-        for n, each in partitions.items():
-            if oldest[each] > self._next[n]:
-                self.host.on_trimmed(n, self._before(n, oldest[each]), None)
-                self._next[n] = oldest[each]
-            consumer.seek(each, self._next[n])
+            self._next = max(first, end - self.history)
+            self.host.on_opened(self._epoch, _before(self._next))
+            self.tail = self.tail or end * PLACES
+        elif first > self._next:
+            self.host.on_trimmed(_before(first), None)
+            self._next = first
+        consumer.seek(self._log, self._next)
         consumer.seek(self._presence, max(newest[self._presence], oldest[self._presence]))
 
     async def _find_epoch(
@@ -182,10 +160,10 @@ class Topic(LogTransport):
             proposal = [("epoch", secrets.token_hex(8).encode())]
             topic, partition = self._presence
             await producer.send_and_wait(topic, b"[]", partition=partition, headers=proposal)
-        consumer.pause(*(each for each in consumer.assignment() if each != self._presence))
+        consumer.pause(self._log)
         consumer.seek(self._presence, oldest)
         record = await consumer.getone(self._presence)
-        consumer.resume(*consumer.assignment())
+        consumer.resume(self._log)
         return dict(record.headers).get("epoch", b"").decode()
 
     async def _serve(self) -> None:
@@ -199,20 +177,11 @@ class Topic(LogTransport):
         while True:
             ready = await self._consumer.getmany(timeout_ms=int(CHECK * 1000))
             for record in chain.from_iterable(ready.values()):
-                partition, value = record.partition, record.value or b""
-                if record.topic != self._topic:
-                    self.host.on_message(value)
+                if record.topic == self._presence.topic:
+                    self.host.on_message(record.value or b"")
                 else:
-                    self._next[partition] = record.offset + 1
-                    self.host.on_entry(
-                        partition, self._number(partition, record.offset), self._partitions, value
-                    )
-
-    def _number(self, partition: int, offset: int) -> int:
-        return (offset + 1) * PLACES * self._partitions + partition
-
-    def _before(self, partition: int, offset: int) -> int:
-        return self._number(partition, offset) - self._partitions if offset else 0
+                    self._next = record.offset + 1
+                    self.host.on_entry(self._next * PLACES, record.value or b"")
 
     async def _watch(self) -> None:
         """Ask for the cluster's metadata again and again, as a sign of life."""
@@ -240,6 +209,11 @@ class Topic(LogTransport):
         task = asyncio.create_task(close_quietly(*closing, seconds=3 * LOST_AFTER))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _before(offset: int) -> int:
+    """Return the last number that an event before this record can have."""
+    return (offset + 1) * PLACES - 1 if offset else 0
 
 
 def _explain(exc: BaseException) -> str:

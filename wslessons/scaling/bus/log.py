@@ -52,8 +52,8 @@ class Log(Remote):
         transport.history = self._channel.capacity
         self._beside: Outbox[None] = Outbox(1000, 2**20)
         """Signs of life, which go beside the log."""
-        self._seqs: OrderedDict[tuple[str, str], int] = OrderedDict()
-        """The newest sequence number of each server and group."""
+        self._seqs: OrderedDict[str, int] = OrderedDict()
+        """The newest sequence number of each server."""
         self._opened = False
 
     async def start_up(self) -> None:
@@ -65,8 +65,7 @@ class Log(Remote):
         await super().start_up()
         try:
             async with asyncio.timeout(10):
-                for partition, number in self._log.tail.items():
-                    await self._reached(partition, number)
+                await self.reached("", self._log.tail)
         except TimeoutError:
             raise UserError(f"{self._log.label} does not give its history in time.") from None
 
@@ -95,7 +94,7 @@ class Log(Remote):
 
     # What a transport with a log calls as well: see `LogHost`.
 
-    def on_opened(self, epoch: str, before: dict[int, int]) -> None:
+    def on_opened(self, epoch: str, before: int) -> None:
         """Take note which life of the log this is, and where reading begins."""
         if not self._opened:
             self._opened, self.epoch = True, epoch
@@ -103,40 +102,34 @@ class Log(Remote):
             logger.info("%s has lost its log, and begins a new one", self._log.label)
             self._seqs.clear()
             self._begin_anew(epoch)
-        self._before |= before
-        self._at |= before
+        self._start = self._at = before
 
-    def on_entry(self, partition: int, first: int, step: int, data: bytes) -> None:
+    def on_entry(self, first: int, data: bytes) -> None:
         """Deliver the events of one entry."""
         try:
             parts = decode(data)
         except ValueError as exc:
             logger.info("skipped an entry from elsewhere in %s: %s", self._log.label, exc)
             parts = []
-        for place, event in enumerate(parts):
+        for number, event in enumerate(parts, first):
             if isinstance(event, Event):
-                self._take(event, first + place * step)
-        self._progress(partition, first + max(0, len(parts) - 1) * step)
+                self._take(event, number)
+        self._progress(first + max(0, len(parts) - 1))
 
-    def on_trimmed(self, partition: int, number: int, count: int | None) -> None:
+    def on_trimmed(self, number: int, count: int | None) -> None:
         """Report what the log did not keep until we could read it."""
         self.missed += count or 0
-        self._before[partition] = number
-        for room in [room for room in self._newest if self.partition(room) == partition]:
-            del self._newest[room]
+        self._start = number
+        self._newest.clear()
         self._put(Gap(count, None, "", number), number)
-        self._progress(partition, number)
-
-    def partition(self, room: str) -> int:
-        """Return the partition of the log that `room` is in."""
-        return self._log.partition(room)
+        self._progress(number)
 
     def _take(self, event: Event, number: int) -> None:
-        seqs, source = self._seqs, (event.node, self._log.group(event.room))
-        if event.seq <= seqs.get(source, 0):
+        seqs = self._seqs
+        if event.seq <= seqs.get(event.node, 0):
             return
-        seqs[source] = event.seq
-        seqs.move_to_end(source)
+        seqs[event.node] = event.seq
+        seqs.move_to_end(event.node)
         if len(seqs) > NODES:
             seqs.popitem(last=False)
         if self._is_repeat(event.key):
@@ -155,22 +148,17 @@ class Log(Remote):
         while True:
             await self._waiting.changed.wait()
             batch = self._waiting.peek(BATCH, min(BATCH_BYTES, self._log.limit - 2))
-            groups: dict[str, list[tuple[Event, bytes]]] = {}
-            for event, data in batch:
-                groups.setdefault(self._log.group(event.room), []).append((event, data))
-            appending = [self._append(group, groups[group]) for group in groups]
-            # A task for each takes time, and mostly there is one.
-            await (appending[0] if len(appending) == 1 else asyncio.gather(*appending))
+            await self._append(batch)
             self._waiting.drop(len(batch))
             self._sent.set()
 
-    async def _append(self, group: str, batch: list[tuple[Event, bytes]]) -> None:
+    async def _append(self, batch: list[tuple[Event, bytes]]) -> None:
         data = join([data for _, data in batch])
         first, last = batch[0][0].seq, batch[-1][0].seq
         delay = RETRY
         while True:
             try:
-                await self._log.append(group, data, f"{self.node}:{first}-{last}", len(batch), last)
+                await self._log.append(data, f"{self.node}:{first}-{last}", len(batch), last)
                 break
             except Unreachable as exc:
                 if delay > RETRY and self.status == Status("connected"):

@@ -170,7 +170,7 @@ class JetStream(Core, LogTransport):
         """Number that the next delivery of our consumer has."""
         self._alive = 0.0
 
-    async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
+    async def append(self, data: bytes, id: str, count: int, last: int) -> None:
         """Publish to the stream, and wait until it is stored on most of its replicas."""
         self._check_connected()
         assert self._client is not None
@@ -190,10 +190,10 @@ class JetStream(Core, LogTransport):
             self._epoch = epoch
             # Entries, not events; an entry has one event or more.
             self._next = max(info.state.first_seq, info.state.last_seq - self.history + 1, 1)
-            self.host.on_opened(epoch, {0: _before(self._next)})
-            self.tail = self.tail or {0: info.state.last_seq * PLACES}
+            self.host.on_opened(epoch, _before(self._next))
+            self.tail = self.tail or info.state.last_seq * PLACES
         elif info.state.first_seq > self._next:
-            self.host.on_trimmed(0, _before(info.state.first_seq), None)
+            self.host.on_trimmed(_before(info.state.first_seq), None)
             self._next = info.state.first_seq
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -290,7 +290,7 @@ class JetStream(Core, LogTransport):
             return
         self._due += 1
         self._next = sequence + 1
-        self.host.on_entry(0, sequence * PLACES, 1, msg.data)
+        self.host.on_entry(sequence * PLACES, msg.data)
 
     async def _serve(self) -> None:
         await first_to_end(super()._serve(), self._watch_consumer())

@@ -260,4 +260,4 @@ class PubSub(Remote):
         gap = Gap(count, room, node)
         self._number(gap, room, self._channel.offset + 1)
         self._put(gap, gap.offset)
-        self._progress(0, gap.offset)
+        self._progress(gap.offset)

@@ -250,9 +250,9 @@ class Streams(Channels, LogTransport):
         """The newest number read, and the id of its entry."""
         self._entry = ""
 
-    async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
+    async def append(self, data: bytes, id: str, count: int, last: int) -> None:
         """Add an entry, unless it is there already."""
-        node = id.partition(":")[0]
+        node = id.rpartition(":")[0]
         keys = [*self._keys, f"{self._stream}:node:{node}"]
         arguments = [count, id, data, last, self._max_len, self._epoch]
         if not await self._do(lambda client: self._append(keys, arguments, client=client)):
@@ -271,10 +271,10 @@ class Streams(Channels, LogTransport):
         if epoch != self._epoch:
             self._epoch, self._entry = epoch, ""
             self._number = max(before, await self._number_before(client, number))
-            self.host.on_opened(epoch, {0: self._number})
-            self.tail = self.tail or {0: number}
+            self.host.on_opened(epoch, self._number)
+            self.tail = self.tail or number
         elif before > self._number:
-            self.host.on_trimmed(0, before, before - self._number)
+            self.host.on_trimmed(before, before - self._number)
             self._number, self._entry = before, ""
 
     async def _number_before(self, client: Redis, number: int) -> int:
@@ -302,7 +302,7 @@ class Streams(Channels, LogTransport):
                         raise Unreachable("its log has begun anew")
                     self._number, self._entry = int(id.partition(b"-")[0]), fields[b"i"].decode()
                     first = self._number - int(fields[b"n"]) + 1
-                    self.host.on_entry(0, first, 1, fields[b"d"])
+                    self.host.on_entry(first, fields[b"d"])
 
 
 def _no_retry() -> Retry:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from wslessons.chat.room import Room
 from wslessons.errors import UserError
 from wslessons.scaling.bus.bus import Bus
 from wslessons.scaling.bus.items import (
@@ -26,6 +27,7 @@ from wslessons.scaling.bus.items import (
     encode,
 )
 from wslessons.scaling.bus.presence import Presence
+from wslessons.scaling.bus.rooms import SharedRooms
 from wslessons.scaling.bus.transport import Transport, cancel_and_wait
 
 __all__ = ["Outbox", "Remote", "Signal"]
@@ -86,6 +88,12 @@ class Remote(Bus):
     def members(self, room: str) -> tuple[Members, int]:
         """Return who is in `room` on other servers: some by connection id, and how many."""
         return self._presence.members(room)
+
+    def room_factory(
+        self, rooms: Mapping[str, Room], forget: Callable[[str], None]
+    ) -> Callable[[str, int], Room]:
+        """Return what opens rooms that are shared: see `wslessons.chat.server.RoomSource`."""
+        return SharedRooms(self, rooms, forget).open
 
     async def start_up(self) -> None:
         """Connect.

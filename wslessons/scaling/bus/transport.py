@@ -75,31 +75,28 @@ class Host(Protocol):
 class LogHost(Host, Protocol):
     """What a transport with a log calls on its bus as well."""
 
-    def on_opened(self, epoch: str, before: dict[int, int]) -> None:
+    def on_opened(self, epoch: str, before: int) -> None:
         """Take note which log this is. Called before the first entry, and for another log.
 
         Args:
             epoch: the life of the log.
-            before: for each partition, the number after which reading begins.
+            before: the number after which reading begins.
         """
         ...
 
-    def on_entry(self, partition: int, first: int, step: int, data: bytes) -> None:
-        """Take the next entry of a partition.
+    def on_entry(self, first: int, data: bytes) -> None:
+        """Take the next entry.
 
         Args:
-            partition: the partition.
-            first: the number of the entry's first event.
-            step: how much more each further event's number is.
+            first: the number of the entry's first event; the others have the next ones.
             data: the encoded events.
         """
         ...
 
-    def on_trimmed(self, partition: int, number: int, count: int | None) -> None:
+    def on_trimmed(self, number: int, count: int | None) -> None:
         """Take note that the log no longer has what we would have read next.
 
         Args:
-            partition: the partition.
             number: up to which number it is gone.
             count: how many events that were, None if nobody can know.
         """
@@ -244,24 +241,15 @@ class LogTransport(Transport):
 
     def __init__(self, label: str) -> None:
         super().__init__(label)
-        self.tail: dict[int, int] = {}
-        """How far, by partition, the log went when it was opened first."""
+        self.tail = 0
+        """The log's newest number when it was opened first."""
         self._epoch = ""
 
-    def partition(self, room: str) -> int:
-        """Return the partition of `room`, the same on all servers."""
-        return 0
-
-    def group(self, room: str) -> str:
-        """Return whose events may share an entry with those of `room`, the same on all servers."""
-        return ""
-
     @abstractmethod
-    async def append(self, group: str, data: bytes, id: str, count: int, last: int) -> None:
+    async def append(self, data: bytes, id: str, count: int, last: int) -> None:
         """Append an entry; return once the broker has it for good.
 
         Args:
-            group: what `group` returned for the entry's rooms.
             data: the encoded events.
             id: names the entry, the same if it is appended again.
             count: how many events are in it.
