@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from wslessons.errors import UserError, need
-from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit
+from wslessons.limits import HEARTBEAT, ConnectionLimit
 from wslessons.serving import explained_bind_errors, host_port
 
 for _module in ("httptools", "uvicorn"):
@@ -149,8 +149,8 @@ async def start(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    max_connections: int | None = None,
-    max_per_address: int = MAX_PER_ADDRESS,
+    limit: ConnectionLimit | None = None,
+    heartbeat: tuple[float, float] = HEARTBEAT,
     **options: Any,
 ) -> AppServer:
     """Start serving `app` and return once it accepts connections.
@@ -160,8 +160,10 @@ async def start(
             called when the server stops, before it waits for responses to end.
         host: the address to bind; only this machine can connect unless you say otherwise.
         port: the TCP port; 0 takes a free one.
-        max_connections: in all, of either kind; see `ConnectionLimit`.
-        max_per_address: from one address, other than this machine's; 0 for any number.
+        limit: how many connections there may be, of either kind; who is too many is answered with
+            503, or with 429 if it is for its address. By default that of `ConnectionLimit`.
+        heartbeat: seconds between pings to a WebSocket, and of silence after one until it is
+            dropped.
         options: whatever else `uvicorn.Config` takes.
 
     Raises:
@@ -178,13 +180,14 @@ async def start(
         # uvicorn would believe whoever connects from this machine; see `wslessons.guard.Forwarded`.
         "proxy_headers": False,
         "server_header": False,
+        "ws_ping_interval": heartbeat[0],
+        "ws_ping_timeout": heartbeat[1],
         "timeout_graceful_shutdown": GRACE,
         **options,
     }
     with explained_bind_errors(host, port):
         sock = await _bind(host, port)
-    limit = ConnectionLimit(max_connections, max_per_address)
-    server = AppServer(_Uvicorn(_Config(app, limit, **options)), sock)
+    server = AppServer(_Uvicorn(_Config(app, limit or ConnectionLimit(), **options)), sock)
     try:
         await server.started()
     except BaseException:

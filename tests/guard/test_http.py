@@ -21,6 +21,7 @@ from webs import until
 
 from wslessons import asgi, limits
 from wslessons.guard import http
+from wslessons.limits import ConnectionLimit
 
 SHORT = 0.3
 
@@ -301,7 +302,7 @@ def answers(raw: bytes) -> bytes:
 async def test_one_too_many_is_told_so(site: Site) -> None:
     """503 before any request is read; who leaves makes room; a WebSocket keeps its place."""
     async with (
-        asgi.serve(site.app, max_connections=2) as server,
+        asgi.serve(site.app, limit=ConnectionLimit(2)) as server,
         dial(server.url) as first,
         dial(server.url) as second,
     ):
@@ -326,7 +327,7 @@ async def test_too_many_from_one_address(site: Site, monkeypatch: pytest.MonkeyP
     """429 for that one, also while there is room for others."""
     monkeypatch.setattr(limits, "_key", lambda host: host)
     async with (
-        asgi.serve(site.app, max_per_address=1) as server,
+        asgi.serve(site.app, limit=ConnectionLimit(per_address=1)) as server,
         dial(server.url) as first,
         dial(server.url) as second,
     ):
@@ -341,7 +342,7 @@ async def test_too_many_from_one_address(site: Site, monkeypatch: pytest.MonkeyP
 
 async def test_a_crowd_in_front_of_a_full_server_costs_it_nothing(site: Site) -> None:
     """Of hundreds some are told why; none stays, and there is room again at once."""
-    async with asgi.serve(site.app, max_connections=1) as server, dial(server.url) as first:
+    async with asgi.serve(site.app, limit=ConnectionLimit(1)) as server, dial(server.url) as first:
         first.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await first.reader.readuntil(b"hello")
 
@@ -359,7 +360,7 @@ async def test_a_connection_class_of_somebody_else_is_counted_as_far_as_it_can_b
     site: Site,
 ) -> None:
     """uvicorn's own WebSocket gives no place back, so it takes none."""
-    async with asgi.serve(site.app, max_connections=1, ws="websockets-sansio") as server:
+    async with asgi.serve(site.app, limit=ConnectionLimit(1), ws="websockets-sansio") as server:
         for _ in range(3):
             async with dial(server.url) as client:
                 assert answers(await client.handshake()) == b"HTTP/1.1 101 Switching Protocols"
@@ -384,7 +385,7 @@ async def test_a_peer_that_has_gone_already_costs_no_traceback(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who connects to a full server and resets the connection at once leaves nothing in the log."""
-    async with asgi.serve(site.app, max_connections=1) as server, dial(server.url) as first:
+    async with asgi.serve(site.app, limit=ConnectionLimit(1)) as server, dial(server.url) as first:
         first.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         await first.reader.readuntil(b"hello")
         host, port = server.url.removeprefix("http://").split(":")

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import shell
 import trustme
+from raw import dial
 from webs import closed
 from websockets import InvalidStatus, connect
 from websockets.typing import Origin
@@ -207,3 +208,48 @@ async def test_a_missing_extra_is_one_sentence(tmp_path: Path):
             code, out, errors = await shell.run("web", "--port", "0")
     says = "itsdangerous is not installed: get it with pip install 'wslessons[web]'."
     assert (code, out, errors) == (1, "", f"wslessons: {says}\n")
+
+
+async def test_its_bounds_are_options():
+    """The words of `wslessons chat`: each bound is what the command line says."""
+    words = ["--max-connections", "3", "--max-size", "100", "--max-rooms", "1", "--drain", "0"]
+    words += ["--rate", "2", "--burst", "4", "--ping-interval", "0.3", "--ping-timeout", "0.3"]
+    async with asyncio.timeout(40), shell.serving("web", "--port", "0", *words) as server:
+        url = server.url.replace("http", "ws") + "/ws"
+        async with connect(url, proxy=None) as alice, connect(url, proxy=None) as bob:
+            for client, name in ((alice, "alice"), (bob, "bob")):
+                await client.send(name)
+                assert await client.recv() == f"Welcome, {name}!"
+            async with dial(server.url) as mute:
+                await mute.handshake()
+                with pytest.raises(InvalidStatus) as refusal:
+                    await connect(url, proxy=None)
+                assert refusal.value.response.status_code == 503
+                # It does not answer pings.
+                assert await mute.closing() == (1011, "heartbeat timeout")
+            await alice.send("x" * 101)
+            assert (await closed(alice))[0] == 1009
+            await asyncio.gather(*(bob.send(f"{number}") for number in range(6)))
+            code, errors = await server.end(signal.SIGTERM)
+        assert (code, "Traceback" in errors) == (0, False)
+        assert "refused with 503: too many connections" in errors
+        assert "does not answer pings: dropped" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--max-connections", "0"), "'0' is not a number of 1 or more"),
+        (("--rate", "-1"), "'-1' is not a number of 0 or more"),
+        (("--hosts", "https://a.example"), "the host 'https://a.example' "),
+        (("--proxies", "proxy"), "'proxy' is no address and no network"),
+        (("--observers", "10.0.0.1/8"), "'10.0.0.1/8' is no address and no network"),
+    ],
+)
+async def test_a_bound_that_is_none_is_one_sentence(words: tuple[str, str], says: str):
+    """What can't be is refused at the start, with exit code 2."""
+    async with asyncio.timeout(40):
+        code, out, errors = await shell.run("web", "--port", "0", *words)
+    assert (code, out) == (2, "")
+    assert says in errors
+    assert "Traceback" not in errors

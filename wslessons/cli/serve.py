@@ -281,6 +281,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
 def web(parser: argparse.ArgumentParser) -> Run:
     """Give `parser` the arguments of ``wslessons web``, and return what runs it."""
     add_address(parser, 8000)
+    add_limits(parser, 8192, CHAT)
     parser.add_argument(
         "--origins",
         nargs="+",
@@ -324,9 +325,11 @@ def web(parser: argparse.ArgumentParser) -> Run:
 
     def run(args: argparse.Namespace) -> int:
         # Only here: the command's help needs none of what the extra brings.
+        from wslessons.chat import ChatServer
         from wslessons.web import command
 
         log_to(sys.stderr)
-        return command.run(args)
+        chat = ChatServer(**chat_limits(args))
+        return command.run(args, chat, **connection_limits(args))
 
     return run

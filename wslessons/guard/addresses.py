@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wslessons.errors import UserError
 from wslessons.guard.origins import refuse
 from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit
+from wslessons.serving import Door
 
 __all__ = ["LOOPBACK", "Forwarded", "Networks", "came_through_a_proxy"]
 
@@ -102,8 +103,8 @@ class Forwarded:
 
     async def _count(self, host: str, scope: Scope, receive: Receive, send: Send) -> None:
         if words := self.limit.enter(host):
-            sentence = f"{words[0].upper()}{words[1:]}: try again later."
-            await refuse(scope, receive, send, 429, sentence)
+            status, sentence = Door.answer(words)
+            await refuse(scope, receive, send, status, sentence.strip())
             return
         try:
             await self.app(scope, receive, send)

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from wslessons.limits import ConnectionLimit
 from wslessons.logs import Folded
-from wslessons.serving import host_port
+from wslessons.serving import Door, host_port
 
 __all__ = [
     "LINGER",
@@ -165,12 +165,10 @@ class HttpConnection(HttpToolsProtocol):
         self._limit: ConnectionLimit | None = getattr(self.config, "limit", None)
         host = self.client[0] if self.client else None
         if self._limit is not None and (words := self._limit.enter(host)):
-            status = HTTPStatus.TOO_MANY_REQUESTS
-            if self._limit.full:
-                status = HTTPStatus.SERVICE_UNAVAILABLE
             self._limit = None
+            status, sentence = Door.answer(words)
             _full.log(f"{self.peer} refused with {status.value}: {words}")
-            self._answer(status, f"{words[0].upper()}{words[1:]}: try again later.")
+            self._answer(status, sentence.strip())
             return
         self._expect()
 

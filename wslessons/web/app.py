@@ -40,7 +40,7 @@ from wslessons.guard.addresses import LOOPBACK, Forwarded, Networks, came_throug
 from wslessons.guard.headers import SecurityHeaders
 from wslessons.guard.http import SAFE_HEADERS
 from wslessons.guard.origins import HostCheck, OriginCheck, normal_host, normal_origin, refuse
-from wslessons.limits import MAX_PER_ADDRESS
+from wslessons.limits import HEARTBEAT, MAX_PER_ADDRESS, ConnectionLimit
 from wslessons.web.connection import WebConnection, connected
 from wslessons.web.frames import FrameProtocol
 from wslessons.web.metrics import Metrics
@@ -315,8 +315,8 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    max_connections: int | None = None,
-    max_per_address: int = MAX_PER_ADDRESS,
+    limit: ConnectionLimit | None = None,
+    heartbeat: tuple[float, float] = HEARTBEAT,
     uvicorn: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncGenerator[asgi.AppServer]:
@@ -326,18 +326,18 @@ async def serve(
         chat: the chat to offer; by default a new one.
         host: the address to bind.
         port: the TCP port; 0 takes a free one.
-        max_connections: in all, of either kind; see `wslessons.limits.ConnectionLimit`.
-        max_per_address: from one address, other than this machine's; 0 for any number.
+        limit: how many connections there may be, of either kind, in all and from one address.
+        heartbeat: seconds between pings, and of silence after one until somebody is dropped.
         uvicorn: whatever else `uvicorn.Config` takes.
         options: those of `application`.
 
     Raises:
         UserError: the address can't be bound, or an argument can't be what it should.
     """
-    chat = chat or ChatServer()
+    chat, limit = chat or ChatServer(), limit or ConnectionLimit()
     options["hosts"] = [*options.get("hosts", ()), *named(host)]
-    app = application(chat, max_per_address=max_per_address, **options)
+    options.setdefault("max_per_address", limit.per_address)
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
-    limits = {"max_connections": max_connections, "max_per_address": max_per_address}
-    async with asgi.serve(app, host, port, **limits, **settings) as server:
+    app = application(chat, **options)
+    async with asgi.serve(app, host, port, limit=limit, heartbeat=heartbeat, **settings) as server:
         yield server

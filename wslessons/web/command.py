@@ -12,6 +12,7 @@ from typing import Any
 from wslessons import asgi
 from wslessons.chat import ChatServer
 from wslessons.errors import UserError, print_line
+from wslessons.limits import HEARTBEAT, ConnectionLimit
 from wslessons.logs import fold_accept_errors
 from wslessons.serving import stop_event
 from wslessons.web.app import OPTIONS, application, named
@@ -64,6 +65,8 @@ async def serve_until_stopped(
     *,
     drain: float = 3.0,
     hosts: Iterable[str] = (),
+    limit: ConnectionLimit | None = None,
+    heartbeat: tuple[float, float] = HEARTBEAT,
     uvicorn: dict[str, Any] | None = None,
     **options: Any,
 ) -> None:
@@ -78,16 +81,20 @@ async def serve_until_stopped(
         port: the TCP port; 0 takes a free one.
         drain: seconds over which people are sent away.
         hosts: the names that the server answers to; where `host` is a name, that is one of them.
+        limit: how many connections there may be, of either kind, in all and from one address.
+        heartbeat: seconds between pings, and of silence after one until somebody is dropped.
         uvicorn: whatever else `uvicorn.Config` takes.
         options: the others of `application`.
 
     Raises:
         UserError: the address can't be bound, or an argument can't be what it should.
     """
-    app = application(chat, hosts=[*hosts, *named(host)], **options)
+    limit = limit or ConnectionLimit()
+    names = [*hosts, *named(host)]
+    app = application(chat, hosts=names, max_per_address=limit.per_address, **options)
     settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
     with stop_event() as stop, fold_accept_errors():
-        server = await asgi.start(app, host, port, **settings)
+        server = await asgi.start(app, host, port, limit=limit, heartbeat=heartbeat, **settings)
         try:
             print_line(server.url)
             await stop.wait()
@@ -97,12 +104,18 @@ async def serve_until_stopped(
             await server.stop()
 
 
-def run(args: argparse.Namespace) -> int:
-    """Serve the chat as the command line says; return the exit code."""
+def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
+    """Serve the chat as the command line says; return the exit code.
+
+    Args:
+        args: the words of the command line.
+        chat: the chat to offer.
+        limits: `limit` and `heartbeat` of `serve_until_stopped`.
+    """
     tls = check_certificate(args.certfile, args.keyfile)
     asyncio.run(
         serve_until_stopped(
-            ChatServer(),
+            chat,
             args.host,
             args.port,
             drain=args.drain,
@@ -111,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
             origins=args.origins,
             proxies=args.proxies,
             observers=args.observers,
+            **limits,
         )
     )
     return 0
