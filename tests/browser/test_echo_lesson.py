@@ -14,6 +14,12 @@ pytestmark = pytest.mark.timeout(180)
 async def test_learner_runs_the_lesson_and_talks_to_the_panel(lab: Lab):
     """Run all of lesson 1, type into the panel, see the echo, close with a code, reconnect."""
     async with asyncio.timeout(150):
+        # Just opened, it has no answer below its question, and nothing to be saved.
+        prompts = await lab.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+        assert {prompt.strip() for prompt in prompts} <= {"", "[ ]:"}
+        assert await lab.page.locator(".jp-OutputArea-output").count() == 0
+        assert await lab.page.locator(".jp-mod-dirty").count() == 0
+
         await lab.run_all()
         assert await lab.errors() == []
         assert await lab.page.get_by_text("Would you like to receive").count() == 0

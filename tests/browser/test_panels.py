@@ -75,8 +75,10 @@ async def test_a_saved_notebook_shows_static_pictures(lab: Lab):
     async with asyncio.timeout(280):
         await lab.run_all()
         await alive(lab)
+        unsaved = lab.page.locator(".jp-mod-dirty")
+        await expect(unsaved).not_to_have_count(0)
         await lab.menu("File", "Save Notebook")
-        await expect(lab.page.locator(".jp-mod-dirty")).to_have_count(0)
+        await expect(unsaved).to_have_count(0)
         await alive(lab)
         for shut_down in (False, True):
             if shut_down:

@@ -22,6 +22,7 @@ from wslessons import cli
 from wslessons.errors import UserError
 from wslessons.lab import launch, lessons
 
+INDEX = "index.ipynb"
 NAMES = ["00_why_websockets.ipynb", "01_echo.ipynb", "05_heartbeats.ipynb", "06_scaling.ipynb"]
 
 
@@ -32,7 +33,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "notebooks").mkdir(parents=True)
     (root / "pyproject.toml").touch()
     for name in NAMES:
-        (root / "notebooks" / name).write_text(f"the package's {name}")
+        (root / "notebooks" / name).write_text('{"cells": []}')
     monkeypatch.setattr(lessons, "PACKAGE", root / "wslessons")
     monkeypatch.chdir(root)
     return root
@@ -55,9 +56,22 @@ def test_lesson_is_found_by_number_word_or_file_name(clone: Path, word: str) -> 
     assert lessons.find(word).name == "05_heartbeats.ipynb"
 
 
-def test_lesson_one_opens_when_none_is_named(clone: Path) -> None:
-    """The first lesson to run is 01, also where an introduction comes before it."""
-    assert lessons.find(None).name == "01_echo.ipynb"
+def test_the_index_opens_when_none_is_named(clone: Path) -> None:
+    """Without an index it is the first lesson."""
+    assert lessons.find(None).name == NAMES[0]
+    (clone / "notebooks" / INDEX).touch()
+    assert lessons.find(None).name == INDEX
+    assert [path.name for path in lessons.all_lessons()] == [*NAMES, INDEX]
+
+
+@pytest.mark.parametrize("word", ["deeper/1", "deeper/echo", "deeper/01_echo.ipynb", "deeper\\ec"])
+def test_what_goes_deeper_is_found_in_its_folder(clone: Path, word: str) -> None:
+    """A lesson's number alone means the lesson."""
+    deeper = clone / "notebooks" / "deeper" / NAMES[1]
+    deeper.parent.mkdir()
+    deeper.touch()
+    assert lessons.find(word) == deeper
+    assert lessons.find("1") == clone / "notebooks" / NAMES[1]
 
 
 @pytest.mark.parametrize("word", ["7", "tcp", "", "_", "01_echo.py", "²"])
@@ -90,33 +104,11 @@ def test_copies_go_where_they_serve_a_learner(
     assert lessons.work_folder() == clone / lessons.WORK_FOLDER
     monkeypatch.chdir(tmp_path)
     assert lessons.work_folder() == tmp_path / lessons.WORK_FOLDER
-    lessons.copy_missing(lessons.work_folder())
+    lessons.work_folder().mkdir()
+    (lessons.work_folder() / NAMES[0]).touch()
     monkeypatch.chdir(lessons.work_folder())
     assert lessons.work_folder() == tmp_path / lessons.WORK_FOLDER
     assert lessons.work_folder(Path("mine")) == tmp_path / lessons.WORK_FOLDER / "mine"
-
-
-def test_copying_brings_what_is_missing_and_keeps_what_is_edited(clone: Path) -> None:
-    """A learner's edit, a lesson deleted since, and the originals all come out right."""
-    folder = clone / "work" / "deeper"
-    assert [path.name for path in lessons.copy_missing(folder)] == NAMES
-    (folder / NAMES[1]).write_text("edited")
-    (folder / NAMES[2]).unlink()
-    assert [path.name for path in lessons.copy_missing(folder)] == [NAMES[2]]
-    assert (folder / NAMES[1]).read_text() == "edited"
-    assert (folder / NAMES[2]).read_text() == f"the package's {NAMES[2]}"
-    assert sorted(path.name for path in folder.iterdir()) == NAMES
-
-
-def test_working_in_the_original_folder_copies_nothing(clone: Path) -> None:
-    """An author opens the lessons themselves with `--dir notebooks`."""
-    assert lessons.copy_missing(clone / "notebooks") == []
-
-
-def test_folder_that_cannot_be_made_is_one_sentence(clone: Path) -> None:
-    """A file where the folder should be is named, with what to do."""
-    with pytest.raises(UserError, match=r"can't keep the lessons in .*pyproject.toml.*--dir"):
-        lessons.copy_missing(clone / "pyproject.toml")
 
 
 @pytest.mark.parametrize("missing", ["jupyterlab", "ipykernel", "ipywidgets"])
@@ -141,7 +133,7 @@ def test_root_is_allowed_only_when_it_is_root(
     """A learner in a container is root; for anybody else Jupyter's own guard stays."""
     monkeypatch.setattr(launch.os, "geteuid", lambda: user, raising=False)
     args = argparse.Namespace(no_browser=False, port=None)
-    arguments = launch.jupyter_arguments(args, Path(), "01_echo.ipynb", "token")
+    arguments = launch.jupyter_arguments(args, Path(), "lab", "token")
     assert ("--ServerApp.allow_root=True" in arguments) is allowed
 
 
@@ -232,6 +224,41 @@ async def test_jupyterlab_opens_the_lesson_and_ends_with_its_kernels(
     assert code == 0
     assert "Traceback" not in errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.usefixtures("own_jupyter")
+async def test_a_second_one_in_the_folder_opens_the_first(tmp_path: Path) -> None:
+    """It says where the first one runs, on the lesson that was asked for, and ends."""
+    words = ["--no-browser", "--port", "0", "--dir", str(tmp_path / "work")]
+    async with serving("lab", *words) as first:
+        for lesson in ("deeper/1",):
+            code, out, errors = await run("lab", lesson, *words)
+            assert (code, errors.count("\n")) == (0, 1)
+            assert "runs in this folder already" in errors
+            there, here = urlsplit(first.url), urlsplit(out.strip())
+            assert (there.netloc, there.query) == (here.netloc, here.query)
+            path = lessons.find(lesson).relative_to(lessons.originals()).as_posix()
+            assert here.path == f"/lab/workspaces/wslessons/tree/{path}"
+            assert (await ask(out, f"api/contents/{path}"))["type"] == "notebook"
+        await first.end(signal.SIGINT)
+    # What Jupyter notes of a server outlives it when it is killed; nobody is sent there.
+    notes = tmp_path / "jupyter_runtime_dir" / "jpserver-1.json"
+    notes.write_text(
+        json.dumps({"pid": 1, "root_dir": str(tmp_path / "work"), "url": "http://127.0.0.1:1/"})
+    )
+    async with serving("lab", *words) as another:
+        assert another.url.startswith("http://")
+        await another.end(signal.SIGINT)
+
+
+async def test_a_number_alone_opens_that_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wslessons 2` is `wslessons lab 2`, and `wslessons` is `wslessons lab`."""
+    seen: list[str | None] = []
+    monkeypatch.setattr(launch, "run", lambda args: seen.append(args.lesson) or 0)
+    for words in ([], ["2"], ["2", "--no-browser"], ["lab", "chat"]):
+        assert cli.main(words) == 0
+    assert seen == [None, "2", "2", "chat"]
 
 
 @pytest.mark.usefixtures("own_jupyter")

@@ -1,4 +1,4 @@
-"""The command line: ``wslessons COMMAND``, and ``wslessons`` alone opens the lessons."""
+"""The command line: ``wslessons COMMAND``; alone it opens the lessons, ``wslessons 2`` lesson 2."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wslessons: this is Python {have}; install {need} or newer.", file=sys.stderr)
         return 1
     words = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words or ["lab"])
+    if not words or words[0].isdecimal():
+        words = ["lab", *words]
+    args = build_parser().parse_args(words)
     try:
         with interruptible():
             return args.run(args)

@@ -1,4 +1,4 @@
-"""`wslessons lab`: copy the lessons that are missing, and open JupyterLab on the wanted one.
+"""`wslessons lab`: bring the lessons into the work folder, and open JupyterLab on the wanted one.
 
 JupyterLab runs in this process, so that one Ctrl-C ends it and its kernels. Our settings reach it
 as defaults, through a folder on `JUPYTER_CONFIG_PATH`; what a learner sets in JupyterLab wins.
@@ -15,14 +15,17 @@ import os
 import secrets
 import signal
 import sys
+import webbrowser
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin
+from urllib.request import Request, urlopen
 
 from wslessons.cli.serve import port_number
 from wslessons.errors import UserError, need, print_line
-from wslessons.lab.lessons import copy_missing, find, work_folder
+from wslessons.lab.copies import SOLUTIONS, bring
+from wslessons.lab.lessons import find, originals, work_folder
 from wslessons.lab.outputs import drop_widget_views
 
 __all__ = ["add_arguments", "jupyter_arguments", "run"]
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "lesson",
         metavar="LESSON",
         nargs="?",
-        help="number, word or file name: 1, echo, 01_echo.ipynb (default: lesson 1)",
+        help="number, word or file name: 1, echo, 01_echo.ipynb, deeper/1 (default: the index)",
     )
     parser.add_argument(
         "--no-browser", action="store_true", help="print the address, open no browser"
@@ -50,14 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep your copies of the lessons here (default: wslessons-lessons)",
     )
+    parser.add_argument(
+        "--solutions",
+        action="store_true",
+        help="open the lesson with its exercises solved, in the folder solutions",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve JupyterLab until Ctrl-C or SIGTERM, then end its kernels and return 0.
 
-    The address, token and all, is printed on a line of its own once connections are accepted.
-    Raises `UserError` for an unknown lesson, a folder that can't be written, a port that can't
-    be had, and a missing extra.
+    The address, token and all, is printed on a line of its own once connections are accepted. Where
+    JupyterLab runs in the work folder already, that one is opened instead.
+
+    Raises:
+        UserError: an unknown lesson, a folder that can't be written, a port that can't be had, or a
+            missing extra.
     """
     try:
         return _serve(args)
@@ -68,16 +79,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     # What can go wrong comes before the slow import, and before anything is written.
-    lesson = find(args.lesson)
+    lesson = find(args.lesson).relative_to(originals())
+    if args.solutions:
+        lesson = SOLUTIONS / lesson
     for module in ("jupyterlab", "ipykernel", "ipywidgets"):
         need(module, "lab")
-    if args.port:
-        _claim(args.port)
     folder = work_folder(args.dir)
-    if made := copy_missing(folder):
-        _trust(made)
-        names = ", ".join(path.name for path in made)
-        print(f"Copied {names} to {folder}: yours to change.", file=sys.stderr)
+    running = _running_in(folder)
+    if args.port and running is None:
+        _claim(args.port)
+    brought = bring(folder, solutions=args.solutions)
+    if said := brought.sentence(folder):
+        _trust(brought.written)
+        print(said, file=sys.stderr)
+    page = f"lab/workspaces/wslessons/tree/{quote(lesson.as_posix())}"
+    if running is not None:
+        address = _address(urljoin(running["url"], page), running.get("token", ""))
+        print_line(address)
+        print("JupyterLab runs in this folder already: that is where this opens.", file=sys.stderr)
+        if not args.no_browser:
+            webbrowser.open(address)
+        return 0
     path = os.environ.get("JUPYTER_CONFIG_PATH")
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [path, str(SETTINGS)]))
     # A python3 kernel of another environment, registered for the user, would lack wslessons.
@@ -87,9 +109,9 @@ def _serve(args: argparse.Namespace) -> int:
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
     from jupyterlab.labapp import LabApp
 
-    server = LabApp.initialize_server(jupyter_arguments(args, folder, lesson.name, token))
+    server = LabApp.initialize_server(jupyter_arguments(args, folder, page, token))
     server.contents_manager.register_pre_save_hook(keep_static_pictures)
-    address = f"{urljoin(server.connection_url, server.default_url)}?{urlencode({'token': token})}"
+    address = _address(urljoin(server.connection_url, server.default_url), token)
 
     def announce() -> None:
         print_line(address)
@@ -102,12 +124,32 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def jupyter_arguments(args: argparse.Namespace, folder: Path, lesson: str, token: str) -> list[str]:
-    """The command line for JupyterLab that opens `lesson`, a file name, in `folder`."""
+def _address(url: str, token: str) -> str:
+    return f"{url}?{urlencode({'token': token})}" if token else url
+
+
+def _running_in(folder: Path) -> dict[str, Any] | None:
+    """What Jupyter notes of a server of this user that has `folder` for its root and answers."""
+    from jupyter_server.serverapp import list_running_servers
+
+    # A note may outlive its server, or be broken.
+    with contextlib.suppress(ValueError):
+        for server in list_running_servers():
+            if Path(server.get("root_dir", "")).resolve() != folder.resolve():
+                continue
+            headers = {"Authorization": f"token {server.get('token', '')}"}
+            request = Request(urljoin(server["url"], "api/status"), headers=headers)
+            with contextlib.suppress(OSError), urlopen(request, timeout=5):
+                return server
+    return None
+
+
+def jupyter_arguments(args: argparse.Namespace, folder: Path, page: str, token: str) -> list[str]:
+    """Return JupyterLab's command line: it serves `folder` and opens `page`, a URL's path."""
     arguments = [
         f"--ServerApp.root_dir={folder}",
         # A workspace of our own, so that tabs of the user's other projects stay where they are.
-        f"--LabApp.default_url=/lab/workspaces/wslessons/tree/{quote(lesson)}",
+        f"--LabApp.default_url=/{page}",
         f"--IdentityProvider.token={token}",
         "--Application.log_level=ERROR",
         # Else each new kernel warns in the terminal that it talks in plain text.

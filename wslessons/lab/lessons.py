@@ -1,13 +1,7 @@
-"""Where the lessons are, which one a word means, and the learner's own copies of them.
-
-Not handled here: a lesson that is newer in the package than in the work folder. A learner who
-wants the fresh one renames or deletes the own copy, and the next start brings it.
-"""
+"""Which notebooks there are, where they lie, and which one a word means."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from wslessons.errors import UserError
@@ -15,15 +9,16 @@ from wslessons.errors import UserError
 __all__ = [
     "WORK_FOLDER",
     "all_lessons",
-    "copy_missing",
     "find",
     "lessons",
+    "originals",
     "repository",
     "work_folder",
 ]
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WORK_FOLDER = "wslessons-lessons"
+INDEX = "index"
 
 
 def repository() -> Path | None:
@@ -32,54 +27,71 @@ def repository() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
 
 
-def lessons() -> list[Path]:
-    """All lessons that came with the package, in order.
-
-    Raises `UserError` when the install holds none.
-    """
+def originals() -> Path:
+    """The folder of the notebooks that came with the package."""
     root = repository()
-    folder = root / "notebooks" if root else PACKAGE / "notebooks"
-    if found := sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+    return root / "notebooks" if root else PACKAGE / "notebooks"
+
+
+def lessons() -> list[Path]:
+    """List the numbered lessons that came with the package, in order.
+
+    Raises:
+        UserError: the install holds none.
+    """
+    if found := sorted(originals().glob("[0-9][0-9]_*.ipynb")):
         return found
     raise UserError("this install holds no lessons: install wslessons again.")
 
 
 def all_lessons() -> list[Path]:
-    """List everything that can be run: the lessons, and the deeper ones after them.
+    """List all notebooks: the lessons, what stands beside them, and the deeper ones.
 
     Raises:
-        UserError: the install holds none.
+        UserError: the install holds no lessons.
     """
-    main = lessons()
-    return [*main, *sorted((main[0].parent / "deeper").glob("[0-9][0-9]_*.ipynb"))]
+    main, folder = lessons(), originals()
+    others = sorted(set(folder.glob("*.ipynb")) - set(main))
+    return [*main, *others, *sorted((folder / "deeper").glob("*.ipynb"))]
 
 
 def find(word: str | None) -> Path:
-    """The lesson that `word` means: a number, a word of its name, or its file name.
+    """Return the notebook that `word` means.
 
-    `None` means lesson 1, the first one to run. A word may be cut short as long as it fits one
-    lesson only: "heart" finds 05_heartbeats. Raises `UserError` (exit code 2) for any other word.
+    Args:
+        word: a number, a word of the name, or a file name; ``deeper/2`` is the one that goes
+            deeper. A word may be cut short as long as it fits one notebook only: "heart" finds
+            05_heartbeats. None means the index.
+
+    Raises:
+        UserError: no notebook, or more than one, fits; the exit code is 2.
     """
-    known = lessons()
-    wanted = "1" if word is None else word
+    known = all_lessons()
     # Both separators, since a path typed by completion ends in the name on every system.
-    stem = wanted.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".ipynb").lower()
+    *folders, last = (INDEX if word is None else word).lower().replace("\\", "/").split("/")
+    deeper, stem = "deeper" in folders, last.removesuffix(".ipynb")
     rules = (
-        lambda name: stem == name or (stem.isdecimal() and int(stem) == int(name[:2])),
-        lambda name: stem in name[3:].split("_"),
-        lambda name: stem and any(part.startswith(stem) for part in name[3:].split("_")),
+        lambda name: stem == name,
+        lambda name: stem.isdecimal() and name[:2].isdecimal() and int(stem) == int(name[:2]),
+        lambda name: stem in _words(name),
+        lambda name: stem and any(part.startswith(stem) for part in _words(name)),
     )
+    candidates = [path for path in known if (path.parent != originals()) == deeper]
     for fits in rules:
-        if len(matches := [lesson for lesson in known if fits(lesson.stem.lower())]) == 1:
+        if len(matches := [path for path in candidates if fits(path.stem.lower())]) == 1:
             return matches[0]
     if word is None:
         return known[0]
-    choice = ", ".join(f"{lesson.stem[:2]} {lesson.stem[3:]}" for lesson in known)
-    raise UserError(f"there is no lesson {word!r}: choose one of {choice}.", exit_code=2)
+    names = [path.stem.replace("_", " ", 1) for path in known if path.parent == originals()]
+    raise UserError(f"there is no lesson {word!r}: choose one of {', '.join(names)}.", exit_code=2)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in name.split("_") if not word.isdecimal()]
 
 
 def work_folder(chosen: Path | None = None) -> Path:
-    """The folder for the learner's copies: `chosen`, or else the one that serves a learner best.
+    """Return the folder for the learner's copies: `chosen`, or else the one that serves best.
 
     That is the current folder if it holds copies already, the clone's root joined with
     `WORK_FOLDER` inside a clone (git ignores it, so saving a lesson never makes the clone dirty
@@ -88,36 +100,9 @@ def work_folder(chosen: Path | None = None) -> Path:
     if chosen is not None:
         return chosen.expanduser().resolve()
     here = Path.cwd()
-    originals = lessons()
-    is_source = here == originals[0].parent
-    if not is_source and any((here / lesson.name).exists() for lesson in originals):
+    if here != originals() and any((here / lesson.name).exists() for lesson in lessons()):
         return here
     root = repository()
     if root is not None and (here == root or root in here.parents):
         return root / WORK_FOLDER
     return here / WORK_FOLDER
-
-
-def copy_missing(folder: Path) -> list[Path]:
-    """Copy each lesson that `folder` lacks, and return the copies made; never touch what is there.
-
-    Raises `UserError` when the folder can't be written.
-    """
-    made = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for lesson in lessons():
-            target = folder / lesson.name
-            if os.path.lexists(target):
-                continue
-            # Under its real name only when whole: a half-written lesson would stay for good.
-            part = target.with_name(f".{target.name}.part")
-            shutil.copyfile(lesson, part)
-            part.replace(target)
-            made.append(target)
-    except OSError as exc:
-        why = exc.strerror or type(exc).__name__
-        raise UserError(
-            f"can't keep the lessons in {folder} ({why}): choose another folder with --dir."
-        ) from None
-    return made
