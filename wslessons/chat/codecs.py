@@ -96,7 +96,9 @@ class TextCodec:
         >>> TEXT.decode_client(" hi "), TEXT.decode_client("/who")
         (Say(text='hi', id=''), Who())
         """
-        text = clean_text(data)
+        text = data.strip()
+        if not text.isprintable():
+            text = clean_text(text)
         if text == "/who":
             return Who()
         return Say(text) if text else None
@@ -191,7 +193,9 @@ class JsonCodec:
         except (msgspec.DecodeError, RecursionError) as exc:
             return Error("invalid", str(exc))
         if isinstance(event, Say):
-            event.text = clean_text(event.text)
+            event.text = event.text.strip()
+            if not event.text.isprintable():
+                event.text = clean_text(event.text)
             if not event.text:
                 return Error("blank", "a blank message is not sent", event.id)
         return event

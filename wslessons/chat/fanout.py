@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -104,52 +105,38 @@ class _Member(Generic[I]):
         """Its own place in the log; None while it is in sync."""
 
 
-class _InSync(Generic[I]):
+@dataclass(eq=False)
+class _Group:
+    """Connections that get the same bytes."""
+
+    writers: dict[str, Writer] = field(default_factory=dict)
+    direct: dict[str, Callable[[bytes], int]] = field(default_factory=dict)
+    """Of those of `writers` who need not be asked, how to send; see `DirectWriter`."""
+
+    def add(self, id: str, writer: Writer) -> None:
+        """Put a connection in."""
+        self.writers[id] = writer
+
+    def remove(self, id: str) -> None:
+        """Take a connection out, if it is here."""
+        self.direct.pop(id, None)
+        self.writers.pop(id, None)
+
+
+class _InSync(_Group, Generic[I]):
     """The members of one codec that keep up, and the cursor they share."""
 
     def __init__(self, cursor: Receiver[I]) -> None:
+        super().__init__()
         self.cursor = cursor
-        self.writers: dict[str, Writer] = {}
-        self.direct: dict[str, Callable[[bytes], int]] = {}
-        """Of those of `writers` who need not be asked, how to send; see `DirectWriter`."""
 
-    def remove(self, id: str) -> Writer | None:
-        """Take a member out, if it is here."""
-        self.direct.pop(id, None)
-        return self.writers.pop(id, None)
-
-    def write(self, data: bytes) -> list[str]:
-        """Write `data` to all; return the ids of those who cannot take any of it now.
-
-        System calls are most of what a fan-out costs, and the rest is what stands around each one:
-        so a member whose state is known is sent to without being asked for it.
-        """
-        size = len(data)
-        rest: dict[str, int] = {}
-        for id, send in self.direct.items():
-            try:
-                sent = send(data)
-            except OSError:
-                # Full or broken: the transport knows what to do about either.
-                sent = 0
-            if sent != size:
-                rest[id] = sent
-        ask = dict.fromkeys(rest)
-        if len(self.direct) < len(self.writers):
-            ask |= {id: None for id in self.writers if id not in self.direct}
-        blocked = []
-        for id in ask:
-            writer: Any = self.writers[id]
-            self.direct.pop(id, None)
-            if sent := rest.get(id, 0):
-                writer.finish(memoryview(data)[sent:])
-            elif not writer.write(data):
-                blocked.append(id)
-            elif hasattr(writer, "direct"):
-                send = writer.direct(partial(self.direct.pop, id, None))
-                if send is not None:
-                    self.direct[id] = send
-        return blocked
+    def add(self, id: str, writer: Writer) -> None:
+        """Put a member in, and have it sent to directly if that may be."""
+        self.writers[id] = writer
+        direct = getattr(writer, "direct", None)
+        send = direct and direct(partial(self.direct.pop, id, None))
+        if send is not None:
+            self.direct[id] = send
 
 
 class Fanout(Generic[I]):
@@ -230,36 +217,67 @@ class Fanout(Generic[I]):
 
     def _serve(self, codec: Codec[I], in_sync: _InSync[I]) -> None:
         """Write what is ready to the members in sync; who cannot take it is blocked."""
-        start, writers = in_sync.cursor.offset, in_sync.writers
+        start = in_sync.cursor.offset
         items = in_sync.cursor.take_ready()
-        if not items or not writers:
+        if not items or not in_sync.writers:
             return
         frames = _frames(codec, items)
-        # Whoever sent something gets a buffer of their own. They come first and apart, so that the
-        # loop over all the others need not ask each of them.
-        sent: dict[str, list[int]] = {}
+        # Whoever sent something gets bytes of their own.
+        own: dict[str, list[bytes]] = {}
         for index, item in enumerate(items):
-            if item.origin in writers:
-                sent.setdefault(item.origin, []).append(index)
-        senders: dict[str, Writer] = {}
-        for id, indexes in sent.items():
-            writer = writers[id]
-            in_sync.remove(id)
-            own = frames.copy()
-            for index in indexes:
-                payload = codec.to_sender(items[index])
-                own[index] = text_frame(payload) if payload else b""
-            for before, data in self._chunks(start, own):
-                if data and not writer.write(data):
+            if item.origin in in_sync.writers:
+                if item.origin not in own:
+                    own[item.origin] = frames.copy()
+                payload = codec.to_sender(item)
+                own[item.origin][index] = text_frame(payload) if payload else b""
+        # Apart, so that the loop over all the others need not ask each of them.
+        senders: dict[str, _Group] = {}
+        for id in own:
+            group = senders[id] = _Group({id: in_sync.writers.pop(id)})
+            if id in in_sync.direct:
+                group.direct[id] = in_sync.direct.pop(id)
+        for id, group in senders.items():
+            self._write(group, start, own[id])
+        self._write(in_sync, start, frames)
+        for group in senders.values():
+            in_sync.writers |= group.writers
+            in_sync.direct |= group.direct
+
+    def _write(self, group: _Group, start: int, frames: Sequence[bytes]) -> None:
+        """Write frames to all of `group`; who cannot take them leaves it, and is blocked.
+
+        System calls are most of what a fan-out costs, and the rest is what stands around each one:
+        so a member whose state is known is sent to without being asked for it.
+
+        Args:
+            group: who gets the frames.
+            start: the offset that they follow.
+            frames: one for each item, empty where there is nothing to see.
+        """
+        whole = sum(map(len, frames)) <= self.chunk
+        for before, data in [(start, b"".join(frames))] if whole else self._chunks(start, frames):
+            rest: dict[str, int] = {}
+            size = len(data)
+            for id, send in group.direct.items() if data else ():
+                try:
+                    sent = send(data)
+                except OSError:
+                    # Full or broken: the transport knows what to do about either.
+                    sent = 0
+                if sent != size:
+                    rest[id] = sent
+            asked = list(rest)
+            if data and len(group.direct) < len(group.writers):
+                asked += group.writers.keys() - group.direct.keys()
+            for id in asked:
+                writer: Any = group.writers[id]
+                group.remove(id)
+                if sent := rest.get(id, 0):
+                    writer.finish(memoryview(data)[sent:])
+                elif not writer.write(data):
                     self._block(id, before)
-                    break
-            else:
-                senders[id] = writer
-        for before, data in self._chunks(start, frames):
-            for id in in_sync.write(data):
-                in_sync.remove(id)
-                self._block(id, before)
-        writers.update(senders)
+                    continue
+                group.add(id, writer)
 
     def _block(self, id: str, offset: int) -> None:
         """Give a member that could not take what follows `offset` a cursor of its own there."""
@@ -280,7 +298,7 @@ class Fanout(Generic[I]):
         if in_sync.cursor.offset == member.cursor.offset:
             member.cursor.close()
             member.cursor = None
-            in_sync.writers[member.id] = member.writer
+            in_sync.add(member.id, member.writer)
         else:
             self._caught_up[member.id] = member
 
@@ -310,9 +328,6 @@ class Fanout(Generic[I]):
 
     def _chunks(self, start: int, frames: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         """Join frames into writes of about `chunk` bytes, each with the offset it follows."""
-        if sum(map(len, frames)) <= self.chunk:
-            yield start, b"".join(frames)
-            return
         first = size = 0
         for i, frame in enumerate(frames):
             if size and size + len(frame) > self.chunk:
