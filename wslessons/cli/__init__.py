@@ -46,6 +46,13 @@ def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
     return command.run
 
 
+def _grade(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.exercises.grade import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
 BENCHES = {
     "fanout": "one message to many receivers, against broadcast() and a naive loop",
     "echo": "a round trip, by the library, by us, and by others that are installed",
@@ -92,6 +99,7 @@ COMMANDS = {
     "client": (_client, "talk in a chat, from a terminal or a pipe"),
     "web": (serve.web, "serve the chat of lesson 4, with a page for browsers"),
     "check": (_check, "judge a handler of yours, or any server that is running"),
+    "grade": (_grade, "grade a folder of handed-in notebooks"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 

@@ -199,7 +199,7 @@ class Trial:
             server.close(close_connections=False)
             for task in server.handler_tasks:
                 task.cancel()
-        self._cut_off()
+        self.cut_off()
         for task in self._started:
             task.cancel()
         if self._started:
@@ -287,7 +287,7 @@ class Trial:
         await asyncio.wait([running], timeout=patience)
         if not running.done():
             # A closing handshake that nobody answers would take the library's ten seconds.
-            self._cut_off()
+            self.cut_off()
             running.cancel()
             await asyncio.wait([running], timeout=GRACE)
             raise Mismatch("an end", Nothing(f"no end within {patience:g} s"), hint)
@@ -299,7 +299,7 @@ class Trial:
                 self.isolation.crashes.append(error)
             raise Mismatch("a result", Nothing("an exception"), "") from error
 
-    def _cut_off(self) -> None:
+    def cut_off(self) -> None:
         """End every connection that is open, without a word."""
         for client in self._clients:
             client.vanish()

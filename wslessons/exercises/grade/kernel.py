@@ -1,0 +1,251 @@
+"""A student's kernel: a process of its own, with limits of time and memory, and an agent inside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import subprocess
+import tempfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+
+from wslessons.exercises import progress
+from wslessons.exercises.grade import wire
+from wslessons.exercises.grade.remote import Lost
+
+__all__ = ["Died", "Office", "StudentKernel"]
+
+WATCH_EVERY = 0.2
+"""Seconds between two looks at a kernel's memory."""
+START = 60.0
+"""Seconds for a kernel to start; several do at once."""
+INTERRUPT = 5.0
+"""Seconds for an interrupted cell to end."""
+
+
+class Died(Exception):
+    """The kernel is gone; the text says why."""
+
+
+class Office:
+    """Where agents report, on loopback; each is known by its token."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, asyncio.Future[Any]] = {}
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncGenerator[Office]:
+        """Listen while the block runs."""
+        server = await asyncio.start_server(self._on_agent, "127.0.0.1", 0, limit=wire.LIMIT)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _on_agent(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        token = None
+        with contextlib.suppress(ValueError, OSError, TimeoutError):
+            async with asyncio.timeout(START):
+                token = await wire.read(reader)
+        waiting = self.waiting.pop(token, None) if isinstance(token, str) else None
+        if waiting is None or waiting.done():
+            writer.close()
+        else:
+            waiting.set_result((reader, writer))
+
+
+class StudentKernel:
+    """One kernel, from its start to its end; made by `run`.
+
+    Args:
+        office: where its agent reports.
+        folder: its current folder.
+        memory: bytes that it and its children may take.
+    """
+
+    def __init__(self, office: Office, folder: Path, memory: int) -> None:
+        self.office, self.folder, self.memory = office, folder, memory
+        self.why = ""
+        """Why it was ended, if it was."""
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncGenerator[StudentKernel]:
+        """Start it with its agent inside, and end it and its children with the block.
+
+        Raises:
+            Died: it does not start.
+        """
+        # With no folder to search, python3 is the kernel of this very environment.
+        self.manager = AsyncKernelManager(
+            kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
+        )
+        with tempfile.TemporaryDirectory(prefix="wslessons-home-") as home:
+            environment = {
+                **os.environ,
+                progress.VARIABLE: "",
+                "HOME": home,
+                "IPYTHONDIR": home,
+                "MPLCONFIGDIR": home,
+                "PYTHONDONTWRITEBYTECODE": "1",
+            }
+            environment.pop("WSLESSONS_SOLUTIONS", None)
+            await self.manager.start_kernel(
+                cwd=str(self.folder),
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            watch = asyncio.create_task(self._watch())
+            try:
+                await self._connect()
+                yield self
+            finally:
+                watch.cancel()
+                await asyncio.wait([watch])
+                await self._end()
+
+    async def _connect(self) -> None:
+        client = self.manager.client()
+        assert isinstance(client, AsyncKernelClient)
+        self.client = client
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=START)
+        except RuntimeError:
+            raise Died("the kernel did not start") from None
+        token = secrets.token_hex(16)
+        arrived = self.office.waiting[token] = asyncio.get_running_loop().create_future()
+        code = (
+            "from wslessons.exercises.grade.agent import start as _start\n"
+            f"await _start({self.office.port}, {token!r}, {self.memory}, globals())\n"
+            "del _start"
+        )
+        await self._execute(code, START, hidden=True)
+        try:
+            async with asyncio.timeout(START):
+                self.reader, self.writer = await arrived
+        except TimeoutError:
+            raise Died("the agent did not start") from None
+
+    async def cell(self, source: str, seconds: float) -> str:
+        """Run a cell; return the error it ended with, in one line, or "".
+
+        Raises:
+            Died: the kernel is gone, by itself or since the cell would not end.
+        """
+        try:
+            return await self._execute(source, seconds)
+        except TimeoutError:
+            pass
+        late = f"no end within {seconds:g} s"
+        with contextlib.suppress(TimeoutError, RuntimeError, OSError):
+            async with asyncio.timeout(INTERRUPT):
+                await self.manager.interrupt_kernel()
+                await self._idle()
+                return late
+        self.why = self.why or f"{late}, and it can't be interrupted"
+        self._kill()
+        raise Died(self.why)
+
+    async def _execute(self, source: str, seconds: float, *, hidden: bool = False) -> str:
+        """Run code; what it prints is read and thrown away.
+
+        Raises:
+            TimeoutError: it takes longer.
+        """
+        error = ""
+        self.last = self.client.execute(
+            source, silent=hidden, store_history=not hidden, allow_stdin=False
+        )
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            message = await self._message(end - loop.time())
+            if message["parent_header"].get("msg_id") != self.last:
+                continue
+            content = message["content"]
+            if message["msg_type"] == "error":
+                error = f"{content['ename']}: {content['evalue']}".partition("\n")[0][:200]
+            elif message["msg_type"] == "status" and content["execution_state"] == "idle":
+                return error
+
+    async def _idle(self) -> None:
+        while True:
+            message = await self._message(INTERRUPT)
+            mine = message["parent_header"].get("msg_id") == self.last
+            if mine and message["content"].get("execution_state") == "idle":
+                return
+
+    async def _message(self, seconds: float) -> dict[str, Any]:
+        """Receive one message of the kernel's, looking now and then whether it lives."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            with contextlib.suppress(Exception):  # queue.Empty, and what can't be parsed
+                return await self.client.get_iopub_msg(timeout=min(left, 0.5))
+            if not await self.manager.is_alive():
+                raise Died(self.why or "the kernel has ended")
+        raise TimeoutError
+
+    async def ask(self, *request: Any, seconds: float = 60.0) -> Any:
+        """Send the agent a request and return its answer.
+
+        Raises:
+            Lost: it does not answer.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                wire.write(self.writer, request)
+                await self.writer.drain()
+                answer = await wire.read(self.reader)
+        except (TimeoutError, ValueError, OSError):
+            answer = None
+        if answer is None:
+            self.why = self.why or "the kernel does not answer any more"
+            self._kill()
+            raise Lost
+        return answer
+
+    async def _watch(self) -> None:
+        """End it when it takes too much memory, its children's included."""
+        try:
+            top = psutil.Process(getattr(self.manager.provisioner, "pid", None))
+            while True:
+                used = 0
+                for process in [top, *top.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        used += process.memory_info().rss
+                if used > self.memory:
+                    self.why = f"more than {self.memory // 2**20} MiB of memory"
+                    self._kill()
+                    return
+                await asyncio.sleep(WATCH_EVERY)
+        except psutil.Error:
+            return
+
+    def _kill(self) -> None:
+        """End the process and its children, at once."""
+        with contextlib.suppress(psutil.Error, AttributeError, TypeError):
+            top = psutil.Process(getattr(self.manager.provisioner, "pid", None))
+            for process in [*top.children(recursive=True), top]:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+
+    async def _end(self) -> None:
+        if hasattr(self, "writer"):
+            self.writer.close()
+        if hasattr(self, "client"):
+            self.client.stop_channels()
+        self._kill()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(INTERRUPT):
+                await self.manager.shutdown_kernel(now=True)
