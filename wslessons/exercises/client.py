@@ -11,7 +11,7 @@ from typing import Any
 from websockets import ConnectionClosed, ServerConnection
 
 from wslessons.exercises.exercise import Exercise, behaviour
-from wslessons.exercises.trial import Nothing, Trial
+from wslessons.exercises.trial import Mismatch, Nothing, Trial
 
 __all__ = ["EXERCISES", "ComeBack", "Delays", "Resume", "Talk"]
 
@@ -208,12 +208,11 @@ def delays(base, cap):
         """A power of two of that size fits into no float."""
         try:
             got = await trial.take(2000, 0.5, 20.0)
-        except Exception as error:
-            if any(isinstance(crash, OverflowError) for crash in trial.isolation.crashes):
+        except Mismatch as error:
+            if await trial.crashed(OverflowError):
                 hint = "2 ** 1024 is too large for a float. Double the bound, and cap it each time."
-                trial.isolation.crashes.clear()
-                trial.require(False, "2,000 delays", Nothing("OverflowError"), hint)
-            raise error
+                raise Mismatch("2,000 delays", Nothing("OverflowError"), hint) from error
+            raise
         trial.require(
             len(got) == 2000 and max(got) <= 20,
             "2,000 delays of at most 20 s",

@@ -15,7 +15,7 @@ import secrets
 from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
-from wslessons.exercises.isolation import Isolation
+from wslessons.exercises.isolation import Isolation, NoFence
 from wslessons.exercises.trial import Client, Mismatch, Nothing, Trial
 from wslessons.exercises.verdict import Verdict
 
@@ -58,7 +58,7 @@ class Conformance(Exercise):
 
     async def against(self, url: str) -> Verdict:
         """Judge the server that listens at `url`."""
-        verdict = await self._run(lambda isolation: Remote(url, isolation))
+        verdict = await self.run(lambda fence: Remote(url, fence), NoFence)
         # The last line is about tasks of this process, and the server has none here.
         return Verdict(self.name, verdict.lines[:-1])
 

@@ -111,6 +111,8 @@ class Exercise:
     """Seconds for each behaviour."""
     kind: ClassVar[str] = "function"
     """What the learner writes: function, async function, generator, handler, class or value."""
+    portable: ClassVar[bool] = True
+    """Whether its behaviours can judge an answer that lives in another process."""
     name: ClassVar[str]
     """The exercise's name, made from the class's: `ShortOnly` is `short_only`."""
     answer_name: ClassVar[str]
@@ -152,6 +154,10 @@ class Exercise:
         if answer is None or answer is ...:
             what = f"Pass what you wrote: await check.{self.name}({self.answer_name})"
             return Verdict(self.name, note=what)
+        return self.at_a_glance(answer) or await self.run(lambda fence: Trial(answer, fence))
+
+    def at_a_glance(self, answer: Any) -> Verdict | None:
+        """Judge what needs no run: the untouched stub, and what is of the wrong kind."""
         if self.untouched(answer):
             what = "Write it in the cell above, run that cell, then this one again."
             return Verdict(self.name, note=what)
@@ -159,9 +165,17 @@ class Exercise:
             expected, got, hint = wrong
             line = Line(f"it is {expected}", State.FAIL, expected, got, hint)
             return Verdict(self.name, [line])
-        return await self._run(lambda isolation: Trial(answer, isolation))
+        return None
 
-    async def _run(self, world: Callable[[Isolation], Trial]) -> Verdict:
+    async def run(
+        self, world: Callable[[Isolation], Trial], fence: type[Isolation] = Isolation
+    ) -> Verdict:
+        """Run every behaviour in a world of its own, one after the other.
+
+        Args:
+            world: makes a world, given the fence around it.
+            fence: what keeps the learner's code in; `NoFence` where it runs in another process.
+        """
         lines: list[Line] = []
         left: list[str] = []
         immortal: list[str] = []
@@ -174,7 +188,7 @@ class Exercise:
             ):
                 lines.append(Line(text, State.NOT_RUN))
                 continue
-            async with Isolation() as isolation:
+            async with fence() as isolation:
                 line = await self._one(text, test, world(isolation), isolation)
             if any((line.got, line.hint) == (other.got, other.hint) for other in lines):
                 line = dataclasses.replace(line, hint="")
@@ -195,24 +209,24 @@ class Exercise:
                 # Where the trial was cut off, tasks of the learner's may still run.
                 await isolation.end()
         except TimeoutError:
-            got, hint = self._diagnosis(isolation) or (f"no end within {self.limit:g} s", "")
+            got, hint = await trial.diagnosis(self) or (f"no end within {self.limit:g} s", "")
             hint = hint or "Something in it waits for ever. Which await has nobody to end it?"
             return Line(text, State.TIMED_OUT, got=got, hint=hint)
         except Mismatch as error:
             explains = isinstance(error.got, Nothing) or isolation.blocked
-            found = self._diagnosis(isolation) if explains else None
+            found = await trial.diagnosis(self) if explains else None
             got, hint = found or (shown(error.got), "")
             return Line(text, State.FAIL, error.expected, got, hint or error.hint)
         except Exception as error:
             # Something that no behaviour has foreseen: still a verdict, and no traceback of ours.
-            got, hint = self._diagnosis(isolation) or (own_lines(error), "")
+            got, hint = await trial.diagnosis(self) or (own_lines(error), "")
             return Line(text, State.FAIL, "a server that goes on", got, hint or UNFORESEEN)
         if isolation.blocked or isolation.ended_loop:
-            got, hint = self._diagnosis(isolation) or ("", "")
+            got, hint = await trial.diagnosis(self) or ("", "")
             return Line(text, State.FAIL, "a loop that goes on for everybody", got, hint)
         return Line(text, State.PASS)
 
-    def _diagnosis(self, isolation: Isolation) -> tuple[str, str] | None:
+    def diagnosis(self, isolation: Isolation) -> tuple[str, str] | None:
         """Say what the learner's code did that explains why an answer is missing."""
         isolation.note_unawaited()
         if isolation.blocked:

@@ -130,6 +130,8 @@ async def frugal(connections, lines):
         "Frames may follow each other in one write: each says where it ends. `b''.join(...)` puts"
         " them together.",
     )
+    # It is called with connections, and those can't be handed to another process.
+    portable = False
     members = 20
     lines = (*(f"line {number}" for number in range(49)), "a long line, " * 20)
 

@@ -40,12 +40,12 @@ beat_settings = (8, 8)  # interval and timeout, in seconds
     @behaviour("two numbers above 0")
     async def numbers(self, trial: Trial) -> None:
         """A pair."""
-        settings(trial)
+        await settings(trial)
 
     @behaviour("who vanishes is noticed within 20 s")
     async def noticed(self, trial: Trial) -> None:
         """Interval and timeout together."""
-        interval, timeout = settings(trial)
+        interval, timeout = await settings(trial)
 
         def hint(got: Any) -> str:
             if interval <= 20 and timeout <= 20:
@@ -58,7 +58,7 @@ beat_settings = (8, 8)  # interval and timeout, in seconds
     @behaviour("who answers after 4 s is never dropped")
     async def slow(self, trial: Trial) -> None:
         """The timeout alone."""
-        _, timeout = settings(trial)
+        _, timeout = await settings(trial)
         hint = (
             "The answer to a ping may take 4 s, and more in a bad moment: a timeout has to be"
             " above that."
@@ -68,14 +68,14 @@ beat_settings = (8, 8)  # interval and timeout, in seconds
     @behaviour("a proxy that forgets after 10 s is kept awake")
     async def awake(self, trial: Trial) -> None:
         """The interval alone."""
-        interval, _ = settings(trial)
+        interval, _ = await settings(trial)
         hint = "Something has to be sent at least every 10 s: the interval has to be below that."
         trial.require(interval < 10, "an interval below 10", f"{interval:g}", hint)
 
 
-def settings(trial: Trial) -> tuple[float, float]:
+async def settings(trial: Trial) -> tuple[float, float]:
     """The learner's two numbers, or a mismatch."""
-    got = trial.value()
+    got = await trial.value()
     is_pair = isinstance(got, (tuple, list)) and len(got) == 2
     good = is_pair and all(isinstance(n, (int, float)) and n > 0 for n in got)
     hint = "Write two numbers above 0, with a comma between them: first the interval."

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
-from wslessons.exercises.trial import Client, Nothing, Salted, Trial
+from wslessons.exercises.trial import Client, Mismatch, Nothing, Salted, Trial
 
 __all__ = ["EXERCISES", "Missed", "Shard", "TwoServers", "WhoHears"]
 
@@ -153,8 +153,8 @@ def missed(numbers):
         """An empty list."""
         try:
             got = await trial.call([])
-        except Exception:
-            trial.isolation.crashes.clear()
+        except Mismatch:
+            await trial.crashed(Exception)
             got = Nothing("an exception")
         trial.expect(got, 0, "An empty list has no smallest number: return 0 for it.")
 
@@ -306,7 +306,7 @@ class TwoServers:
     @behaviour("people of one server hear each other")
     async def together(self, trial: Trial) -> None:
         """Alice and bob on server 1."""
-        one, _ = await self.servers(trial)
+        one, _ = await trial.stage("pair")
         alice, bob = await self.people(trial, one, one)
         await trial.asks_for(
             alice,
@@ -319,7 +319,7 @@ class TwoServers:
     @behaviour("people of another server hear it, too")
     async def across(self, trial: Trial) -> None:
         """Carol on server 2."""
-        one, two = await self.servers(trial)
+        one, two = await trial.stage("pair")
         alice, carol = await self.people(trial, one, two)
         await trial.asks_for(
             alice,
@@ -332,7 +332,7 @@ class TwoServers:
     @behaviour("everybody hears each line once")
     async def once(self, trial: Trial) -> None:
         """Three lines; nothing twice, nothing for ever."""
-        one, two = await self.servers(trial)
+        one, two = await trial.stage("pair")
         people = await self.people(trial, one, one, two)
         for text in ("one", "two", "three"):
             await people[0].send(text)
@@ -357,7 +357,7 @@ class TwoServers:
     @behaviour("it goes on when somebody has left without a word")
     async def left(self, trial: Trial) -> None:
         """One connection on each server breaks."""
-        one, two = await self.servers(trial)
+        one, two = await trial.stage("pair")
         alice, bob, carol, dave = await self.people(trial, one, one, two, two)
         for client in (bob, carol):
             client.vanish()
@@ -369,18 +369,6 @@ class TwoServers:
         for text in ("one", "two"):
             await alice.send(text)
             await trial.hears(dave, text, hint)
-
-    async def servers(self, trial: Trial) -> tuple[str, str]:
-        """Start two servers of the learner's class on one bus."""
-        from wslessons.scaling.bus import Memory
-
-        bus = await trial.enter(Memory())
-        urls = []
-        for _ in range(2):
-            server = await trial.made(bus)
-            trial.start(server.run())
-            urls.append(await trial.serve_this(server.handler))
-        return urls[0], urls[1]
 
     async def people(self, trial: Trial, *urls: str) -> list[Client]:
         """Connect a client to each of `urls`."""

@@ -22,9 +22,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import websockets
-from websockets import ClientConnection, ConnectionClosed, Server, ServerConnection
+from websockets import (
+    ClientConnection,
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    Server,
+    ServerConnection,
+)
 
+# By names of their own, which nothing that a learner does to the library's can change.
+from websockets import connect as open_connection
+from websockets import serve as start_server
+
+from wslessons.exercises import stages
 from wslessons.exercises.isolation import Isolation
 
 __all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
@@ -168,10 +179,10 @@ class Trial:
     def __init__(self, answer: Any, isolation: Isolation) -> None:
         self.answer = answer
         self.isolation = isolation
-        self._servers: list[Server] = []
+        self.servers: list[Server] = []
         self._theirs: list[Server] = []
         self._started: list[asyncio.Future[Any]] = []
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -185,17 +196,17 @@ class Trial:
         trace: TracebackType | None,
     ) -> None:
         # Politely at first, lest what one behaviour leaves behind spoils the next one.
-        goodbyes = [asyncio.ensure_future(client.close()) for client in self._clients]
+        goodbyes = [asyncio.ensure_future(client.close()) for client in self.clients]
         if goodbyes:
             await asyncio.wait(goodbyes, timeout=0.5)
-        for client in self._clients:
+        for client in self.clients:
             client.vanish()
         for goodbye in goodbyes:
             goodbye.cancel()
         # A handler that listens ends by itself now.
         handlers = [task for server in self._theirs for task in server.handler_tasks]
         await self._ended(handlers, "a handler whose client had gone")
-        for server in self._servers:
+        for server in self.servers:
             server.close(close_connections=False)
             for task in server.handler_tasks:
                 task.cancel()
@@ -230,7 +241,8 @@ class Trial:
         """
         handler = self.answer
         if inspect.isclass(handler):
-            handler = (await self.made()).handler
+            with self.isolation.learners():
+                handler = handler().handler
         return await self.serve_this(handler, **options)
 
     async def serve_small(self) -> str:
@@ -242,10 +254,9 @@ class Trial:
             host=None, port=None, sock=sock, write_limit=1024, ping_interval=None
         )
 
-    async def made(self, *args: Any) -> Any:
-        """Make an object of the learner's class."""
-        with self.isolation.learners():
-            return self.answer(*args)
+    async def stage(self, name: str) -> Any:
+        """Serve the answer in the stage of that name (see `stages`), and return its URL or URLs."""
+        return await getattr(stages, name)(self)
 
     async def serve_this(self, handler: Any, *, theirs: bool = True, **options: Any) -> str:
         """Serve `handler` as `serve` does; `theirs` says whether it is the learner's code."""
@@ -257,8 +268,8 @@ class Trial:
         options.setdefault("close_timeout", 0.5)
         options.setdefault("compression", None)
         options = {"host": "127.0.0.1", "port": 0, **options}
-        server = await websockets.serve(guarded, **options)
-        self._servers.append(server)
+        server = await start_server(guarded, **options)
+        self.servers.append(server)
         if theirs:
             self._theirs.append(server)
         return f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -301,15 +312,27 @@ class Trial:
 
     def cut_off(self) -> None:
         """End every connection that is open, without a word."""
-        for client in self._clients:
+        for client in self.clients:
             client.vanish()
-        for server in self._servers:
+        for server in self.servers:
             for connection in list(server.all_connections):
                 connection.transport.abort()
 
-    def value(self) -> Any:
+    async def value(self) -> Any:
         """Return the learner's value itself."""
         return self.answer
+
+    async def crashed(self, kind: type[Exception]) -> bool:
+        """Tell whether the learner's code has raised an error of that kind, and forget it."""
+        crashes = self.isolation.crashes
+        found = any(isinstance(error, kind) for error in crashes)
+        if found:
+            crashes.clear()
+        return found
+
+    async def diagnosis(self, exercise: Any) -> tuple[str, str] | None:
+        """Say what the learner's code did that explains a missing answer, with a hint."""
+        return exercise.diagnosis(self.isolation)
 
     def start(self, learners: Any) -> None:
         """Run a coroutine of the learner's in the background until the trial ends."""
@@ -350,20 +373,20 @@ class Trial:
         options.setdefault("open_timeout", PATIENCE)
         options.setdefault("logger", quiet)
         try:
-            connection = await websockets.connect(url, proxy=None, **options)
-        except websockets.InvalidStatus as error:
+            connection = await open_connection(url, proxy=None, **options)
+        except InvalidStatus as error:
             got = Nothing(f"the handshake was answered with {error.response.status_code}")
             raise Mismatch("an open connection", got, "Let this client in.") from error
-        except (OSError, websockets.InvalidHandshake, TimeoutError) as error:
+        except (OSError, InvalidHandshake, TimeoutError) as error:
             got = Nothing(f"no WebSocket ({type(error).__name__})")
             raise Mismatch("an open connection", got, "Does it still accept clients?") from error
         client = Client(connection, self.isolation.forgot_await)
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     def newest(self) -> Client:
         """Return the client that connected last."""
-        return self._clients[-1]
+        return self.clients[-1]
 
     async def connect_slow(self, url: str) -> Client:
         """Connect a client whose kernel takes in a few KiB only, for readers that lag."""

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import Any
 
-import websockets
-from websockets import ServerConnection
-
-from wslessons.errors import need
 from wslessons.exercises.exercise import Exercise, behaviour
 from wslessons.exercises.trial import PATIENCE, Nothing, Trial
 
@@ -43,7 +38,7 @@ def health(connection, request):
     @behaviour("GET /healthz is answered with 200 and ok")
     async def healthz(self, trial: Trial) -> None:
         """What a load balancer asks."""
-        status, body = await get(await serve_request(trial), "/healthz")
+        status, body = await get(await trial.stage("process_request"), "/healthz")
 
         def hint(got: Any) -> str:
             if got == 426:
@@ -58,7 +53,7 @@ def health(connection, request):
     @behaviour("a WebSocket gets in, on any other path")
     async def others(self, trial: Trial) -> None:
         """Three paths that are none of health's."""
-        url = await serve_request(trial)
+        url = await trial.stage("process_request")
         for path in ("/", "/chat", "/healthzone"):
             status = await handshake(trial, url + path)
 
@@ -72,7 +67,7 @@ def health(connection, request):
     @behaviour("GET /healthz?from=balancer is answered, too")
     async def query(self, trial: Trial) -> None:
         """A query does not make another path."""
-        status, _ = await get(await serve_request(trial), "/healthz?from=balancer")
+        status, _ = await get(await trial.stage("process_request"), "/healthz?from=balancer")
         trial.expect(status, 200, "What stands behind a question mark is not part of the path.")
 
 
@@ -105,7 +100,7 @@ def same_origin(connection, request):
     @behaviour("a page of our own gets in")
     async def own(self, trial: Trial) -> None:
         """The origin that belongs to the host."""
-        url = await serve_request(trial)
+        url = await trial.stage("process_request")
         status = await handshake(trial, url, origin=url.replace("ws://", "http://"))
         hint = 'Our own origin is "http://" and the Host, port and all.'
         trial.expect(status, 101, hint)
@@ -113,7 +108,7 @@ def same_origin(connection, request):
     @behaviour("a page of somebody else is refused with 403")
     async def foreign(self, trial: Trial) -> None:
         """Two foreign origins."""
-        url = await serve_request(trial)
+        url = await trial.stage("process_request")
         for origin in ("https://evil.example", "http://another.example"):
             status = await handshake(trial, url, origin=origin)
 
@@ -138,12 +133,12 @@ def same_origin(connection, request):
                 return "There is no such header here: headers.get() gives None in its place."
             return "Only browsers send an Origin, and only there a page can borrow cookies."
 
-        trial.expect(await handshake(trial, await serve_request(trial)), 101, hint)
+        trial.expect(await handshake(trial, await trial.stage("process_request")), 101, hint)
 
     @behaviour("an origin that only looks like ours is refused")
     async def lookalike(self, trial: Trial) -> None:
         """Beginnings, endings, another port, and null."""
-        url = await serve_request(trial)
+        url = await trial.stage("process_request")
         ours = url.replace("ws://", "http://")
         host, port = ours.rsplit(":", 1)
         cases = {
@@ -202,7 +197,7 @@ def at_most_three(app):
     @behaviour("three WebSockets are let in and served")
     async def three(self, trial: Trial) -> None:
         """Three at once."""
-        url = await serve_app(trial)
+        url = await trial.stage("app")
         for number in range(3):
             client = await trial.connect(f"{url}/{number}")
 
@@ -214,7 +209,7 @@ def at_most_three(app):
     @behaviour("the fourth is refused before its handshake")
     async def fourth(self, trial: Trial) -> None:
         """Three inside, one at the door."""
-        url = await serve_app(trial)
+        url = await trial.stage("app")
         for _ in range(3):
             await trial.connect(url)
         status = await handshake(trial, url)
@@ -229,7 +224,7 @@ def at_most_three(app):
     @behaviour("HTTP requests are not counted")
     async def http(self, trial: Trial) -> None:
         """Five requests, and then three WebSockets."""
-        url = await serve_app(trial)
+        url = await trial.stage("app")
         for _ in range(5):
             await get(url, "/")
         statuses = [await handshake(trial, url, stay=True) for _ in range(3)]
@@ -238,7 +233,7 @@ def at_most_three(app):
     @behaviour("when one leaves, the next one gets in")
     async def leaves(self, trial: Trial) -> None:
         """One of three closes, five times over."""
-        url = await serve_app(trial)
+        url = await trial.stage("app")
         inside = [await trial.connect(url) for _ in range(3)]
         for _ in range(5):
             await inside.pop(0).close()
@@ -250,7 +245,7 @@ def at_most_three(app):
     @behaviour("also when its application raises")
     async def raises(self, trial: Trial) -> None:
         """An application that fails."""
-        url = await serve_app(trial)
+        url = await trial.stage("app")
         for _ in range(3):
             client = await trial.connect(url)
             await client.send("fail")
@@ -267,58 +262,6 @@ def at_most_three(app):
             trial.require(loop.time() < end, "101 for the next one", status, hint)
             await asyncio.sleep(0.05)
         return trial.newest()
-
-
-async def serve_request(trial: Trial) -> str:
-    """Serve an echo whose `process_request` is the learner's; return its URL."""
-
-    async def process(connection: ServerConnection, request: websockets.Request) -> Any:
-        with trial.isolation.learners():
-            response = trial.answer(connection, request)
-            return await response if inspect.isawaitable(response) else response
-
-    async def echo(connection: ServerConnection) -> None:
-        async for message in connection:
-            await connection.send(message)
-
-    return await trial.serve_this(echo, theirs=False, process_request=process)
-
-
-class Broken(Exception):
-    """What the application of `serve_app` raises when it is told to fail."""
-
-
-async def serve_app(trial: Trial) -> str:
-    """Serve an echo behind the learner's middleware, over ASGI; return its URL."""
-    need("uvicorn", "web")
-    from wslessons import asgi
-
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"ok"})
-            return
-        if scope["type"] == "lifespan":
-            while (await receive())["type"] != "lifespan.shutdown":
-                await send({"type": "lifespan.startup.complete"})
-            return await send({"type": "lifespan.shutdown.complete"})
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] == "websocket.receive":
-            if message.get("text") == "fail":
-                raise Broken
-            await send({"type": "websocket.send", "text": message.get("text") or ""})
-
-    app = await trial.made(echo)
-
-    async def guarded(scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await trial.isolation.guard(app(scope, receive, send))
-        except Broken as error:
-            trial.isolation.crashes.remove(error)
-
-    server = await trial.enter(asgi.serve(guarded))
-    return server.ws_url
 
 
 async def handshake(trial: Trial, url: str, *, stay: bool = False, **options: Any) -> Any:
