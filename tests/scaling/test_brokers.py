@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis.asyncio
 
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
@@ -341,3 +342,47 @@ async def test_a_port_that_was_taken_meanwhile_is_drawn_again(monkeypatch: pytes
         monkeypatch.setattr(valkey, "_free_port", lambda: next(ports))
         async with asyncio.timeout(20), brokers.run("redis") as running:
             assert addresses(running)[0] != f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+async def test_a_log_lives_on_one_server_of_a_redis_cluster():
+    """Whichever server a bus asks, it is sent to the one that has the stream, and goes there."""
+    program = brokers.find_program("redis")
+    nodes: list[valkey.ValkeyServer] = []
+    try:
+        async with asyncio.timeout(50):
+            for number in range(2):
+                # Else the port for the cluster is 10,000 higher, which may be no port.
+                settings = ["cluster-enabled yes", f"cluster-port {valkey._free_port()}"]
+                nodes.append(valkey.ValkeyServer(program, f"c{number}", settings=settings))
+                await asyncio.to_thread(nodes[-1].start)
+            clients = [redis.asyncio.Redis(port=node.port) for node in nodes]
+            for client, slots in zip(clients, [(0, 8191), (8192, 16383)], strict=True):
+                await client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+            bus_port = nodes[1].settings[-1].split()[1]
+            await clients[0].execute_command(
+                "CLUSTER", "MEET", "127.0.0.1", nodes[1].port, bus_port
+            )
+            for client in clients:
+                while (await client.cluster("INFO"))["cluster_state"] != "ok":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            async with contextlib.AsyncExitStack() as stack:
+                for name in ("tea", "coffee", "water"):
+                    one, two = [
+                        await stack.enter_async_context(
+                            from_url(f"redis://{node.address}?stream={name}")
+                        )
+                        for node in nodes
+                    ]
+                    reader = two.subscribe()
+                    one.publish(Event("/", name))
+                    async for item in reader:
+                        if isinstance(item, Event):
+                            assert item.data == name
+                            break
+            sizes = [await client.dbsize() for client in clients]
+            assert all(sizes), sizes
+            for client in clients:
+                await client.aclose()
+    finally:
+        for node in nodes:
+            await asyncio.to_thread(node.close)

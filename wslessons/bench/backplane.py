@@ -26,6 +26,7 @@ from wslessons.bench.backplane_ends import KINDS, make_end
 from wslessons.bench.tools import Child, machine, median, quantile, save_json
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
+from wslessons.scaling.bus.url import with_options
 from wslessons.tables import table
 
 __all__ = ["add_arguments", "run"]
@@ -104,7 +105,7 @@ async def measure(
         async with brokers.run(family) as running:
             print(f"{family}: {running.label}", file=sys.stderr)
             for kind in [kind for kind in kinds if KINDS[kind][0] == family]:
-                url = running.url + KINDS[kind][1]
+                url = with_options(running.url, KINDS[kind][1])
                 found: dict[str, list[dict[str, float]]] = {"bus": [], "bare": []}
                 for number in range(rounds):
                     # Whoever comes first finds the machine in another state.

@@ -20,11 +20,11 @@ from wslessons.scaling.bus import Bus, Event, from_url
 __all__ = ["KINDS", "BusEnd", "make_end"]
 
 KINDS = {
-    "nats": ("nats", "?subject=bench"),
-    "nats stream": ("nats", "?stream=bench"),
-    "redis": ("redis", "?channel=bench"),
-    "redis stream": ("redis", "?stream=bench"),
-    "kafka emulator": ("kafka", "&topic=bench"),
+    "nats": ("nats", "subject=bench"),
+    "nats stream": ("nats", "stream=bench"),
+    "redis": ("redis", "channel=bench"),
+    "redis stream": ("redis", "stream=bench"),
+    "kafka emulator": ("kafka", "topic=bench"),
 }
 """The kinds of bus, each with the broker it needs and what its URL ends in."""
 

@@ -37,15 +37,21 @@ class NatsServer(BrokerProcess):
         name: the server's name.
         password: what clients must give, beside the user name `USER`; empty for none.
         routes: where the other servers of its cluster are; none if it is alone.
+        settings: further lines of its configuration.
     """
 
     def __init__(
-        self, program: str, name: str, password: str = "", routes: Sequence[str] = ()
+        self,
+        program: str,
+        name: str,
+        password: str = "",
+        routes: Sequence[str] = (),
+        settings: Sequence[str] = (),
     ) -> None:
         super().__init__(f"nats-{name}")
         self._program, self._node, self._password = program, name, password
         self._client_port = self._route_port = self._monitor_port = -1
-        self._routes = routes
+        self._routes, self._settings = routes, settings
 
     @property
     def address(self) -> str:
@@ -126,6 +132,7 @@ class NatsServer(BrokerProcess):
             f'listen: "{self.address}"',
             f"ports_file_dir: {json.dumps(str(home))}",
             f"jetstream: {{ store_dir: {json.dumps(str(home / 'jetstream'))} }}",
+            *self._settings,
         ]
         secret = ""
         if self._password:

@@ -44,7 +44,7 @@ class ValkeyServer(BrokerProcess):
     ) -> None:
         super().__init__(f"valkey-{name}")
         self._program, self._password = program, password
-        self._settings, self._sentinel = settings, sentinel
+        self.settings, self._sentinel = settings, sentinel
         self.port = 0
 
     @property
@@ -83,7 +83,7 @@ class ValkeyServer(BrokerProcess):
         if self._password:
             secret = quoted(self._password)
             lines += [f"requirepass {secret}", f"masterauth {secret}"]
-        config.write_text("\n".join([*lines, *self._settings]) + "\n")
+        config.write_text("\n".join([*lines, *self.settings]) + "\n")
         return config
 
     def _ready(self) -> bool | None:

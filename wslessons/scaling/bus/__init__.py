@@ -15,9 +15,9 @@
 | `kafka://HOST` | a topic of Kafka, read in full by every server | a log |
 
 With a log all servers agree on one order and its numbers, events are kept, and a client may resume
-on another server. Several servers of a broker are separated by commas. Options:
-`wslessons.scaling.bus.url.OPTIONS`; with `redis://`, ``sentinel=SERVICE`` says that the hosts
-are Sentinels.
+on another server. Several servers of a broker are separated by commas. TLS is spoken with `tls://`
+(NATS), `rediss://` and `kafka+ssl://`. Options: `wslessons.scaling.bus.url.OPTIONS`; with Redis,
+``sentinel=SERVICE`` says that the hosts are Sentinels.
 
 The modules: `bus` is the interface with its readers, and the bus of a single process; `items` is
 what they are given; `pubsub` and `log` are the two promises, with `remote` and `presence` for what

@@ -5,8 +5,6 @@ the same reason one partition of the topic is used, the first: more of them woul
 and give no order between rooms. A number is the record's offset plus one, times 1,000, plus the
 event's place in the record. Signs of life go to the topic ``NAME.presence``, whose oldest record
 has the epoch. The producer is idempotent and waits for all replicas in sync.
-
-Not handled here: TLS.
 """
 
 from __future__ import annotations
@@ -56,6 +54,7 @@ class Topic(LogTransport):
     def __init__(self, address: Address) -> None:
         super().__init__(f"Kafka at {address.hosts_text}")
         self._address = address
+        self._tls = address.ssl_context()
         topic = address.option("topic", "wslessons")
         self._wait = address.number("fetch_wait", 500)
         self._log, self._presence = TopicPartition(topic, 0), TopicPartition(f"{topic}.presence", 0)
@@ -102,9 +101,11 @@ class Topic(LogTransport):
             "request_timeout_ms": int(LOST_AFTER * 1000),
             "retry_backoff_ms": 50,
         }
+        if self._tls is not None:
+            options |= {"security_protocol": "SSL", "ssl_context": self._tls}
         if self._address.user:
             options |= {
-                "security_protocol": "SASL_PLAINTEXT",
+                "security_protocol": "SASL_PLAINTEXT" if self._tls is None else "SASL_SSL",
                 "sasl_plain_username": self._address.user,
                 "sasl_plain_password": self._address.password,
             }

@@ -63,6 +63,12 @@ class Core(Transport):
     def __init__(self, address: Address) -> None:
         super().__init__(f"NATS at {address.hosts_text}")
         self._address = address
+        self._tls = address.ssl_context()
+        self._credentials: dict[str, Any] = {}
+        if address.password:
+            self._credentials = {"user": address.user, "password": address.password}
+        elif address.user:
+            self._credentials = {"token": address.user}
         self.subject = address.option("subject", "wslessons")
         self._client: Client | None = None
         self._error: Exception | None = None
@@ -89,9 +95,9 @@ class Core(Transport):
             self._broken, self._error = asyncio.Event(), None
             try:
                 await client.connect(
-                    f"nats://{host}",
-                    user=self._address.user or None,
-                    password=self._address.password or None,
+                    f"{'tls' if self._tls else 'nats'}://{host}",
+                    tls=self._tls,
+                    **self._credentials,
                     name="wslessons",
                     allow_reconnect=False,
                     max_reconnect_attempts=1,

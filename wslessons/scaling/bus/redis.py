@@ -2,9 +2,10 @@
 
 What is published to a channel goes to whoever listens, at most once.
 
-With a stream, entries are added to the stream ``NAME``. Beside it, ``NAME:meta`` holds the epoch
-and the newest number, ``NAME:node:ID`` the newest sequence number of a server, by which a repeat is
-recognized, and signs of life go to the channel ``NAME:presence``. A script does it all in one step.
+With a stream, entries are added to the stream ``{NAME}``. Beside it, ``{NAME}:meta`` holds the
+epoch and the newest number, ``{NAME}:node:ID`` the newest sequence number of a server, by which a
+repeat is recognized, and signs of life go to the channel ``{NAME}:presence``. A script does it all
+in one step. The braces keep all this on one server of a Redis Cluster, which we find.
 An entry's id is ``N-0`` with N the number of the last event in it.
 
 A primary that fails can take with it what its replicas did not have yet. A server that had read
@@ -80,6 +81,8 @@ return 1
 """
 COUNT = 200
 """Entries in one read."""
+MOST_ADDRESSES = 32
+"""Servers that are tried in one attempt to connect, those of a cluster that send us on included."""
 
 
 class Channels(Transport):
@@ -87,7 +90,7 @@ class Channels(Transport):
 
     Args:
         address: with the options `channel` (default: wslessons) and `sentinel`, the name of the
-            service that the hosts, Sentinels, watch; its path is the database's number.
+            service that the hosts, Sentinels, watch.
     """
 
     def __init__(self, address: Address) -> None:
@@ -95,7 +98,10 @@ class Channels(Transport):
         self._address = address
         self.channel = address.option("channel", "wslessons")
         self._service = address.option("sentinel", "-") if address.has("sentinel") else ""
-        self._database = int(address.path) if address.path.isdigit() else 0
+        address.ssl_context()  # for its error: the client takes the file
+        self._tls: dict[str, Any] = {}
+        if address.tls:
+            self._tls = {"ssl": True, "ssl_ca_certs": address.ca}
         self._client: Redis | None = None
         self._pubsub: PubSub | None = None
         self._clients: list[Redis] = []
@@ -110,12 +116,18 @@ class Channels(Transport):
 
     async def _connect(self) -> None:
         error: Exception = TimeoutError()
-        for host, port in await self._primaries():
-            self._primary = (host, port)
+        addresses = await self._primaries()
+        for address in addresses:
+            self._primary = address
             self._client = client = self._new_client()
             try:
                 await self._prepare(client)
                 return
+            except errors.MovedError as exc:
+                # A cluster, of which another server has our keys.
+                if len(addresses) < MOST_ADDRESSES:
+                    addresses.append((exc.host or address[0], exc.port))
+                error = exc
             except (errors.AuthenticationError, errors.AuthorizationError) as exc:
                 raise self._refused(exc) from None
             except (errors.RedisError, OSError, TimeoutError) as exc:
@@ -127,7 +139,11 @@ class Channels(Transport):
         if not self._service:
             return pairs
         sentinel = Sentinel(
-            pairs, socket_timeout=LOST_AFTER, socket_connect_timeout=LOST_AFTER, retry=_no_retry()
+            pairs,
+            socket_timeout=LOST_AFTER,
+            socket_connect_timeout=LOST_AFTER,
+            retry=_no_retry(),
+            **self._tls,
         )
         try:
             return [await sentinel.discover_master(self._service)]
@@ -142,13 +158,14 @@ class Channels(Transport):
         client = Redis(
             host=host,
             port=port,
-            db=self._database,
+            db=self._address.database,
             username=self._address.user or None,
             password=self._address.password or None,
             # Ours is `in_time`: theirs runs out when the loop was held up, whatever has arrived.
             socket_timeout=None,
             socket_connect_timeout=LOST_AFTER,
             retry=_no_retry(),
+            **self._tls,
         )
         self._clients.append(client)
         return client
@@ -227,7 +244,8 @@ class Channels(Transport):
             return await in_time(command(self._client))
         except (errors.RedisError, OSError) as exc:
             # An answer that says no, as of a server that is full, comes from one that is there.
-            if not isinstance(exc, errors.ResponseError) or isinstance(exc, errors.ReadOnlyError):
+            moved = isinstance(exc, errors.ReadOnlyError | errors.MovedError)
+            if moved or not isinstance(exc, errors.ResponseError):
                 self._broken.set()
             raise Unreachable(_explain(exc)) from exc
 
@@ -242,7 +260,9 @@ class Streams(Channels, LogTransport):
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
-        self._stream = address.option("stream", "wslessons")
+        self._name = address.option("stream", "wslessons")
+        # In braces it is what decides, in a cluster, which server has the key.
+        self._stream = f"{{{self._name}}}"
         self._keys = [self._stream, f"{self._stream}:meta"]
         self._max_len = address.number("max_len", 100_000)
         self.channel = f"{self._stream}:presence"
@@ -265,8 +285,10 @@ class Streams(Channels, LogTransport):
         try:
             known = [secrets.token_hex(8), self._epoch, self._number, self._entry]
             epoch, number, before = await in_time(client.register_script(OPEN)(self._keys, known))
+        except errors.MovedError:
+            raise
         except errors.ResponseError as exc:
-            raise UserError(f"{self.label} can't keep the stream {self._stream}: {exc}.") from None
+            raise UserError(f"{self.label} can't keep the stream {self._name}: {exc}.") from None
         epoch = epoch.decode()
         if epoch != self._epoch:
             self._epoch, self._entry = epoch, ""

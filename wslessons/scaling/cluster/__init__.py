@@ -33,6 +33,7 @@ from wslessons.limits import HEARTBEAT
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.bus import from_url
+from wslessons.scaling.bus.url import with_options
 from wslessons.scaling.cluster.messages import Config, Stats
 from wslessons.scaling.cluster.server import ServerProcess
 from wslessons.serving import explained_bind_errors
@@ -218,7 +219,4 @@ class Cluster:
         self.broker = await brokers.start(
             kind, self._nodes, own=self._own, password=secrets.token_urlsafe()
         )
-        url = self.broker.url
-        if options:
-            url += ("&" if "?" in url else "?") + options
-        return url
+        return with_options(self.broker.url, options)
