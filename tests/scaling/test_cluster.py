@@ -332,6 +332,16 @@ async def test_wrong_credentials_are_one_sentence():
             assert (code, errors.count("\n"), "wrong-one" in errors) == (1, 1, False)
 
 
+async def test_the_environment_may_name_the_bus(monkeypatch: pytest.MonkeyPatch):
+    """So the password is not in the list of processes, and not in a sentence either."""
+    monkeypatch.setenv("WSLESSONS_BUS", "nats://ann:s3cret@127.0.0.1:1")
+    async with asyncio.timeout(40):
+        for words in (["chat", "--port", "0"], ["cluster", "--servers", "1"]):
+            code, _, errors = await shell.run(*words)
+            assert (code, "s3cret" in errors) == (1, False)
+            assert "can't reach NATS at 127.0.0.1:1" in errors
+
+
 @pytest.mark.parametrize("words", [["chat", "--port", "0"], ["cluster"]])
 async def test_a_missing_extra_is_named(words: list[str]):
     """Without the client of a broker, the sentence says what to install."""

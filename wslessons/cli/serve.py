@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,8 @@ __all__ = ["chat", "cluster", "echo", "port_number", "web"]
 Run = Callable[[argparse.Namespace], int]
 
 BUSES = ("memory", "nats", "redis", "kafka")
+BUS_VARIABLE = "WSLESSONS_BUS"
+"""The environment variable that names a bus; a command line can be read by anybody here."""
 
 
 def port_number(text: str) -> int:
@@ -196,10 +199,11 @@ def chat(parser: argparse.ArgumentParser) -> Run:
     add_limits(parser, 8192, CHAT)
     parser.add_argument(
         "--bus",
-        default="memory:",
+        default=os.environ.get(BUS_VARIABLE, "memory:"),
         metavar="URL",
         help="share the rooms with other servers over nats://HOST:PORT, redis://HOST:PORT or"
-        " kafka://HOST:PORT; with ?stream=NAME the first two keep a log (default: share nothing)",
+        " kafka://HOST:PORT; with ?stream=NAME the first two keep a log (default: share nothing,"
+        f" or what {BUS_VARIABLE} holds, where a password is not seen in the list of processes)",
     )
 
     def run(args: argparse.Namespace) -> int:
@@ -248,9 +252,10 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "--bus",
         type=_bus,
-        default="nats",
+        default=os.environ.get(BUS_VARIABLE, "nats"),
         help="memory, nats, redis, kafka (what is started for it is an emulator), one of them with"
-        " options, as nats?stream=chat, or the URL of a broker that runs (default: %(default)s)",
+        " options, as nats?stream=chat, or the URL of a broker that runs (default: what"
+        f" {BUS_VARIABLE} holds, or else nats)",
     )
     parser.add_argument(
         "--nodes",
