@@ -507,7 +507,7 @@ async def test_json_protocol(start: Start) -> None:
     async with running.join("alice") as alice, running.json("bob") as (bob, welcome):
         assert bob.subprotocol == SUBPROTOCOL
         epoch = welcome.pop("epoch")
-        assert len(epoch) == 16
+        assert epoch.startswith(running.chat.rooms["/"].epoch + ".1.")
         assert welcome == {
             "type": "welcome",
             "name": "bob",
@@ -705,22 +705,84 @@ async def test_resume_from_too_long_ago_is_told_the_count(start: Start) -> None:
 
 async def test_another_epoch_is_told_apart(start: Start) -> None:
     """After a restart nobody knows how many are gone: `missed` says so, then all there is comes."""
-    running = await start()
+    before = await start(secret=b"shared")
+    async with before.json("bob") as (_, welcome):
+        old = welcome["epoch"]
+    running = await start(secret=b"shared")
     async with running.json("alice") as (alice, _):
         await say(alice, type="say", text="new life")
         await heard_until(alice, "ack")
-        async with running.json("bob", since=70, epoch="old") as (bob, welcome):
+        async with running.json("bob", since=70, epoch=old) as (bob, welcome):
             assert welcome["offset"] == 0
+            assert welcome["epoch"] != old
             assert await heard(bob) == {"type": "missed", "count": None, "offset": 0}
             assert [(await heard(bob))["offset"] for _ in range(3)] == [1, 2, 3]
+
+
+async def test_history_is_for_those_who_were_there(start: Start) -> None:
+    """Whoever can't show that they were in the room begins now, also after all have left."""
+    running = await start(secret=b"mine")
+    async with running.json("alice", "/rooms/x") as (alice, _):
+        for n in range(5):
+            await say(alice, type="say", text=f"secret {n}")
+        await heard_until(alice, "ack", offset=6)
+        async with running.json("late", "/rooms/x") as (_, late):
+            pass
+    async with running.json("else", "/rooms/y") as (_, other):
+        pass
+    stranger = await start(secret=b"another")
+    async with stranger.json("else", "/rooms/x") as (_, foreign):
+        pass
+    life, number, signature = late["epoch"].split(".")
+    forged = [
+        "",
+        "old",
+        life,
+        running.chat.rooms["/rooms/x"].epoch,
+        other["epoch"],
+        foreign["epoch"],
+        f"{life}.0.{signature}",
+        f"{life}.{number}.",
+        f"{life}.{number}.{signature}x",
+        f"{life}.{number}.\N{SNOWMAN}",
+        "." * 128,
+    ]
+    for epoch in forged:
+        for since in (0, 1, 10**18):
+            hello = {"since": since, "epoch": epoch}
+            async with running.json("eve", "/rooms/x", **hello) as (eve, welcome):
+                assert await heard(eve) == {
+                    "type": "missed",
+                    "count": None,
+                    "offset": welcome["offset"],
+                }
+                assert (await heard(eve))["type"] == "joined"
+    # Who came late may have what came after that, and no more.
+    hello = {"since": 0, "epoch": late["epoch"]}
+    async with running.json("late", "/rooms/x", **hello) as (late_again, welcome):
+        assert welcome["offset"] == int(number) == 6
+        assert (await heard(late_again))["type"] == "joined"
+        assert (await heard(late_again))["type"] == "left"
+
+
+async def test_history_for_all_is_an_option(start: Start) -> None:
+    """With it, a newcomer that asks for everything gets everything that is kept."""
+    running = await start(history=True)
+    async with running.json("alice") as (alice, _):
+        await say(alice, type="say", text="hello")
+        await heard_until(alice, "ack")
+        async with running.json("new", since=0) as (new, welcome):
+            assert welcome["offset"] == 0
+            assert [(await heard(new))["type"] for _ in range(3)] == ["joined", "message", "joined"]
 
 
 async def test_offset_from_the_future_begins_now(start: Start) -> None:
     """An offset that the room has not reached is taken for its newest."""
     running = await start()
-    async with running.json("bob", since=10**30) as (bob, welcome):
-        assert welcome["offset"] == 0
-        assert (await heard(bob))["offset"] == 1
+    async with running.json("bob") as (bob, welcome):
+        await heard(bob)
+        async with running.json("bob", since=10**18, epoch=welcome["epoch"]) as (again, _):
+            assert (await heard(again))["offset"] == 2
 
 
 async def test_left_and_back_within_a_moment_can_resume(start: Start) -> None:

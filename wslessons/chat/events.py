@@ -36,10 +36,14 @@ absent elsewhere: no event of the room has a number between that and its own. Wh
 away nobody hears what is said, and its `ack` waits; when too much waits, `say` is answered by
 `error`. What has a number that is not above the newest seen has been seen.
 
-**Resuming.** `epoch` names one life of a room. A client that comes back says the `epoch` it knew
-and, as `since`, the newest offset it saw, and is sent what it missed. If the epoch is another one
-now, the server has been restarted: the client is told `missed` with `count` null (nobody can know
-how many), then gets all that the new life has kept.
+**Resuming.** `epoch` names one life of a room, and proves that its owner was there, and since when;
+it is opaque, and nobody else's business. A client that comes back says the `epoch` it was given
+last and, as `since`, the newest offset it saw, and is sent what it missed. If the welcome has
+another epoch, this is another life of the room, as the server has been restarted: the client is
+told `missed` with `count` null (nobody can know how many), then gets all that the new life has
+kept. Whoever was never there, or can't show it, gets what is said from now on, also if it asks for
+`since`; then a `missed` with `count` null says so. (A server may let newcomers have what a room has
+kept, with `since` 0; ours does so with the option `history`.)
 
 **Sending once.** A client that does not know whether a `say` arrived repeats it with the same `id`.
 Ids are remembered for each `session` (a text the client makes up and keeps while it reconnects;
@@ -100,8 +104,8 @@ class Hello(Event):
     """Join, or resume after `since` in the life `epoch` of the room."""
 
     name: str
-    since: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    epoch: ShortText = ""
+    since: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    epoch: Annotated[str, msgspec.Meta(max_length=128)] = ""
     session: ShortText = ""
 
 

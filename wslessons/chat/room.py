@@ -79,10 +79,14 @@ class Room:
         self._published: OrderedDict[str, int | str] = OrderedDict()
         """By session and id of a message: its offset, or while it has none, whom to acknowledge."""
 
-    async def admit(self, hello: Hello) -> Admission:
+    async def admit(self, hello: Hello, first: int = 0) -> Admission:
         """Return where somebody begins who says `hello`: now, or after what they have seen.
 
         When `hello.epoch` is over nobody knows what was missed: then they begin at the oldest kept.
+
+        Args:
+            hello: what they said; of its epoch only the life of the room.
+            first: a number of this life; what is not after it is not for them.
         """
         log, since, gap = self.log, hello.since, False
         if since is None:
@@ -90,7 +94,7 @@ class Room:
         elif hello.epoch and hello.epoch != self.epoch:
             cursor, gap = log.subscribe(since=log.oldest - 1), True
         else:
-            cursor = log.subscribe(since=min(since, log.offset))
+            cursor = log.subscribe(since=min(max(since, first), log.offset))
         return Admission(cursor, cursor.offset, gap)
 
     def codec(self, codec: TextCodec | JsonCodec) -> TextCodec | JsonCodec:

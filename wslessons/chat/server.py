@@ -56,7 +56,7 @@ from wslessons.chat.events import (
     Who,
 )
 from wslessons.chat.room import Room
-from wslessons.chat.rules import Pace, clean_name
+from wslessons.chat.rules import Pace, Proofs, clean_name
 
 if TYPE_CHECKING:
     from wslessons.limits import ConnectionLimit
@@ -133,6 +133,10 @@ class ChatServer:
             clients on this machine are not counted.
         log_bytes: bytes of memory that a room's log may take, roughly; by default half of what
             `capacity` messages of `max_size` would.
+        history: whether newcomers may ask for what a room has kept, by `since`; else only those
+            who were there may, for what was said after they came.
+        secret: signs what members show when they come back; by default one of this process. Give
+            all servers the same on which they may, also after a restart.
         fanout: False to serve each member by a task of its own instead.
         bus: what `wslessons.scaling.bus.from_url` returns, entered, to share the rooms with other
             servers.
@@ -150,6 +154,8 @@ class ChatServer:
         max_rooms: int = 1000,
         max_rooms_per_address: int = 0,
         log_bytes: int | None = None,
+        history: bool = False,
+        secret: bytes | None = None,
         fanout: bool = True,
         bus: RoomSource | None = None,
     ) -> None:
@@ -161,6 +167,8 @@ class ChatServer:
         self.max_size = max_size
         self.max_rooms = max_rooms
         self.log_bytes = capacity * max_size // 2 if log_bytes is None else log_bytes
+        self.history = history
+        self.proofs = Proofs(secret)
         self.fanout = fanout
         self.rooms: dict[str, Room] = {}
         """The rooms there are, by path; an empty one is kept for a while."""
@@ -403,9 +411,18 @@ class ChatServer:
         Raises:
             Gone: the connection has ended.
         """
-        cursor, offset, gap = await room.admit(hello)
+        known, since = hello.epoch, hello.since
+        hello.epoch, first = self.proofs.check(room.path, known)
+        if first is None and not self.history:
+            hello.since = None
+        elif first is not None and since is not None and hello.epoch == room.epoch:
+            hello.since = max(since, first)
+        cursor, offset, gap = await room.admit(hello, first or 0)
+        if first is None or hello.epoch != room.epoch:
+            known = self.proofs.issue(room.path, room.epoch, offset)
+        gap = gap or (since is not None and hello.since is None)
         try:
-            welcome = Welcome(hello.name, room.path, room.epoch, offset, *room.roster())
+            welcome = Welcome(hello.name, room.path, known, offset, *room.roster())
             await connection.send(codec.answer(welcome))
             if gap:
                 await connection.send(codec.missed(None, cursor.offset))

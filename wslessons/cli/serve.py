@@ -26,6 +26,7 @@ __all__ = ["chat", "cluster", "echo", "port_number", "web"]
 
 Run = Callable[[argparse.Namespace], int]
 
+SECRET = "WSLESSONS_SECRET"
 BUSES = ("memory", "nats", "redis", "kafka")
 BUS_VARIABLE = "WSLESSONS_BUS"
 """The environment variable that names a bus; a command line can be read by anybody here."""
@@ -132,6 +133,20 @@ def add_limits(parser: argparse.ArgumentParser, max_size: int, rows: list[Row]) 
     _add_numbers(parser, [*CONNECTIONS, size, *rows])
 
 
+def add_chat_limits(parser: argparse.ArgumentParser) -> None:
+    """Give a command that serves a chat its bounds, and who may see what."""
+    add_limits(parser, 8192, CHAT)
+    parser.add_argument(
+        "--history",
+        action="store_true",
+        help="let newcomers have what a room has kept from before they came, if they ask for it",
+    )
+    parser.epilog = (
+        "Who was in a room may come back after a restart, or to another server, and have what was"
+        f" said meanwhile, if all have the same text in the environment variable {SECRET}."
+    )
+
+
 def connection_limits(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `serving.serve` for what `add_limits` has parsed.
 
@@ -150,7 +165,12 @@ def chat_limits(args: argparse.Namespace) -> dict[str, Any]:
     if args.burst is None:
         args.burst = max(1.0, 5 * args.rate)
     names = ("capacity", "rate", "burst", "max_size", "max_rooms", "max_rooms_per_address")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in (*names, "history")}
+
+
+def secret() -> bytes | None:
+    """Return what the chat's proofs are signed with, where the environment gives it."""
+    return os.environ.get(SECRET, "").encode(errors="surrogateescape") or None
 
 
 def echo(parser: argparse.ArgumentParser) -> Run:
@@ -196,7 +216,7 @@ def echo(parser: argparse.ArgumentParser) -> Run:
 def chat(parser: argparse.ArgumentParser) -> Run:
     """Give `parser` the arguments of ``wslessons chat``, and return what runs it."""
     add_address(parser, 8765)
-    add_limits(parser, 8192, CHAT)
+    add_chat_limits(parser)
     parser.add_argument(
         "--bus",
         default=os.environ.get(BUS_VARIABLE, "memory:"),
@@ -215,7 +235,7 @@ def chat(parser: argparse.ArgumentParser) -> Run:
 
         async def serve() -> None:
             async with from_url(args.bus) as bus:
-                server = ChatServer(bus=bus, **chat_limits(args))
+                server = ChatServer(bus=bus, secret=secret(), **chat_limits(args))
                 await serving.serve_until_stopped(
                     server.handler,
                     args.host,
@@ -270,7 +290,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
         help="all servers on one port, among which the kernel divides the connections",
     )
     add_address(parser, 0)
-    add_limits(parser, 8192, CHAT)
+    add_chat_limits(parser)
 
     def run(args: argparse.Namespace) -> int:
         # Only here: what it imports would make every command start late.
@@ -278,7 +298,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
 
         limits = {"max_connections": args.max_connections, "max_per_address": args.max_per_address}
         limits["heartbeat"] = args.ping_interval, args.ping_timeout
-        return command.run(args, **limits, **chat_limits(args))
+        return command.run(args, secret=secret(), **limits, **chat_limits(args))
 
     return run
 
@@ -286,7 +306,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
 def web(parser: argparse.ArgumentParser) -> Run:
     """Give `parser` the arguments of ``wslessons web``, and return what runs it."""
     add_address(parser, 8000)
-    add_limits(parser, 8192, CHAT)
+    add_chat_limits(parser)
     parser.add_argument(
         "--origins",
         nargs="+",
@@ -334,7 +354,7 @@ def web(parser: argparse.ArgumentParser) -> Run:
         from wslessons.web import command
 
         log_to(sys.stderr)
-        chat = ChatServer(**chat_limits(args))
+        chat = ChatServer(secret=secret(), **chat_limits(args))
         return command.run(args, chat, **connection_limits(args))
 
     return run

@@ -100,7 +100,7 @@ class SharedRoom(Room):
 
     # Whoever comes, from here or from another server.
 
-    async def admit(self, hello: Hello) -> Admission:
+    async def admit(self, hello: Hello, first: int = 0) -> Admission:
         """Return where somebody begins, who may have seen more than this server has read yet."""
         log, since, bus = self.log, hello.since, self._bus
         if since is None:
@@ -113,15 +113,14 @@ class SharedRoom(Room):
                     await bus.reached(self.path, since)
         # Nobody can have seen what has not been read here, unless this server is the one behind.
         unheard_of = not bus.has_read(self.path, since) and bus.status.state == "connected"
-        if (
-            (hello.epoch and hello.epoch != self.epoch)
+        gap = (
+            (bool(hello.epoch) and hello.epoch != self.epoch)
             or since < self.number(log.oldest - 1)
             or unheard_of
-        ):
-            cursor = log.subscribe(since=log.oldest - 1)
-            return Admission(cursor, self.number(cursor.offset), True)
-        later = sum(record.event.offset > since for record in log)
-        return Admission(log.subscribe(since=log.offset - later), since, False)
+        )
+        later = sum(record.event.offset > (first if gap else since) for record in log)
+        cursor = log.subscribe(since=log.offset - later)
+        return Admission(cursor, self.number(cursor.offset) if gap else since, gap)
 
     def number(self, offset: int) -> int:
         """Return the bus's number of what stands at `offset` of the room's own log."""

@@ -64,6 +64,7 @@ class Cluster:
         max_connections: of each server, see `wslessons.limits`.
         max_per_address: the same.
         heartbeat: as for `wslessons.serving.serve`.
+        secret: as for `wslessons.chat.ChatServer`; by default a new one, which all servers share.
         chat: other arguments of `wslessons.chat.ChatServer`.
 
     Raises:
@@ -93,6 +94,7 @@ class Cluster:
         max_connections: int | None = None,
         max_per_address: int = 0,
         heartbeat: tuple[float, float] = HEARTBEAT,
+        secret: bytes | None = None,
         **chat: Any,
     ) -> None:
         if share_port and not hasattr(socket, "SO_REUSEPORT"):
@@ -111,12 +113,14 @@ class Cluster:
         self.bus_url = ""
         self._nodes, self._own = nodes, own
         step = 0 if share_port else 1
+        secret = secret or secrets.token_bytes(32)
         self._configs = [
             Config(
                 bus="",
                 host=host,
                 port=port and port + each * step,
                 beat=beat,
+                secret=secret,
                 chat={"capacity": capacity, "rate": rate, **chat},
                 max_connections=max_connections,
                 max_per_address=max_per_address,

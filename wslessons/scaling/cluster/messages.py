@@ -22,6 +22,8 @@ class Config(msgspec.Struct):
     beat: float
     chat: dict[str, Any]
     """Arguments of the `ChatServer`."""
+    secret: bytes
+    """One more, that no log shows."""
     max_connections: int | None
     max_per_address: int
     heartbeat: tuple[float, float]

@@ -111,7 +111,7 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
     # Without a broker there is nobody to give a sign of life to.
     options = {} if config.bus == "memory:" else {"beat": config.beat}
     async with from_url(config.bus, **options) as bus:
-        chat = ChatServer(bus=bus, **config.chat)
+        chat = ChatServer(bus=bus, secret=config.secret, **config.chat)
         meter = Meter(chat, bus)
         with serving.explained_bind_errors(config.host, config.port):
             server = await serving.serve(
