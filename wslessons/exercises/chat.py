@@ -82,6 +82,7 @@ async def relay(connection):
         alice, bob, carol = await three(trial)
         carol.vanish()
         await carol.closing()
+        await trial.settle(alice)
         for text in ("one", "two"):
             await alice.send(text)
             await trial.hears(bob, text, FINALLY)
@@ -130,9 +131,7 @@ async def three(trial: Trial) -> tuple[Client, Client, Client]:
     """Connect three clients, each of which is inside when the next one comes."""
     url = await trial.serve()
     clients = [await trial.connect(url) for _ in range(3)]
-    # A handler begins when the handshake is done, and that may be a moment after the client knows.
-    for client in clients:
-        await client.settled()
+    await trial.settle(*clients)
     return clients[0], clients[1], clients[2]
 
 
@@ -225,6 +224,7 @@ class Members:
         """Taking out one must not take out both."""
         one, two, bob = await self.join(trial, "ann", "ann", "bob")
         await one.close()
+        await trial.settle(bob)
         await trial.asks_for(
             bob,
             "who is left?",
@@ -284,10 +284,7 @@ class Members:
         clients = [await trial.connect(url) for _ in names]
         for client, name in zip(clients, names, strict=True):
             await client.send(name)
-        # The handler has read what came before a ping when it has read the line after it.
-        for client in clients:
-            await client.settled()
-        await asyncio.sleep(0.05)
+        await trial.settle(*clients)
         return clients
 
 
@@ -356,8 +353,7 @@ async def not_deaf(connection):
         """Twenty lines, more than the channel keeps."""
         url = await trial.serve()
         alice, bob = await trial.connect(url), await trial.connect(url)
-        await bob.settled()
-        await asyncio.sleep(0.05)
+        await trial.settle(alice, bob)
         for number in range(20):
             await trial.asks_for(
                 alice,
@@ -372,7 +368,7 @@ async def not_deaf(connection):
         """A reader who sleeps through most of 100 lines of 4,000 characters."""
         url = await trial.serve_small()
         alice, sleepy = await trial.connect(url), await trial.connect_slow(url)
-        await asyncio.sleep(0.1)
+        await trial.settle(alice, sleepy)
         lines = 100
         for number in range(lines):
             text = f"{number} ".ljust(4000, "x")

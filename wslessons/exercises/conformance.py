@@ -41,6 +41,10 @@ class Remote(Trial):
         """Return the URL: the server runs already, with options of its own."""
         return self.url
 
+    async def turns(self) -> None:
+        """Give the server a moment; nothing tells when it has done what it can."""
+        await asyncio.sleep(0.1)
+
 
 class Conformance(Exercise):
     """What a server has to do, whoever has written it."""

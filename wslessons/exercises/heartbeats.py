@@ -217,8 +217,7 @@ async def join(trial: Trial, url: str, name: str) -> Client:
     """Connect a player, and wait until it has said its name and the handler has had its turn."""
     client = await trial.connect(url, ping_interval=None)
     await client.send(name)
-    await client.settled()
-    await asyncio.sleep(0.02)
+    await trial.settle(client)
     return client
 
 

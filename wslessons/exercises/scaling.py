@@ -362,6 +362,7 @@ class TwoServers:
         for client in (bob, carol):
             client.vanish()
             await client.closing()
+        await trial.settle(alice, dave)
         hint = (
             "Sending to somebody who has left has ended `run`, and with it everybody's ears: take"
             " them out in a finally block, and use broadcast, which skips them."
@@ -373,8 +374,7 @@ class TwoServers:
     async def people(self, trial: Trial, *urls: str) -> list[Client]:
         """Connect a client to each of `urls`."""
         clients = [await trial.connect(url) for url in urls]
-        for client in clients:
-            await client.settled()
+        await trial.settle(*clients)
         return clients
 
 

@@ -403,6 +403,17 @@ class Trial:
         sock = client.connection.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
 
+    async def settle(self, *clients: Client) -> None:
+        """Wait until the handlers have done all that they can with what `clients` have sent."""
+        for client in clients:
+            await client.settled()
+        await self.turns()
+
+    async def turns(self) -> None:
+        """Give the learner's tasks some turns of the loop that they live on."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
     async def enter(self, context: Any) -> Any:
         """Enter an async context that ends with the trial."""
         return await self._stack.enter_async_context(context)

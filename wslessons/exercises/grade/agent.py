@@ -123,6 +123,11 @@ class _Agent:
         """Say what the student's code did that explains why something is missing."""
         return self.exercises[name].diagnosis(self.isolation)
 
+    async def on_turns(self) -> None:
+        """Give the student's tasks some turns."""
+        if self.trial is not None:
+            await self.trial.turns()
+
     async def on_forget(self) -> None:
         """Forget what was raised: it was expected."""
         self.isolation.crashes.clear()

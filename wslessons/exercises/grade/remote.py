@@ -99,6 +99,10 @@ class KernelTrial(Trial):
             self.found = (str(found[0]), str(found[1])) if found else None
         return self.found
 
+    async def turns(self) -> None:
+        """Give it some turns of the kernel's loop."""
+        await self._ask("turns")
+
     async def _do(self, method: str, *args: Any, **options: Any) -> Any:
         return await self._ask("do", method, list(args), options)
 
