@@ -77,7 +77,6 @@ async def lab(
             made.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
             nbformat.write(made, notebook)
             url = url.replace(before, notebook.name)
-        await page.goto(url)
-        lab = Lab(page, notebook)
-        await lab.ready()
+        lab = Lab(page, notebook, url)
+        await lab.open()
         yield lab

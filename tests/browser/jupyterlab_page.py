@@ -12,10 +12,15 @@ from playwright.async_api import Locator, Page, expect
 class Lab:
     """JupyterLab in a browser's page, with one notebook in front."""
 
-    def __init__(self, page: Page, notebook: Path) -> None:
-        self.page = page
+    def __init__(self, page: Page, notebook: Path, url: str) -> None:
+        self.page, self.url = page, url
         cells = json.loads(notebook.read_text())["cells"]
         self.code_cells = sum(cell["cell_type"] == "code" for cell in cells)
+
+    async def open(self) -> None:
+        """Open the notebook, or open it again in place of the page that is there."""
+        await self.page.goto(self.url)
+        await self.ready()
 
     async def ready(self) -> None:
         """Wait until the notebook's kernel is there and idle, and no cell waits for it."""

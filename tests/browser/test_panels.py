@@ -84,7 +84,7 @@ async def test_a_saved_notebook_shows_static_pictures(lab: Lab):
             if shut_down:
                 await lab.menu("Kernel", "Shut Down Kernel")
                 await expect(lab.page.get_by_text("No Kernel").first).to_be_visible()
-            await lab.page.reload()
+            await lab.open()
             outputs = lab.page.locator(".jp-OutputArea-output")
             for title in TITLES:
                 output = outputs.filter(has_text=title)
