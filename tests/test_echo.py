@@ -15,6 +15,7 @@ from websockets import ConnectionClosedError, connect
 from websockets.asyncio.server import Server
 
 from wslessons import serving
+from wslessons.connection import host_port
 from wslessons.echo import echo, echo_raw
 
 UPGRADE = (
@@ -131,7 +132,7 @@ async def test_connect_and_disconnect_are_logged_with_the_peers_address(server: 
     """The log names the client's own address when it comes and when it goes."""
     async with asyncio.timeout(10):
         async with to(server) as client:
-            address = serving.host_port(client.local_address)
+            address = host_port(client.local_address)
             await log.wait_for(f"{address} connected")
         await log.wait_for(f"{address} disconnected: received 1000")
 
@@ -162,7 +163,7 @@ async def test_client_that_breaks_off_ends_alone(server: Server, log: Lines, fau
     async with asyncio.timeout(10), to(server) as witness:
         writer = await raw_client(server, *parts[:1])
         if UPGRADE in parts:
-            address = serving.host_port(writer.get_extra_info("sockname"))
+            address = host_port(writer.get_extra_info("sockname"))
             await log.wait_for(f"{address} connected")
         writer.writelines(parts[1:])
         linger = struct.pack("ii", 1, 0)

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets import ServerConnection, connect, serve
+from websockets import Request, ServerConnection, connect, serve
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
 
 from wslessons.chat.channel import Channel
 from wslessons.chat.codecs import TEXT, Record
 from wslessons.chat.connection import FrameWriter
 from wslessons.chat.events import Message
 from wslessons.chat.fanout import Fanout
-from wslessons.fast import Echo, FastConnection, plain_frames
-from wslessons.serving import LoggedConnection
+from wslessons.connection import LoggedConnection, plain_frames
+from wslessons.fast import Echo
 
 
 @contextlib.asynccontextmanager
@@ -52,6 +53,11 @@ async def pair(
 
 
 # Reading.
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 payloads = st.one_of(st.binary(max_size=5), st.binary(min_size=120, max_size=130))
 whole = st.builds(Frame, st.sampled_from([Opcode.TEXT, Opcode.BINARY]), payloads)
@@ -130,7 +136,7 @@ def test_reads_what_the_library_reads(
     chunks = [data[a:b] for a, b in itertools.pairwise(edges) if a != b]
 
     async def both() -> None:
-        assert await received(FastConnection, chunks) == await received(ServerConnection, chunks)
+        assert await received(LoggedConnection, chunks) == await received(ServerConnection, chunks)
 
     asyncio.run(both())
 
@@ -139,11 +145,18 @@ def test_plain_frames_stop_at_the_first_other_one() -> None:
     """Two plain frames, then a ping: two are taken, and the rest is left where it begins."""
     plain = Frame(Opcode.TEXT, b"hi").serialize(mask=True)
     ping = Frame(Opcode.PING, b"").serialize(mask=True)
-    frames, taken = plain_frames(plain * 2 + ping + plain, 100)
+    protocol = ServerProtocol(max_size=100)
+    protocol.receive_data(HANDSHAKE)
+    (request,) = protocol.events_received()
+    assert isinstance(request, Request)
+    protocol.send_response(protocol.accept(request))
+    frames, taken = plain_frames(protocol, plain * 2 + ping + plain)
     assert [bytes(frame.data) for frame in frames] == [b"hi", b"hi"]
     assert taken == 2 * len(plain)
-    assert plain_frames(plain[:-1], 100) == ([], 0)
-    assert plain_frames(plain, 1) == ([], 0)
+    assert plain_frames(protocol, plain[:-1]) == ([], 0)
+    # In the middle of a frame nothing is taken, whatever it looks like.
+    protocol.receive_data(plain[:3])
+    assert plain_frames(protocol, plain) == ([], 0)
 
 
 # Writing.
@@ -154,7 +167,7 @@ def item(text: str) -> Record:
     return Record(Message("ann", text))
 
 
-async def member(server: FastConnection) -> tuple[Fanout[Record], Any]:
+async def member(server: LoggedConnection) -> tuple[Fanout[Record], Any]:
     """Join a fan-out with one connection and send two lines, after which it needs no asking."""
     fanout = Fanout[Record](Channel(64))
     fanout.join("a", TEXT, FrameWriter(server), fanout.channel.subscribe())
@@ -167,7 +180,7 @@ async def member(server: FastConnection) -> tuple[Fanout[Record], Any]:
 
 async def test_a_member_that_keeps_up_is_written_to_directly() -> None:
     """After its first write it is sent to without being asked, and nothing is lost or reordered."""
-    async with pair(FastConnection) as (server, client):
+    async with pair(LoggedConnection) as (server, client):
         fanout, in_sync = await member(server)
         assert list(in_sync.direct) == ["a"]
         for number in range(3, 40):
@@ -178,7 +191,7 @@ async def test_a_member_that_keeps_up_is_written_to_directly() -> None:
 
 async def test_a_write_that_the_socket_takes_in_part_is_finished() -> None:
     """A full socket takes the beginning; the transport sends the rest, and what follows waits."""
-    async with pair(FastConnection, max_size=None) as (server, client):
+    async with pair(LoggedConnection, max_size=None) as (server, client):
         fanout, in_sync = await member(server)
         sock = server.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -206,7 +219,7 @@ async def test_a_write_that_the_socket_takes_in_part_is_finished() -> None:
 
 async def test_the_library_says_when_to_ask_again() -> None:
     """A close frame, a fragmented message and the end of the connection end direct writing."""
-    async with pair(FastConnection) as (server, client):
+    async with pair(LoggedConnection) as (server, client):
         _, in_sync = await member(server)
         go = asyncio.Event()
 
@@ -227,7 +240,7 @@ async def test_the_library_says_when_to_ask_again() -> None:
         assert server.direct is None
         assert not server.go_direct(lambda: None)
 
-    async with pair(FastConnection) as (server, client):
+    async with pair(LoggedConnection) as (server, client):
         fanout, in_sync = await member(server)
         client.transport.abort()
         await server.wait_closed()
@@ -239,7 +252,10 @@ async def test_the_library_says_when_to_ask_again() -> None:
 
 async def test_a_reset_that_nobody_has_noticed_yet_harms_nobody() -> None:
     """`send` raises for the one whose peer has gone; all others get the line."""
-    async with pair(FastConnection) as (gone, gone_client), pair(FastConnection) as (here, client):
+    async with (
+        pair(LoggedConnection) as (gone, gone_client),
+        pair(LoggedConnection) as (here, client),
+    ):
         fanout = Fanout[Record](Channel(64))
         for id, server in ("gone", gone), ("here", here):
             fanout.join(id, TEXT, FrameWriter(server), fanout.channel.subscribe())
@@ -260,7 +276,7 @@ async def test_a_reset_that_nobody_has_noticed_yet_harms_nobody() -> None:
 
 async def test_frames_of_the_fan_out_and_of_the_library_keep_their_order() -> None:
     """A message of the library's between two direct ones stands where it was sent."""
-    async with pair(FastConnection) as (server, client):
+    async with pair(LoggedConnection) as (server, client):
         fanout, in_sync = await member(server)
         expected = ["[ann] 1", "[ann] 2"]
         for number in range(30):

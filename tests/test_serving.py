@@ -26,9 +26,9 @@ from websockets.frames import Frame, Opcode
 
 from wslessons import serving
 from wslessons.chat import ChatServer
+from wslessons.connection import SLICE, Door, LoggedConnection
 from wslessons.echo import echo
 from wslessons.limits import ConnectionLimit
-from wslessons.serving import SLICE, LoggedConnection
 
 READ = 2**18
 """Bytes that asyncio reads from a socket at most before it calls us."""
@@ -324,7 +324,7 @@ async def test_those_who_wait_to_be_refused_are_bounded_too() -> None:
             _, writer = await asyncio.open_connection(*address)
             writers.append(writer)
         mine = [c for c in LoggedConnection.alive if c.server is server]
-        while len(mine) > 5 + serving.Door.MOST_WAITING:
+        while len(mine) > 5 + Door.MOST_WAITING:
             await asyncio.sleep(0.01)
             mine = [c for c in LoggedConnection.alive if c.server is server]
         assert limit.open == 5

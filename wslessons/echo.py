@@ -24,8 +24,8 @@ import logging
 
 from websockets import ConnectionClosed, ServerConnection
 
+from wslessons.connection import peer
 from wslessons.logs import one_line
-from wslessons.serving import peer
 
 __all__ = ["RAW_MAX_SIZE", "echo", "echo_raw"]
 

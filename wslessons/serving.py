@@ -14,21 +14,17 @@ import functools
 import logging
 import signal
 import socket
-import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import websockets
-from websockets import ConnectionClosed, Request, Server, ServerConnection
-from websockets.frames import CloseCode
+from websockets import Request, Server, ServerConnection
 
+from wslessons.connection import Door, LoggedConnection, host_port, library_logger, peer
 from wslessons.errors import UserError, print_line
-from wslessons.fast import FastConnection
-from wslessons.logs import Folded, fold_accept_errors, one_line
+from wslessons.logs import fold_accept_errors
 
 if TYPE_CHECKING:
-    from wslessons.heartbeat import Heartbeat
     from wslessons.limits import ConnectionLimit
 
 __all__ = [
@@ -50,24 +46,8 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
-SLICE = 2**15
-"""Bytes that are parsed at once: they may be some thousand messages."""
-COMPRESSED_SLICE = 2**12
-"""The same where they may be compressed, and become a thousand times as many."""
 QUEUED = 2**20
 """Bytes of whole messages that may wait for a handler, where its `max_size` is not above half."""
-
-
-def host_port(address: Any) -> str:
-    """Write a socket's address as in a URL: ``127.0.0.1:8765``, or ``[::1]:8765`` for IPv6.
-
-    >>> host_port(("::1", 8765, 0, 0))
-    '[::1]:8765'
-    """
-    if not address:
-        return "unknown peer"
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_close(code: int, reason: str = "") -> None:
@@ -94,203 +74,9 @@ def check_close(code: int, reason: str = "") -> None:
         raise UserError(f"a close frame has room for a reason of 123 bytes; this one has {size}.")
 
 
-def peer(connection: ServerConnection) -> str:
-    """Name the other end of `connection` by its address, for the log."""
-    return host_port(connection.remote_address)
-
-
 def urls(server: Server, scheme: str = "ws") -> list[str]:
     """List the URLs where `server` accepts connections, with real ports, one per socket."""
     return [f"{scheme}://{host_port(sock.getsockname())}" for sock in server.sockets]
-
-
-class _OneLine(logging.Filter):
-    """Fold what clients cause into one line; what is the server's own fault keeps its traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, ConnectionClosed):
-            connection = getattr(record, "websocket", None)
-            who = peer(connection) if connection is not None else "a client"
-            record.msg, record.args = "%s disconnected: %s", (who, one_line(error))
-            record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.INFO, "INFO"
-        return True
-
-
-_full, _refused = Folded(logger), Folded(logger, most=10)
-
-# The library's own lines below WARNING name no peer; ours do, so its lines stay out.
-library_logger = logging.getLogger("wslessons.websockets")
-library_logger.setLevel(logging.WARNING)
-library_logger.addFilter(_OneLine())
-
-
-class Door:
-    """Who may come in, for all connections of one server.
-
-    Who comes in vain gets an answer over HTTP, for which it has to stay until its request is here.
-    So there is a bound on those, too; the others are cut off.
-    """
-
-    MOST_WAITING = 32
-
-    def __init__(self, limit: ConnectionLimit) -> None:
-        self.limit = limit
-        self.waiting = 0
-        """Connections that are to be refused."""
-
-    def enter(self, host: str | None) -> str:
-        """Count a connection; return a few words if there is no room for it."""
-        if words := self.limit.enter(host):
-            self.waiting += 1
-        return words
-
-    def leave(self, host: str | None, words: str) -> None:
-        """Count a connection less, about which `enter` had these words."""
-        if words:
-            self.waiting -= 1
-        else:
-            self.limit.leave(host)
-
-    @staticmethod
-    def answer(words: str) -> tuple[HTTPStatus, str]:
-        """Return the HTTP status and the sentence that refuse a connection for these words."""
-        status = HTTPStatus.TOO_MANY_REQUESTS if "from" in words else HTTPStatus.SERVICE_UNAVAILABLE
-        return status, f"{words.capitalize()}: try again later.\n"
-
-
-class LoggedConnection(FastConnection):
-    """A server connection that always ends, in one line of the log, and whose memory is bounded.
-
-    The library notes a deadline when it fails a connection, but acts on it only inside a call such
-    as `close` or the next keepalive ping: a client that breaks the protocol and then keeps its
-    socket open would stay for all that time. Here the deadline holds by itself.
-
-    The library parses all that has arrived before it looks whether its queue is full: up to 256 KiB
-    at once, which may be compressed and 1,000 times as much. And it answers each ping, also to a
-    peer that reads none of the pongs. Here data is parsed in slices, and none while messages wait
-    for the handler or while the peer does not read what we send; it waits as it came, and then
-    reading stops.
-    """
-
-    alive: ClassVar[weakref.WeakSet[LoggedConnection]] = weakref.WeakSet()
-
-    __slots__ = ("_deadline", "_unparsed", "door", "heartbeat", "opened", "received", "unwelcome")
-
-    door: Door | None
-    unwelcome: str
-    """Why there is no room for it."""
-    opened: bool
-    """Whether its handler has been called."""
-    received: int
-    """Bytes that have arrived."""
-    heartbeat: Heartbeat | None
-    """The one it has, which sets this."""
-    _deadline: asyncio.TimerHandle | None
-    _unparsed: bytearray | None
-
-    def __init__(self, *args: Any, door: Door | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.door, self.unwelcome = door, ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the connection from its first moment, for `shut` (asyncio's callback)."""
-        self.opened, self.received, self.heartbeat = False, 0, None
-        self._deadline = self._unparsed = None
-        super().connection_made(transport)
-        self.recv_messages.resume = self._read_on_soon
-        self.alive.add(self)
-        if self.door is not None:
-            self.unwelcome = self.door.enter(self._host)
-            if self.unwelcome and self.door.waiting > Door.MOST_WAITING:
-                self.transport.abort()
-
-    @property
-    def _host(self) -> str | None:
-        address = self.remote_address
-        return address[0] if address else None
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what has arrived, or keep it while it must wait (asyncio's callback)."""
-        self.received += len(data)
-        size = COMPRESSED_SLICE if self.protocol.extensions else SLICE
-        if len(data) <= size and self._unparsed is None and not self.paused:
-            super().data_received(data)
-        else:
-            if self._unparsed is None:
-                self._unparsed = bytearray()
-            self._unparsed += data
-            self._read_on()
-        # Keep the deadline that failing or closing the connection has set.
-        if self.close_deadline is not None and self._deadline is None:
-            self._deadline = self.loop.call_at(self.close_deadline, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """Read again what the peer sends, as it has read what we sent (asyncio's callback)."""
-        super().resume_writing()
-        if self._unparsed is not None:
-            self._read_on_soon()
-
-    def acknowledge_pings(self, data: bytes) -> None:
-        """Show a pong to the heartbeat (the library's own hook for its keepalive)."""
-        if self.heartbeat is None or not self.heartbeat.pong(data):
-            super().acknowledge_pings(data)
-
-    def _read_on_soon(self) -> None:
-        # Not at once: the handler that has made room for more would never let go of the loop.
-        self.loop.call_soon(self._read_on)
-
-    def _read_on(self) -> None:
-        """Parse what waits, slice by slice, and read from the socket again once nothing waits."""
-        unparsed = self._unparsed
-        size = COMPRESSED_SLICE if self.protocol.extensions else SLICE
-        while unparsed:
-            if self.paused or self.recv_messages.paused:
-                self.transport.pause_reading()
-                return
-            piece = bytes(unparsed[:size])
-            del unparsed[:size]
-            super().data_received(piece)
-        self._unparsed = None
-        if not self.recv_messages.paused:
-            self.transport.resume_reading()
-
-    async def close(self, code: CloseCode | int = 1000, reason: str = "") -> None:
-        """Complete the closing handshake, or abort after `close_timeout` seconds.
-
-        The library has a deadline for the peer's answer and none for getting its own close frame
-        into a socket that is full, so that a peer that reads nothing would hold its handler.
-        """
-        timeout = None if self.close_timeout is None else self.close_timeout + 0.1
-        try:
-            async with asyncio.timeout(timeout):
-                await super().close(code, reason)
-        except TimeoutError:
-            self.transport.abort()
-            await self.wait_closed()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Log a connection that ends before its handler could start (asyncio's callback)."""
-        super().connection_lost(exc)
-        self.alive.discard(self)
-        self._unparsed = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self.door is not None:
-            self.door.leave(self._host, self.unwelcome)
-        if self.opened:
-            return
-        if self.unwelcome:
-            _full.log(f"{peer(self)} was refused: {self.unwelcome}")
-        elif self.response is None or self.response.status_code == 101:
-            logger.info("%s left before the opening handshake was finished", peer(self))
-        else:
-            # Without the query, which may hold a secret.
-            path = self.request.path.partition("?")[0] if self.request is not None else ""
-            why = f": {self.protocol.handshake_exc}" if self.protocol.handshake_exc else ""
-            refused = f"{peer(self)} was refused with {self.response.status_code}"
-            _refused.log(f"{refused}: {one_line(path, 100)}{one_line(why, 200)}")
 
 
 def serve(

@@ -12,8 +12,8 @@ import pytest
 from wslessons.bench import fanout, tools
 from wslessons.bench.fanout_load import FRAME, TEXT_SIZE, Load, Receiver
 from wslessons.bench.fanout_server import CONTENDERS
+from wslessons.connection import text_frame
 from wslessons.errors import UserError
-from wslessons.fast import text_frame
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from wslessons.chat import fanout
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.connection import FrameWriter
 from wslessons.chat.fanout import Fanout
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 
 class Line:

@@ -57,6 +57,7 @@ from wslessons.client.inbox import Event, Inbox
 from wslessons.client.outbox import Outbox, Outgoing
 from wslessons.client.retry import LONGEST, explain, is_loopback, retry_after, transient
 from wslessons.client.sessions import JsonSession, TextSession
+from wslessons.connection import host_port
 from wslessons.errors import UserError
 from wslessons.link import Link
 from wslessons.link.faults import Way
@@ -1087,7 +1088,7 @@ async def test_something_else_listens_there():
     async with asyncio.timeout(20):
         for handler, says in [(greet, "does not speak WebSocket"), (silent, "did not answer in")]:
             async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
-                url = f"ws://{serving.host_port(server.sockets[0].getsockname())}"
+                url = f"ws://{host_port(server.sockets[0].getsockname())}"
                 assert says in await fails(url, open_timeout=0.2)
 
 

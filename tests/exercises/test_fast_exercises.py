@@ -89,7 +89,7 @@ async def frugal(connections, lines):
         (
             "in batches of ten",
             """
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 async def frugal(connections, lines):
     for first in range(0, len(lines), 10):
@@ -102,7 +102,7 @@ async def frugal(connections, lines):
         (
             "only what is new counts",
             """
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 async def frugal(connections, lines):
     for connection in connections:
@@ -113,7 +113,7 @@ async def frugal(connections, lines):
         (
             "the newest first",
             """
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 async def frugal(connections, lines):
     data = b"".join(text_frame(line.encode()) for line in reversed(lines))
@@ -125,7 +125,7 @@ async def frugal(connections, lines):
         (
             "the last one is forgotten",
             """
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 async def frugal(connections, lines):
     data = b"".join(text_frame(line.encode()) for line in lines)

@@ -17,7 +17,7 @@ from wslessons import web
 from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL, Message
 from wslessons.client import ChatClient
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 from wslessons.web.metrics import payloads
 
 PLAIN_ASGI: dict[str, Any] = {"ws": "websockets-sansio"}

@@ -11,9 +11,8 @@ from websockets import ConnectionClosed, ServerConnection
 from websockets.asyncio.connection import Connection as AnyConnection
 from websockets.protocol import State
 
-from wslessons import serving
 from wslessons.chat.fanout import Writer
-from wslessons.fast import FastConnection
+from wslessons.connection import LoggedConnection, peer
 from wslessons.logs import one_line
 
 __all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection"]
@@ -140,7 +139,7 @@ class FrameWriter:
         connection, which sees everything that changes this, says when it is over.
         """
         connection = self.connection
-        if isinstance(connection, FastConnection) and connection.go_direct(until):
+        if isinstance(connection, LoggedConnection) and connection.go_direct(until):
             return connection.direct
         return None
 
@@ -167,7 +166,7 @@ class LibraryConnection:
         self.id = connection.id.hex
         self.path = connection.request.path.partition("?")[0]
         self.subprotocol: str | None = connection.subprotocol
-        self.peer = serving.peer(connection)
+        self.peer = peer(connection)
         self.writer: Writer | None = FrameWriter(connection) if fanout else None
 
     async def recv(self) -> str | bytes:

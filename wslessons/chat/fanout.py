@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from wslessons.chat.channel import Channel, Lagged, Receiver
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 __all__ = ["Codec", "DirectWriter", "Fanout", "Item", "Writer"]
 

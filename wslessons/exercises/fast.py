@@ -104,7 +104,7 @@ class Frugal(Exercise):
 
     The same lines, each a message of its own and in the same order, shall reach everybody, with at
     most two writes for each connection. Use `connection.transport.write`, which takes bytes, and
-    `text_frame` from `wslessons.fast`, which makes a frame of a payload in bytes.
+    `text_frame` from `wslessons.connection`, which makes a frame of a payload in bytes.
     """
 
     lesson = 7
@@ -116,7 +116,7 @@ async def frugal(connections, lines):
             await connection.send(line)
 """
     solution_source = """\
-from wslessons.fast import text_frame
+from wslessons.connection import text_frame
 
 
 async def frugal(connections, lines):

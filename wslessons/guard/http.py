@@ -26,9 +26,9 @@ from typing import Any, ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from wslessons.connection import Door, host_port
 from wslessons.limits import ConnectionLimit
 from wslessons.logs import Folded
-from wslessons.serving import Door, host_port
 
 __all__ = [
     "LINGER",

@@ -26,9 +26,9 @@ from websockets.exceptions import HeaderLineTooLong, RequestLineTooLong, TooMany
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 
+from wslessons.connection import host_port
 from wslessons.guard.http import LINGER, MAX_VOID, WRITE_TIMEOUT, Stall, refusal
 from wslessons.heartbeat import Heartbeat
-from wslessons.serving import host_port
 
 __all__ = ["CLOSE_TIMEOUT", "MAX_FRAGMENTS", "WebSocketConnection"]
 

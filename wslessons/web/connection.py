@@ -25,7 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from wslessons.chat.connection import Gone
 from wslessons.chat.fanout import Writer
-from wslessons.serving import host_port
+from wslessons.connection import host_port
 from wslessons.web.metrics import Meter, code_label
 
 __all__ = ["EXTENSION", "AsgiWriter", "WebConnection", "close_code", "connected"]

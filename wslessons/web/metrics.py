@@ -59,7 +59,7 @@ def payloads(data: bytes) -> Iterator[bytes]:
 def texts(data: bytes) -> list[str]:
     """Return the texts of joined text frames.
 
-    >>> from wslessons.fast import text_frame
+    >>> from wslessons.connection import text_frame
     >>> texts(text_frame(b"one") + text_frame("zwölf".encode()))
     ['one', 'zwölf']
     """

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wslessons.chat.events import SUBPROTOCOL
-from wslessons.serving import host_port
+from wslessons.connection import host_port
 from wslessons.web.connection import close_code
 from wslessons.web.tickets import PREFIX, BadTicket, Tickets
 

@@ -27,7 +27,7 @@ from websockets import ServerConnection
 from websockets.frames import Frame, Opcode
 
 from wslessons import serving
-from wslessons.fast import FastConnection
+from wslessons.connection import LoggedConnection
 from wslessons.lab.panel import Panel
 from wslessons.lab.theme import BLUE
 
@@ -47,7 +47,7 @@ TIMEOUT = 30.0
 ROUNDS = 3
 """How often a way is measured; the cheapest counts, as others only had more in their way."""
 
-Way = Callable[[list[FastConnection], list[str]], Awaitable[None]]
+Way = Callable[[list[LoggedConnection], list[str]], Awaitable[None]]
 """A way to send every line to every connection."""
 
 REQUEST = (
@@ -169,13 +169,13 @@ def _counted_writes() -> Any:
 @contextlib.asynccontextmanager
 async def _members(
     count: int, headers: bytes = b"", **options: Any
-) -> AsyncGenerator[tuple[list[FastConnection], list[socket.socket]]]:
+) -> AsyncGenerator[tuple[list[LoggedConnection], list[socket.socket]]]:
     """Give a server's connections, and the bare sockets at their other ends."""
-    ends: list[FastConnection] = []
+    ends: list[LoggedConnection] = []
     arrived = asyncio.Semaphore(0)
 
     async def handler(connection: ServerConnection) -> None:
-        ends.append(cast("FastConnection", connection))
+        ends.append(cast("LoggedConnection", connection))
         arrived.release()
         await connection.wait_closed()
 
