@@ -367,7 +367,6 @@ EXCEPTIONS = {
     )
     for lesson in (
         "00_why_websockets",
-        "04_web",
         "06_scaling",
     )
 } | {

@@ -9,15 +9,17 @@ import time
 from collections.abc import Sequence
 from itertools import repeat
 
+from starlette.middleware import Middleware
 from websockets import ClientConnection, ServerConnection, connect
 
-from wslessons import serving
+from wslessons import asgi, serving
 from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
 from wslessons.heartbeat import Heartbeat
-from wslessons.lab.trials import chat, client, echo, heartbeats
+from wslessons.lab.trials import chat, client, echo, heartbeats, web
 from wslessons.link import Link
+from wslessons.web import OriginCheck
 
 
 async def test_ending_tells_both_sides_and_the_wire() -> None:
@@ -184,3 +186,23 @@ async def test_who_blocks_the_loop_is_dropped_and_found() -> None:
     assert await heartbeats.line_of(thread, sleep) == "sleep: time.sleep(0.5)"
     await asyncio.to_thread(thread.join)
     assert await heartbeats.line_of(thread, sleep) == "sleep has ended"
+
+
+async def test_a_browser_keeps_the_cookie_from_another_site_only() -> None:
+    """Another port is of the same site; who checks the origin refuses both."""
+    evil, port = "https://evil.example", "http://127.0.0.1:9"
+    async with asgi.serve(web.bank()) as trusting:
+        assert await web.browse(port, trusting.url) == "it hears: balance of alice: 1,000"
+        assert await web.browse(evil, trusting.url) == "it hears: nobody is logged in"
+    async with asgi.serve(web.bank(Middleware(OriginCheck))) as checking:
+        own = await web.browse(checking.url, checking.url)
+        assert own == "it hears: balance of alice: 1,000"
+        for page in (port, evil):
+            assert (await web.browse(page, checking.url)).startswith("refused with HTTP 403")
+
+
+async def test_who_never_listens_holds_up_the_end() -> None:
+    """Until the price comes, or the limit is over."""
+    deaf = web.Deaf()
+    assert await deaf.seconds_to_stop(limit=None, mercy=1.5) >= 1.5
+    assert await deaf.seconds_to_stop(limit=1, mercy=30) < 25

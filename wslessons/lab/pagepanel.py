@@ -41,9 +41,9 @@ def page_url(server: background.BackgroundServer, path: str = "/") -> str:
 class PagePanel(Panel):
     """A link that opens a page in a tab, and the page in a frame; made by `page_panel`."""
 
-    def __init__(self, server: background.BackgroundServer, path: str, title: str, height: int):
+    def __init__(self, url: str, title: str, height: int) -> None:
         super().__init__(title, width="900px" if height else "640px")
-        self.url = page_url(server, path)
+        self.url = url
         address, name = html.escape(self.url), html.escape(title)
         link = (
             f'<b>{name}</b> &middot; <a href="{address}" target="_blank" rel="noopener"'
@@ -65,6 +65,7 @@ def page_panel(
     title: str = "page",
     *,
     height: int = 0,
+    host: str | None = None,
 ) -> PagePanel:
     """Show a page of `server` in the notebook: a link to it, and a frame with it inside.
 
@@ -74,5 +75,10 @@ def page_panel(
         title: what the panel is called.
         height: of the frame, in pixels; 0 for the link alone, since browsers keep the cookies of
             a page in a frame apart.
+        host: another name of this machine, such as ``localhost``, which for a browser is another
+            site than 127.0.0.1. On a hub it changes nothing: there every page is the hub's.
     """
-    return PagePanel(server, path, title, height)
+    url = page_url(server, path)
+    if host is not None:
+        url = url.replace("://127.0.0.1:", f"://{host}:")
+    return PagePanel(url, title, height)
