@@ -103,10 +103,29 @@ def test_a_client_reads_that_it_was_too_fast() -> None:
     assert TEXT.decode_server(TEXT.answer(error).decode()) == Error(RATE, error.text)
 
 
-@pytest.mark.parametrize(
-    "event", [SERVER[0][0], SERVER[6][0], SERVER[8][0]], ids=["welcome", "roster", "error"]
-)
-def test_lines_for_people_are_no_events(event: events.Welcome | events.Roster | Error) -> None:
+@given(NAMES)
+def test_a_client_reads_its_welcome(name: str) -> None:
+    """The line that lets somebody in reads back with their name."""
+    line = TEXT.answer(events.Welcome(name, "/", "e", 3, [], 0)).decode()
+    assert TEXT.decode_server(line) == events.Welcome(name, "", "", 0, [], 0)
+
+
+@given(NAMES, UNICODE.map(clean_text).filter(bool))
+def test_a_server_reads_what_a_client_writes(name: str, text: str) -> None:
+    """Both protocols read back on the server what they write on the client."""
+    for event in (Say(text), events.Who()):
+        line = TEXT.encode_client(event).decode()
+        assert TEXT.decode_client(line) == (events.Who() if line == "/who" else event)
+        assert JSON.decode_client(JSON.encode_client(event).decode()) == event
+    assert TEXT.decode_hello(TEXT.encode_client(events.Hello(name)).decode()) == events.Hello(name)
+    hello = events.Hello(name, 7, "e", "s")
+    assert JSON.decode_hello(JSON.encode_client(hello).decode()) == hello
+    with pytest.raises(ValueError, match="only give its name, talk, and ask who"):
+        TEXT.encode_client(events.Ping("x"))
+
+
+@pytest.mark.parametrize("event", [SERVER[6][0], SERVER[8][0]], ids=["roster", "error"])
+def test_lines_for_people_are_no_events(event: events.Roster | Error) -> None:
     """A client can tell a notice that people read from what happened in the room."""
     assert TEXT.decode_server(TEXT.answer(event).decode()) is None
 

@@ -874,7 +874,7 @@ async def test_plain_text_carries_the_same_events():
             ChatClient(url, "alice", text=True) as alice,
         ):
             assert (await first(bob, Connected)).subprotocol is None
-            assert await first(bob, Notice) == Notice("Welcome, bob!")
+            assert await first(bob, Welcome) == Welcome("bob", "", "", 0, [], 0)
             await first(alice, Joined)
             assert await bob.send("[system] hello") is None
             assert await first(alice, Message) == Message("bob", "[system] hello")
@@ -961,7 +961,7 @@ async def test_server_that_ignores_the_offer_is_talked_to_in_plain_text():
         assert article.paths == ["/any/path?x=1", "/"]
         assert (await first(bob, Connected)).subprotocol is None
         assert await first(bob, Message) == Message("ghost", "said before you had a name")
-        assert await first(bob, Notice) == Notice("Welcome, bob!")
+        assert await first(bob, Welcome) == Welcome("bob", "", "", 0, [], 0)
         await alice.send("hello")
         assert await first(bob, Message) == Message("alice", "hello")
 
@@ -1240,15 +1240,22 @@ async def test_message_that_is_not_understood_is_shown():
         assert isinstance(notice, Notice)
 
 
+MANY = "9" * 5000
+"""More digits than Python makes a number of."""
+
+
 async def test_text_lines_that_look_alike_are_told_apart():
     """Only what our server can't let a person say is taken for more than a message."""
     session = TextSession("bob")
     for line, event in [
+        ("Welcome, bob!", Welcome("bob", "", "", 0, [], 0)),
+        ("Welcome, stranger!", Notice("Welcome, stranger!")),
         ("[system] >>> x joined the chat", Joined("x")),
         ("[system] >>> x left the chat", Left("x")),
         ("[system] you missed 1 message", Missed(1, 0)),
         ("[system] you missed 20 messages", Missed(20, 0)),
         ("[system] you missed messages", Missed(None, 0)),
+        (f"[system] you missed {MANY} messages", Notice(f"[system] you missed {MANY} messages")),
         ("[system] here now: x", Notice("[system] here now: x")),
         ("[x] [system] >>> y left the chat", Message("x", "[system] >>> y left the chat")),
         ("[x] two\nlines", Message("x", "two\nlines")),

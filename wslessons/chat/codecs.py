@@ -45,8 +45,9 @@ _SPACES = re.compile("[\t-\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # The lines of plain text as a client reads them; `TextCodec` writes them.
+_WELCOME = re.compile(r"Welcome, (.+)!")
 _MOVE = re.compile(r"\[system\] >>> (.+) (joined|left) the chat")
-_MISSED = re.compile(r"\[system\] you missed (?:(\d+) )?messages?")
+_MISSED = re.compile(r"\[system\] you missed (?:(\d{1,18}) )?messages?")
 _TOO_FAST = re.compile(r"\[system\] (too fast \(.+?\), this was not said: .*)", re.DOTALL)
 _LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
 
@@ -144,7 +145,26 @@ class TextCodec:
 
     # The client's side.
 
-    def decode_server(self, data: str) -> RoomEvent | Missed | Error | None:
+    def encode_client(self, event: ClientEvent) -> bytes:
+        """Return the line that a client sends.
+
+        >>> TEXT.encode_client(Hello("alice")), TEXT.encode_client(Say("hi"))
+        (b'alice', b'hi')
+
+        Raises:
+            ValueError: plain text has no word for it.
+        """
+        match event:
+            case Hello(name=name):
+                return name.encode()
+            case Say(text=text):
+                return text.encode()
+            case Who():
+                return b"/who"
+            case _:
+                raise ValueError("in plain text a client can only give its name, talk, and ask who")
+
+    def decode_server(self, data: str) -> RoomEvent | Welcome | Missed | Error | None:
         """Return the event that a server's line stands for; None for a notice that people read.
 
         >>> TEXT.decode_server("[alice] hi")
@@ -152,6 +172,8 @@ class TextCodec:
         >>> TEXT.decode_server("[system] >>> bob left the chat")
         Left(name='bob', offset=0, time=0.0, prev=UNSET)
         """
+        if match := _WELCOME.fullmatch(data):
+            return Welcome(match[1], "", "", 0, [], 0)
         if match := _MOVE.fullmatch(data):
             return (Joined if match[2] == "joined" else Left)(match[1])
         if match := _MISSED.fullmatch(data):
@@ -220,6 +242,10 @@ class JsonCodec:
         return encode(event)
 
     # The client's side.
+
+    def encode_client(self, event: ClientEvent) -> bytes:
+        """Return the message that a client sends."""
+        return encode(event)
 
     def decode_server(self, data: str | bytes) -> ServerEvent:
         """Return a server's event.

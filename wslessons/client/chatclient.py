@@ -10,7 +10,8 @@ from typing import Any, Self
 from websockets import ClientConnection, ConnectionClosed
 from websockets.typing import Subprotocol
 
-from wslessons.chat.events import SUBPROTOCOL, Ack, Joined, Left, Message, Missed, Welcome
+from wslessons.chat.codecs import JSON, TEXT
+from wslessons.chat.events import SUBPROTOCOL, Ack, Joined, Left, Message, Missed, Say, Welcome, Who
 from wslessons.client.connections import Connections, Delays, shut
 from wslessons.client.inbox import Event, Inbox, Position
 from wslessons.client.outbox import Outbox, Outgoing
@@ -70,7 +71,7 @@ class ChatClient:
         self._session: JsonSession | TextSession = self._json
         self._timeout = timeout
         # A server may speak chat.v1+json again after a break, so its longer form counts.
-        self._form = TextSession(self.name) if text else self._json
+        self._form = TEXT if text else JSON
         self._max_say = max_say
         self._connections = Connections(
             url,
@@ -159,7 +160,7 @@ class ChatClient:
             raise ValueError("a blank message is not sent")
         _check_encodable(text)
         out = Outgoing(text)
-        size = len(self._form.say(out))
+        size = len(self._form.encode_client(Say(text, out.id)))
         if size > self._max_say:
             # The server would end the connection (1009), and doubt would fall on all the others.
             raise ValueError(
@@ -177,7 +178,7 @@ class ChatClient:
         self._check_entered()
         if self._connection is not None:
             with contextlib.suppress(ConnectionClosed):
-                await self._connection.send(self._session.who(), text=True)
+                await self._connection.send(self._session.codec.encode_client(Who()), text=True)
 
     async def close(self, code: int = 1000, reason: str = "") -> bool:
         """Send a close frame and wait for the reply, in bounded time. Idempotent.
@@ -282,7 +283,7 @@ class ChatClient:
             for event in self._session.receive(data):
                 self._inbox.put(event, before if self._is_numbered(event, before) else None)
                 before = (self._json.offset, self._json.epoch)
-                if self._session.is_welcome(event):
+                if isinstance(event, Welcome):
                     self._connections.let_in()
                     welcomed.set()
 
@@ -299,7 +300,8 @@ class ChatClient:
         """Say hello, and then all that is not acknowledged yet, in order."""
         session = self._session
         try:
-            await connection.send(session.hello(), text=True)
+            encode = session.codec.encode_client
+            await connection.send(encode(session.hello()), text=True)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout):
                     await welcomed.wait()
@@ -312,7 +314,7 @@ class ChatClient:
                 self._connections.let_in()
             while True:
                 out = await self._outbox.next()
-                await connection.send(session.say(out), text=True)
+                await connection.send(encode(Say(out.text, out.id)), text=True)
                 if session is not self._json:
                     self._unproven = True
                     self._outbox.confirm(out.id, None)

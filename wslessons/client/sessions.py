@@ -18,13 +18,10 @@ from wslessons.chat.events import (
     Message,
     Missed,
     RoomEvent,
-    Say,
     Welcome,
-    Who,
-    encode,
 )
 from wslessons.client.inbox import Event, Notice
-from wslessons.client.outbox import Outbox, Outgoing, Refused
+from wslessons.client.outbox import Outbox, Refused
 
 __all__ = ["JsonSession", "TextSession"]
 
@@ -39,6 +36,8 @@ class JsonSession:
     in which that number means something; they are None and "" before the first welcome.
     """
 
+    codec = JSON
+
     def __init__(self, name: str, outbox: Outbox, since: int | None, epoch: str) -> None:
         self.offset = since
         self.epoch = epoch
@@ -47,21 +46,9 @@ class JsonSession:
         self._session = secrets.token_hex(16)
         self._acknowledged_early: set[int] = set()
 
-    def hello(self) -> bytes:
-        """Return the first message of a connection: join, or resume."""
-        return encode(Hello(self._name, self.offset, self.epoch, self._session))
-
-    def say(self, out: Outgoing) -> bytes:
-        """Return the message that says something, or repeats it."""
-        return encode(Say(out.text, out.id))
-
-    def who(self) -> bytes:
-        """Return the question who is here."""
-        return encode(Who())
-
-    def is_welcome(self, event: Event) -> bool:
-        """Whether this event lets us in."""
-        return isinstance(event, Welcome)
+    def hello(self) -> Hello:
+        """Return the first event of a connection: join, or resume."""
+        return Hello(self._name, self.offset, self.epoch, self._session)
 
     def receive(self, data: str | bytes) -> Iterator[Event]:
         """Yield what is new in a message of the server; never raises."""
@@ -135,24 +122,14 @@ def _before(event: RoomEvent | Ack) -> int:
 class TextSession:
     """Plain text: lines, and no way to tell what came before a connection."""
 
+    codec = TEXT
+
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def hello(self) -> bytes:
-        """Return the first message of a connection: the name."""
-        return self._name.encode()
-
-    def say(self, out: Outgoing) -> bytes:
-        """Return the message that says something."""
-        return out.text.encode()
-
-    def who(self) -> bytes:
-        """Return the question who is here."""
-        return b"/who"
-
-    def is_welcome(self, event: Event) -> bool:
-        """Whether this event lets us in."""
-        return isinstance(event, Notice) and event.text == f"Welcome, {self._name}!"
+    def hello(self) -> Hello:
+        """Return the first event of a connection: the name."""
+        return Hello(self._name)
 
     def receive(self, data: str | bytes) -> Iterator[Event]:
         """Yield the event that a line stands for, or a `Notice`; never raises.
@@ -162,5 +139,8 @@ class TextSession:
         """
         if isinstance(data, bytes):
             yield Notice(f"a binary message of {len(data)} bytes")
-        else:
-            yield TEXT.decode_server(data) or Notice(data)
+            return
+        event = TEXT.decode_server(data)
+        if event is None or (isinstance(event, Welcome) and event.name != self._name):
+            event = Notice(data)
+        yield event
