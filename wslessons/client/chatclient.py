@@ -25,22 +25,34 @@ __all__ = ["ChatClient"]
 class ChatClient:
     """Somebody in a chat room, for as long as the ``async with`` block lasts.
 
-    Entering it connects and says the name; it raises a `UserError` when that can't be done. From
-    then on a lost connection is replaced, after the `reconnect_delays` (a function that returns a
-    generator of seconds, as `websockets.connect` takes it) and for at most `attempts` failures in a
-    row (None: for ever). It ends for good, and so does the iteration, when the server closes with
-    1000, or with a code that says that we are in the wrong; then iterating raises a `UserError`.
-
-    In: `url` and `name`; `text`, True to ask for plain text even where the server knows
-    `chat.v1+json`; `since` and `epoch`, to resume where an earlier client stopped; `pending`,
-    messages that may be unacknowledged before `send` waits; `tries`, connections a message is
-    written to before `send` raises `Unconfirmed`; `keep`, events that wait for the iteration before
-    the oldest go; `max_say`, bytes that a message may have on the wire (our server's own limit is
-    the default); `timeout`, seconds to wait for the welcome; `stable`, seconds a connection
-    must last for the delays to begin anew; `options` of `websockets.connect`.
+    Entering it connects and says the name. From then on a lost connection is replaced by another.
+    It ends for good, and so does the iteration, when the server closes with 1000; or with a code
+    that says that we are in the wrong, or for breaking the protocol: then iterating raises a
+    `UserError`.
 
     Not handled here: a server that has forgotten a message's id (see `chat.room.IDS`) by the
     time it is repeated says it twice; more than one task that iterates (they share the events).
+
+    Args:
+        url: where the room is, ``ws://`` or ``wss://``.
+        name: who we are, in the room.
+        text: True to ask for plain text even where the server knows ``chat.v1+json``.
+        since: the offset at which an earlier client stopped, to resume there.
+        epoch: the epoch of `since`.
+        reconnect_delays: a function that returns a generator of seconds between attempts, as
+            `websockets.connect` takes it.
+        attempts: failures in a row before it gives up; None for any number.
+        pending: messages that may be unacknowledged before `send` waits.
+        tries: connections that a message is written to before `send` raises `Unconfirmed`.
+        keep: events that wait for the iteration before the oldest go.
+        max_say: bytes that a message may have on the wire; by default our server's own limit.
+        timeout: seconds to wait for the welcome.
+        stable: seconds that a connection must last for the delays to begin anew.
+        options: those of `websockets.connect`.
+
+    Raises:
+        UserError: `url` is none; on entering: there is no connection, or the name is refused.
+        ValueError: the name has half a surrogate pair, which UTF-8 can't carry.
     """
 
     def __init__(

@@ -52,8 +52,9 @@ class Outgoing:
 class Outbox:
     """Messages in the order in which they were said.
 
-    In: `limit`, how many may be unacknowledged before `add` waits; `tries`, how many connections a
-    message is written to before it is given up.
+    Args:
+        limit: how many may be unacknowledged before `add` waits.
+        tries: how many connections a message is written to before it is given up.
     """
 
     def __init__(self, limit: int, tries: int) -> None:

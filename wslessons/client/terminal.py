@@ -92,10 +92,13 @@ def status(event: Event) -> str:
 
 
 class Talk:
-    """A client, where its lines come from, and where they go. `note` takes those on the connection.
+    """A client, where its lines come from, and where they go.
 
-    In: `interactive`, whether somebody types: then one line need not wait for the other's
-    acknowledgement, and what fails is a note.
+    Args:
+        client: the client, entered.
+        note: called with each line about the connection.
+        interactive: whether somebody types: then one line need not wait for the other's
+            acknowledgement, and what fails is a note.
     """
 
     def __init__(
