@@ -26,7 +26,7 @@ from wslessons.chat import server as chat_module
 from wslessons.chat.codecs import clean_text
 from wslessons.chat.events import SUBPROTOCOL
 from wslessons.chat.fanout import CHUNK, Writer
-from wslessons.chat.rules import TokenBucket, clean_name
+from wslessons.chat.rules import TokenBucket
 
 Start = Callable[..., Awaitable["Running"]]
 
@@ -162,16 +162,20 @@ async def test_newcomer_hears_nothing_from_before_and_its_join_once(start: Start
         assert await bob.recv() == "[alice] after"
 
 
+INVISIBLE = "a name has visible characters only, joined as its script joins them"
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("", "the name is blank"),
         (" \t\n", "the name is blank"),
         ("x" * 33, "the name is longer than 32 characters"),
-        ("a\nb", "a name has printable characters only, and no brackets"),
-        ("a\x1b[2Jb", "a name has printable characters only, and no brackets"),
-        ("a\u202eb", "a name has printable characters only, and no brackets"),
-        ("system] >>> bob left the chat", "a name has printable characters only, and no brackets"),
+        ("a\x1b[2Jb", INVISIBLE),
+        ("a\u202eb", INVISIBLE),
+        ("system] >>> bob left the chat", "a name has no square brackets"),
+        (">>> bob left the chat", "the name reads like a notice of the server"),
+        ("ann, bob and 12 more", "a name has no commas"),
         ("system", "the name system is reserved"),
         (" SyStem ", "the name system is reserved"),
         ("\uff53ystem", "the name system is reserved"),
@@ -190,12 +194,6 @@ async def test_bad_name_is_refused_with_a_reason(
         assert running.chat.people() == ["alice"]
         await alice.send("/who")
         assert await alice.recv() == "[system] here now: alice"
-
-
-@pytest.mark.parametrize("name", ["x" * 32, "Zoë", "李雷", "a b-c_d.e", "systems", "👋"])
-def test_good_names(name: str) -> None:
-    """Names are in any script, up to 32 characters."""
-    assert clean_name(f"  {name} ") == name
 
 
 async def test_waiting_for_the_name_is_limited(start: Start) -> None:

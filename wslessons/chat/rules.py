@@ -1,6 +1,6 @@
 """What a chat asks of its members: a name that looks like no notice, a bounded rate, and a proof.
 
-Not handled here: names that only look alike (a Cyrillic letter for a Latin one).
+Not handled here: two members whose names are the same, or only look alike.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hmac
+import re
 import secrets
 import time
 import unicodedata
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from wslessons.chat.codecs import RATE
 from wslessons.chat.events import ClientEvent, Error, Ping, Say
@@ -21,11 +24,21 @@ from wslessons.chat.events import ClientEvent, Error, Ping, Say
 __all__ = ["Pace", "Proofs", "TokenBucket", "clean_name"]
 
 
-def clean_name(text: str) -> str:
-    """Return the name in `text`, trimmed.
+LONGEST_NAME = 32
+"""Characters in a name."""
+RESERVED = "system"
+"""The name under which the server speaks in plain text."""
 
-    Brackets are out because a plain-text line is ``[NAME] text``: somebody called
-    ``system] >>> bob left`` would write a notice.
+_NOTICE = re.compile(r">>>|\b(joined|left) the chat\b|\bhere now\b|\byou missed\b|\band \d+ more$")
+
+
+def clean_name(text: str) -> str:
+    """Return the name in `text`, trimmed, with single spaces, and in Unicode's form NFC.
+
+    A name is made of letters, marks, numbers, punctuation and symbols of any script, and of emoji.
+    What is invisible is out, but for the joiners and selectors that a script or an emoji needs
+    (RFC 5892, appendix A; UTS 51). Square brackets, commas and the words of notices are out since
+    a plain-text line is ``[NAME] text``, a list ``NAME, NAME``, and a notice ``[system] ...``.
 
     Raises:
         ValueError: it may not be a name; the sentence says why.
@@ -33,16 +46,77 @@ def clean_name(text: str) -> str:
     >>> clean_name("  Zoë ")
     'Zoë'
     """
-    name = text.strip()
+    # Of an endless text only the beginning is looked at.
+    name = " ".join(unicodedata.normalize("NFC", text[: 8 * LONGEST_NAME]).split())
     if not name:
         raise ValueError("the name is blank")
-    if len(name) > 32:
-        raise ValueError("the name is longer than 32 characters")
-    if not name.isprintable() or "[" in name or "]" in name:
-        raise ValueError("a name has printable characters only, and no brackets")
-    if unicodedata.normalize("NFKC", name).casefold() == "system":
-        raise ValueError("the name system is reserved")
+    if len(name) > LONGEST_NAME or len(text) > 8 * LONGEST_NAME:
+        raise ValueError(f"the name is longer than {LONGEST_NAME} characters")
+    visible = name.isprintable() if name.isascii() else _unicode_name().fullmatch(name)
+    if not visible or any(" BLANK" in unicodedata.name(c, "") for c in name):
+        raise ValueError("a name has visible characters only, joined as its script joins them")
+    for c in name:
+        what = unicodedata.name(c, "")
+        if "SQUARE BRACKET" in what:
+            raise ValueError("a name has no square brackets")
+        if "COMMA" in what and unicodedata.category(c)[0] == "P":
+            raise ValueError("a name has no commas")
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    if "[" in plain or "]" in plain or "," in plain:
+        raise ValueError("a name has no square brackets and no commas")
+    if _NOTICE.search(plain):
+        raise ValueError("the name reads like a notice of the server")
+    if _reads_as(name, RESERVED):
+        raise ValueError(f"the name {RESERVED} is reserved")
     return name
+
+
+@functools.cache
+def _unicode_name() -> Any:
+    """Return the pattern of names in any script; compiled with the first that needs it."""
+    import regex  # has Unicode's properties, which `re` has not
+
+    emoji = r"\p{Extended_Pictographic}(?:[\uFE0E\uFE0F]|\p{Emoji_Modifier})?"
+    parts = (
+        rf"{emoji}(?:\u200D{emoji})*",
+        # A flag of a region, and a key: U+20E3 encloses it.
+        r"\U0001F3F4[\U000E0030-\U000E007A]+\U000E007F",
+        r"[0-9#*]\uFE0F?\u20E3",
+        r"[[\p{L}\p{M}\p{N}\p{P}\p{S}]--[\p{Default_Ignorable_Code_Point}]]",
+        # RFC 5892, appendices A.1 and A.2: after a virama either joiner; else the one that parts
+        # letters, between two that would join.
+        r"(?<=\p{Canonical_Combining_Class=Virama})[\u200C\u200D]",
+        r"(?<=[\p{jt=L}\p{jt=D}]\p{jt=T}*)\u200C(?=\p{jt=T}*[\p{jt=R}\p{jt=D}])",
+        # Selectors that choose among the forms of one character, in two scripts that have them.
+        r"(?<=\p{Ideographic})[\U000E0100-\U000E01EF]",
+        r"(?<=\p{Mongolian})[\u180B-\u180D\u180F]",
+        " ",
+    )
+    # A mark at the beginning would be drawn on the bracket before it.
+    return regex.compile(rf"(?!\p{{M}})(?:{'|'.join(parts)})+", regex.V1)
+
+
+def _reads_as(name: str, word: str) -> bool:
+    """Whether people could read `name` as `word`, which is of small Latin letters.
+
+    Source: UTS 39, section 4; its table is that of the package `confusable_homoglyphs`.
+    """
+    decomposed = unicodedata.normalize("NFKD", name)
+    letters = [c for c in decomposed if unicodedata.category(c)[0] in "LN"]
+    if name.isascii():
+        text = "".join(letters).casefold()
+        return text == word or text.replace("rn", "m") == word
+    if len(letters) != len(word):
+        return False
+    from confusable_homoglyphs.confusables import confusables_data  # 10 MB: only where it matters
+
+    for letter, wanted in zip(letters, word, strict=True):
+        alike = {letter, *(other["c"] for other in confusables_data.get(letter, ()))}
+        small = re.fullmatch(r"LATIN LETTER SMALL CAPITAL (\w)", unicodedata.name(letter, ""))
+        looks = {c.casefold() for c in alike} | ({small[1].casefold()} if small else set())
+        if wanted not in looks and not (wanted == "m" and "rn" in looks):
+            return False
+    return True
 
 
 class Proofs:
