@@ -82,8 +82,7 @@ class Core(Transport):
         self._check_connected()
         assert self._client is not None
         try:
-            # Ours is `in_time`: theirs runs out when the loop was held up, whatever has arrived.
-            await in_time(self._client.flush(math.ceil(5 * LOST_AFTER)))
+            await _flush(self._client)
         except (nats.errors.Error, OSError) as exc:
             raise Unreachable(_explain(exc)) from exc
 
@@ -118,7 +117,7 @@ class Core(Transport):
 
     async def _subscribe(self, client: Client) -> None:
         await client.subscribe(self.subject, cb=self._take_message)
-        await client.flush(math.ceil(LOST_AFTER))
+        await _flush(client)
 
     async def _serve(self) -> None:
         """Ask for a sign of life again and again."""
@@ -306,6 +305,15 @@ class JetStream(Core, LogTransport):
             await asyncio.sleep(ALIVE)
             if asyncio.get_running_loop().time() - self._alive > 3 * ALIVE:
                 raise Unreachable("the stream's consumer is silent")
+
+
+async def _flush(client: Client) -> None:
+    """Wait until the server has had all that the client was told to send."""
+    # Twice, as the client writes its PING past what still waits in its own buffer: the first PONG
+    # can come before the server has seen our SUB, and then it has not got what we are to hear.
+    for _ in range(2):
+        # Ours is `in_time`: theirs runs out when the loop was held up, whatever has arrived.
+        await in_time(client.flush(math.ceil(5 * LOST_AFTER)))
 
 
 def _before(sequence: int) -> int:
