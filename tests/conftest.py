@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 
@@ -26,3 +27,8 @@ async def no_task_left_behind() -> AsyncIterator[None]:
             return
         await asyncio.sleep(0.01)
     pytest.fail(f"tasks left behind: {left}")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use four processes at least: most tests wait for brokers, browsers and time."""
+    return max(4, os.cpu_count() or 1)
