@@ -1043,7 +1043,7 @@ async def test_http_answers():
 @pytest.mark.parametrize("text", [True, False])
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("system", "reserved"), ("", "blank"), ("x" * 33, "longer"), ("a[b", "no square br")],
+    [("system", "reserved"), ("", "blank"), ("x" * 33, "longer"), ("a[b", "no square")],
 )
 async def test_name_not_accepted(name: str, why: str, text: bool):
     """The server's reason for a name is passed on, in both protocols."""
