@@ -442,9 +442,13 @@ async def test_a_proxy_that_rewrites_the_host_is_named(page: Page):
     """The page's origin is not the host that the server was asked for: the page says the cure."""
 
     def change(head: list[str]) -> list[str]:
-        return [*without("host", "connection")(head), "Host: backend:8000"]
+        return [*without("host", "connection")(head), "Host: backend.example:8000"]
 
-    async with asyncio.timeout(100), serving() as served, proxy(served.url, change) as url:
+    async with (
+        asyncio.timeout(100),
+        serving(hosts=["backend.example"]) as served,
+        proxy(served.url, change) as url,
+    ):
         await start(page, url)
         await until(page, "eve.state === 'ended'")
         reason = await page.evaluate("states.at(-1).reason")
