@@ -27,7 +27,8 @@ from wslessons.chat import ChatServer
 
 async def main():
     async with from_url(sys.argv[1], beat=1) as bus:
-        async with ChatServer(bus=bus, capacity=4096).serve(port=int(sys.argv[2])) as server:
+        chat = ChatServer(bus=bus, capacity=4096, secret=b"what all of them share")
+        async with chat.serve(port=int(sys.argv[2])) as server:
             print(*serving.urls(server), flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
