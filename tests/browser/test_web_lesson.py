@@ -40,7 +40,9 @@ async def test_theft_works_from_the_same_site_only(lab: Lab):
     async with asyncio.timeout(60), asgi.serve(bank()) as victim:
         attack = hostile_application(victim.url + "/", victim.ws_url + "/ws")
         async with asgi.serve(attack) as hostile:
-            page = await lab.page.context.new_page()
+            browser = lab.page.context.browser
+            assert browser is not None
+            page = await browser.new_page()
             await page.goto(victim.url)
             await page.goto(hostile.url)
             await expect(page.locator("#fetch")).to_have_text("refused")

@@ -109,6 +109,7 @@ class Talk:
         self._said = self._unsaid = 0
         self._arrived = True
         self._closed = False
+        self._roster = asyncio.Event()
 
     async def run(self, lines: AsyncIterator[str]) -> None:
         """Talk until the lines or the server end it.
@@ -154,6 +155,10 @@ class Talk:
                 print_line(line)
             if isinstance(event, Disconnected):
                 self._ending = event.code
+            elif isinstance(event, Roster) or (
+                isinstance(event, Notice) and event.text.startswith("here now: ")
+            ):
+                self._roster.set()
             elif isinstance(event, Error) and event.code == RATE and not self._interactive:
                 # In plain text nothing else tells that a line which was written was not said.
                 self._unsaid += 1
@@ -167,7 +172,14 @@ class Talk:
                 if text == "/quit":
                     return
                 if text == "/who":
+                    self._roster.clear()
                     await self._client.who()
+                    if not self._interactive:
+                        # The last line of a pipe is followed by our close frame, after which the
+                        # server can answer nothing any more.
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(GRACE):
+                                await self._roster.wait()
                 elif self._interactive:
                     task = asyncio.create_task(self._say(text))
                     tasks.add(task)
