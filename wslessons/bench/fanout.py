@@ -37,7 +37,7 @@ from wslessons.bench.tools import (
 from wslessons.errors import UserError
 from wslessons.tables import table
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["add_arguments", "main", "measure_rate", "run"]
 
 SERVER = "wslessons.bench.fanout_server"
 RATES = [
@@ -133,7 +133,7 @@ def _rate_case(
     results = turns(
         contenders,
         rounds,
-        lambda name: _rate(_start(name, peers), name, receivers, senders, window, seconds),
+        lambda name: measure_rate(_start(name, peers), name, receivers, senders, window, seconds),
     )
     rows = []
     for name in contenders:
@@ -154,7 +154,7 @@ def _rate_case(
     return {"receivers": receivers, "senders": senders, "window": window, "turns": results}
 
 
-def _rate(
+def measure_rate(
     started: Child | RunningPeer,
     contender: str,
     receivers: int,
@@ -162,6 +162,23 @@ def _rate(
     window: int,
     seconds: float,
 ) -> dict[str, Any]:
+    """Keep `window` messages in flight, and count what arrives.
+
+    Args:
+        started: the server, which ends with the measurement.
+        contender: its name.
+        receivers: how many hear.
+        senders: how many speak.
+        window: messages in flight.
+        seconds: for how long, after a quarter as long that does not count.
+
+    Returns:
+        ``rate`` in deliveries per second, the server's ``cpu`` seconds for each, how many are
+        ``missing``, whether those were just ``late``, and whether all came ``in_order``.
+
+    Raises:
+        UserError: nothing arrived.
+    """
     with started as server, Load(server.port, receivers, senders) as load:
         load.saturate(seconds / 4, window)
         cpu, arrived = server.ask()["cpu"], load.arrived

@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from wslessons.bench.fanout_load import Load
+from wslessons.bench.fanout import measure_rate
 from wslessons.bench.tools import (
     Child,
     machine,
     median,
     raise_descriptor_limit,
+    ratio,
     save_json,
+    turns,
 )
 from wslessons.bench.web_server import CONTENDERS
 from wslessons.errors import UserError
@@ -43,40 +45,26 @@ def run(args: argparse.Namespace) -> int:
     if args.rounds < 1 or args.seconds <= 0 or args.receivers < 1:
         raise UserError("--rounds, --seconds and --receivers must be positive.", exit_code=2)
     raise_descriptor_limit(args.receivers + 1024)
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in args.contenders}
-    for _ in range(args.rounds):
-        for name in args.contenders:
-            turns[name].append(_turn(name, args.receivers, args.seconds))
+
+    def one(name: str) -> dict[str, Any]:
+        server = Child(SERVER, name)
+        return measure_rate(server, name, args.receivers, 1, WINDOW, args.seconds)
+
+    results = turns(args.contenders, args.rounds, one)
     about = {"receivers": args.receivers, "window": WINDOW, "machine": machine()}
     print(f"{args.receivers} receivers, 1 sender, window {WINDOW}; " + _words(about["machine"]))
     head = ["", "deliveries/s", "of the library", "CPU/delivery", "lost"]
-    print(table(head, [_row(turns, name) for name in args.contenders]), flush=True)
-    save_json(args, {"bench": "web", **about, "turns": turns})
+    print(table(head, [_row(results, name) for name in args.contenders]), flush=True)
+    save_json(args, {"bench": "web", **about, "turns": results})
     return 0
 
 
-def _turn(contender: str, receivers: int, seconds: float) -> dict[str, Any]:
-    with Child(SERVER, contender) as server, Load(server.port, receivers, 1) as load:
-        load.saturate(seconds / 4, WINDOW)
-        cpu, arrived = server.ask()["cpu"], load.arrived
-        took = load.saturate(seconds, WINDOW)
-        cpu, arrived = server.ask()["cpu"] - cpu, load.arrived - arrived
-        missing, _ = load.drain()
-        if not arrived:
-            raise UserError(f"nothing arrived from {contender} in {took:.1f} seconds.")
-        return {"rate": arrived / took, "cpu": cpu / arrived, "missing": missing}
-
-
-def _row(turns: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
-    mine, library = turns[name], turns.get("library")
-    of = ""
-    if library is not None:
-        ratio = median(a["rate"] / b["rate"] for a, b in zip(mine, library, strict=True))
-        of = f"{ratio:.3g}"
+def _row(results: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
+    mine = results[name]
     return [
         name,
         f"{median(turn['rate'] for turn in mine) / 1e3:,.0f}k",
-        of,
+        ratio(results, name, "library", "rate"),
         f"{median(turn['cpu'] for turn in mine) * 1e6:.3g} us",
         f"{sum(turn['missing'] for turn in mine):,}",
     ]
