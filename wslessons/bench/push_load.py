@@ -77,9 +77,14 @@ class Run:
 
 
 class PushBench:
-    """The server and the link before it; `UserError` when the server does not start.
+    """The server and the link before it.
 
-    `ping_interval`: seconds between the server's pings to an idle WebSocket.
+    Args:
+        ping_interval: seconds between the server's pings to a WebSocket, the first of which comes
+            at a random moment of the first interval; 0 for none, where every byte counts.
+
+    Raises:
+        UserError: on entering, when the server does not start.
     """
 
     def __init__(self, ping_interval: float = push.costs.PING_INTERVAL) -> None:
@@ -191,15 +196,14 @@ async def unit_costs(tabs: int = 250, seconds: float = 1.0) -> push.UnitCosts:
     The server's own idling is not taken off: a wake-up every 0.1 seconds, under 2 % of each run.
     Memory is that of the first tabs of a fresh process, so each kind has one to itself.
     """
-    async with PushBench() as bench:
+    async with PushBench(ping_interval=0) as bench:
         told = await bench.measure("WebSocket", tabs=tabs, interval=0, changes=20, seconds=seconds)
     async with PushBench(ping_interval=seconds / 4) as bench:
         polls = await bench.measure(
             "polling", tabs=tabs, interval=seconds / 2, changes=0, seconds=seconds
         )
         pinged = await bench.measure("WebSocket", tabs=tabs, interval=0, changes=0, seconds=seconds)
-    # What came up are pongs: 4 bytes, masked (RFC 6455, section 5.2).
-    pings = pinged.up / 10
+    pings = pinged.up / push.costs.PONG_BYTES
     return push.UnitCosts(
         poll_cpu=polls.cpu / polls.requests,
         poll_bytes=(polls.up + polls.down) / polls.requests,

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["PING_BYTES", "PING_INTERVAL", "Load", "UnitCosts"]
+__all__ = ["PING_BYTES", "PING_INTERVAL", "PONG_BYTES", "Load", "UnitCosts"]
 
 PING_INTERVAL = 20.0
 """Seconds between two pings to an idle connection: uvicorn's and `websockets`' default."""
 
-PING_BYTES = 16
-"""A ping of 4 bytes and its masked pong: 2 + 4 down, 2 + 4 + 4 up (RFC 6455, section 5.2)."""
+PONG_BYTES = 2 + 4 + len("beat 1")
+"""Bytes up of a masked pong, which echoes the text of the ping (RFC 6455, sections 5.2, 5.5.3)."""
+
+PING_BYTES = 2 + len("beat 1") + PONG_BYTES
+"""Bytes of a ping of ours and its pong, both ways; one more each way from the tenth on."""
 
 
 @dataclass(frozen=True, slots=True)
