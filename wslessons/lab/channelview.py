@@ -6,12 +6,13 @@ import html
 from typing import Any
 
 from wslessons.chat.channel import Channel, Receiver
+from wslessons.lab.theme import BLUE, FRAME, GREY
 
 __all__ = ["ChannelDrawing", "draw_channel"]
 
-BOX = "border:1px solid #90a4ae;padding:4px 10px;text-align:center;font-family:monospace"
-LABEL = "padding:2px 10px;text-align:right;color:#757575"
-CURSOR = "padding:2px 6px;text-align:center;font-family:monospace;color:#1565c0"
+BOX = f"border:{FRAME};padding:4px 10px;text-align:center;font-family:monospace"
+LABEL = f"padding:2px 10px;text-align:right;color:{GREY}"
+CURSOR = "padding:2px 6px;text-align:center;font-family:monospace"
 
 
 class ChannelDrawing:
@@ -47,19 +48,19 @@ class ChannelDrawing:
         return "\n".join([*rows, *self.notes])
 
     def _repr_html_(self) -> str:
-        offsets = "".join(f'<td style="{CURSOR};color:#757575">{o}</td>' for o, _ in self.items)
+        offsets = "".join(f'<td style="{CURSOR};color:{GREY}">{o}</td>' for o, _ in self.items)
         boxes = "".join(f'<td style="{BOX}">{html.escape(item)}</td>' for _, item in self.items)
         arrows = "".join(
-            f'<td style="{CURSOR}">'
+            f'<td style="{CURSOR};color:{BLUE}">'
             + (f"&uarr;<br>{html.escape(', '.join(self.under[o]))}" if o in self.under else "")
             + "</td>"
             for o, _ in self.items
         )
         notes = "".join(f"<div>{html.escape(note)}</div>" for note in self.notes)
         return (
-            f'<table><tr><td style="{LABEL}">offset</td>{offsets}</tr>'
+            f'<div style="overflow-x:auto"><table><tr><td style="{LABEL}">offset</td>{offsets}</tr>'
             f'<tr><td style="{LABEL}">the ring ({self.capacity})</td>{boxes}</tr>'
-            f'<tr><td style="{LABEL}">reads next</td>{arrows}</tr></table>{notes}'
+            f'<tr><td style="{LABEL}">reads next</td>{arrows}</tr></table></div>{notes}'
         )
 
 

@@ -185,7 +185,11 @@ class ChatPanels(Panel):
     def __init__(self, panels: dict[str, ChatPanel]) -> None:
         super().__init__(f"chat panels: {', '.join(panels)}", width="1300px")
         self.panels = panels
-        self.fill(ipywidgets.HBox([panel.widget for panel in panels.values()]))
+        for panel in panels.values():
+            # Beside each other where there is room, of the same width.
+            panel.widget.layout.flex = "1 1 280px"
+        layout = ipywidgets.Layout(align_items="stretch")
+        self.fill(ipywidgets.HBox([panel.widget for panel in panels.values()], layout=layout))
 
     def __getitem__(self, name: str) -> ChatPanel:
         return self.panels[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import io
+import math
 from typing import Any
 
 import ipywidgets
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from wslessons.lab.panel import LivePanel
 from wslessons.push import Load, UnitCosts
 
-__all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span"]
+__all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span", "three_digits"]
 
 REDRAW = 0.15
 """Seconds between two drawings while a slider moves, at least."""
@@ -31,20 +32,26 @@ def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) ->
     polling = [costs.polling(tabs, each) for each in intervals]
     pushing, chosen = costs.pushing(tabs, change_every), costs.polling(tabs, interval)
     # A slider must not wait: laying out by constraints and minor ticks would take most of the time.
-    figure = Figure(figsize=(7, 3))
-    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.17, top=0.9)
+    figure = Figure(figsize=(5.6, 4.6))
+    figure.subplots_adjust(left=0.13, right=0.98, bottom=0.11, top=0.91, hspace=0.12)
     parts: list[tuple[str, list[float], float, float]] = [
-        ("busy cores", [load.cores for load in polling], pushing.cores, chosen.cores),
-        ("bytes/s", [load.traffic for load in polling], pushing.traffic, chosen.traffic),
+        ("CPU, busy cores", [load.cores for load in polling], pushing.cores, chosen.cores),
+        ("traffic, bytes/s", [load.traffic for load in polling], pushing.traffic, chosen.traffic),
     ]
     for number, (label, curve, level, here) in enumerate(parts, 1):
-        axes = figure.add_subplot(1, 2, number)
+        axes = figure.add_subplot(2, 1, number)
         axes.loglog(intervals, curve, color=RED, label="polling", subs=[])
         axes.axhline(level, color=GREEN, label="pushing")
+        axes.axvline(
+            costs.break_even(change_every), color="#757575", linestyle=":", label="break-even"
+        )
         axes.plot([interval], [here], "o", color=RED)
-        axes.set(xlabel="seconds between two looks", title=label)
-        axes.legend(loc="upper right")
-    figure.axes[0].axvline(costs.break_even(change_every), color="#9e9e9e", linestyle=":")
+        axes.set_ylabel(label)
+    above, below = figure.axes
+    above.tick_params(labelbottom=False)
+    below.set_xlabel("seconds between two looks")
+    # Above the charts, where no curve runs.
+    above.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False)
     return figure
 
 
@@ -71,13 +78,19 @@ def span(seconds: float) -> str:
     return f"{seconds:,.3g} s"
 
 
+def three_digits(value: float) -> str:
+    """Write a number with three significant digits, and never with an exponent.
+
+    >>> three_digits(10_050_000), three_digits(12.345), three_digits(0.0001234), three_digits(0)
+    ('10,050,000', '12.3', '0.000123', '0')
+    """
+    digits = max(0, 2 - math.floor(math.log10(value))) if value else 0
+    return f"{value:,.{digits}f}"
+
+
 def _row(name: str, load: Load) -> str:
-    cells = (
-        f"{load.events:,.4g}",
-        f"{load.cores:,.3g}",
-        f"{8 * load.traffic / 1e6:,.3g}",
-        f"{load.memory / 2**20:,.4g}",
-    )
+    numbers = (load.events, load.cores, 8 * load.traffic / 1e6, load.memory / 2**20)
+    cells = map(three_digits, numbers)
     return f"<tr><th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -123,7 +136,7 @@ class CostCurves(LivePanel):
         head = "<tr><th></th><th>events/s</th><th>cores</th><th>Mbit/s</th><th>MiB</th></tr>"
         rows = _row("polling", self._costs.polling(tabs, interval))
         rows += _row("pushing", self._costs.pushing(tabs, change_every))
-        style = '<table style="border-spacing:12px 0;text-align:right;line-height:1.4">'
+        style = '<table style="border-spacing:8px 0;text-align:right">'
         self._words.value = f"{style}{head}{rows}</table>{sentence(self._costs, *chosen)}"
 
 
@@ -133,7 +146,7 @@ def _slider(name: str, value: float, options: list[tuple[str, float]]) -> Any:
         value=value,
         description=name,
         style={"description_width": "100px"},
-        layout=ipywidgets.Layout(width="400px"),
+        layout=ipywidgets.Layout(width="auto", max_width="400px"),
     )
 
 

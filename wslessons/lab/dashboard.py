@@ -13,16 +13,17 @@ from wslessons import push
 from wslessons.errors import UserError
 from wslessons.lab import background
 from wslessons.lab.panel import LivePanel, replace
+from wslessons.lab.theme import BLUE, GREEN, GREY, PURPLE, RED
 from wslessons.link import Link
 
 __all__ = ["Dashboard", "Side", "dashboard_panel"]
 
 COLOURS = {
-    "queued": "#757575",
-    "building": "#1565c0",
-    "deploying": "#6a1b9a",
-    "healthy": "#2e7d32",
-    "failed": "#c62828",
+    "queued": GREY,
+    "building": BLUE,
+    "deploying": PURPLE,
+    "healthy": GREEN,
+    "failed": RED,
 }
 
 REFRESH = 0.1
@@ -40,7 +41,7 @@ class Side:
         self._table, self._numbers = ipywidgets.HTML(), ipywidgets.HTML()
         self.widget = ipywidgets.VBox(
             [ipywidgets.HTML(f"<b>{title}</b>"), self._table, self._numbers],
-            layout=ipywidgets.Layout(width="50%"),
+            layout=ipywidgets.Layout(flex="1 1 150px"),
         )
         self.widget.add_class("wslessons-side")
         self.tab: push.Tab | None = None
@@ -56,7 +57,7 @@ class Side:
             f"{html.escape(status)}</td></tr>"
             for service, status in self.tab.services.items()
         )
-        self._table.value = f'<table style="line-height:1.3">{rows}</table>'
+        self._table.value = f"<table>{rows}</table>"
         tab, each = self.tab, self.link.connections
         passed = sum(one.up.forwarded + one.down.forwarded for one in each)
         noun = "request" if tab.requests == 1 else "requests"
@@ -85,8 +86,9 @@ class Dashboard(LivePanel):
             min=0.5,
             max=10,
             step=0.5,
-            description="ask every",
+            description="ask every, s",
             readout_format=".1f",
+            layout=ipywidgets.Layout(width="auto", max_width="400px"),
         )
         self._interval.observe(self._on_interval, names="value")
         deploy = self.button("Deploy", self.deploy, tooltip="web: deploying or healthy")
@@ -94,7 +96,7 @@ class Dashboard(LivePanel):
         self.fill(
             ipywidgets.HTML(f"<b>{html.escape(title)}</b>"),
             ipywidgets.HBox([self.asking.widget, self.told.widget]),
-            ipywidgets.HBox([self._interval, ipywidgets.HTML("seconds")]),
+            self._interval,
             ipywidgets.HBox([deploy, fail]),
             self._error,
         )

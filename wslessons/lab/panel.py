@@ -40,6 +40,7 @@ _ENDED = "jupyter-widgets-disconnected"
 STYLE = f"""<style>
 .wslessons-panel .widget-hbox {{ flex-wrap: wrap; align-items: center; }}
 .wslessons-panel .widget-html {{ height: auto; }}
+.wslessons-panel .widget-html-content {{ line-height: 1.5; }}
 .wslessons-gone {{ display: none; }}
 .wslessons-panel.{_ENDED}::before, .wslessons-gone.{_ENDED}::before {{ content: none; }}
 .wslessons-panel.{_ENDED} > * {{ display: none; }}

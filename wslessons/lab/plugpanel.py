@@ -45,8 +45,8 @@ class PlugPanel(ClientPanel):
         self._beats: deque[tuple[float, float]] = deque(maxlen=1000)
         self._losses: deque[float] = deque(maxlen=20)
         self._chart = ipywidgets.HTML(layout=ipywidgets.Layout(width="auto"))
-        self._latency, self._jitter = _number("latency", 100), _number("± jitter", 50)
-        self._rate = _number("rate", 100)
+        self._latency, self._jitter = _number("latency, s", 0.1), _number("± jitter, s", 0.05)
+        self._rate = _number("bytes/s", 100)
         self.fill(
             self.heading,
             self._chart,
@@ -58,21 +58,8 @@ class PlugPanel(ClientPanel):
                     self.button("Reconnect", self.connect),
                 ]
             ),
-            ipywidgets.HBox(
-                [
-                    self.button("Delay", self.delay),
-                    self._latency,
-                    self._jitter,
-                    ipywidgets.Label("ms each way"),
-                ]
-            ),
-            ipywidgets.HBox(
-                [
-                    self.button("Throttle", self.throttle),
-                    self._rate,
-                    ipywidgets.Label("bytes/s each way"),
-                ]
-            ),
+            ipywidgets.HBox([self.button("Delay", self.delay), self._latency, self._jitter]),
+            ipywidgets.HBox([self.button("Throttle", self.throttle), self._rate]),
             self.transcript.widget,
         )
 
@@ -94,19 +81,27 @@ class PlugPanel(ClientPanel):
         self.link.cut().undo()
 
     async def delay(self) -> None:
-        """Delay each direction, by the latency and jitter that the panel's fields say."""
+        """Delay each direction, by the latency and jitter in seconds that the panel's fields say.
+
+        Raises:
+            UserError: the jitter is larger than the latency.
+        """
         latency, jitter = self._latency.value, self._jitter.value
         if jitter > latency:
-            raise UserError(f"a jitter of {jitter} ms needs a latency of as much at least.")
-        self.link.delay(latency / 1000, jitter / 1000)
-        self._note(f"delay: {latency} ± {jitter} ms each way")
+            raise UserError(f"a jitter of {jitter:g} s needs a latency of as much at least.")
+        self.link.delay(latency, jitter)
+        self._note(f"delay: {latency:g} ± {jitter:g} s each way")
 
     async def throttle(self) -> None:
-        """Let at most so many bytes a second through, each way."""
+        """Let at most so many bytes per second through, each way, as the panel's field says.
+
+        Raises:
+            UserError: the field says 0.
+        """
         if not self._rate.value:
-            raise UserError("0 bytes a second is a pulled plug: press that button.")
-        self.link.throttle(self._rate.value)
-        self._note(f"throttle: {self._rate.value} bytes a second each way")
+            raise UserError("0 bytes per second is a pulled plug: press that button.")
+        self.link.throttle(int(self._rate.value))
+        self._note(f"throttle: {self._rate.value:g} bytes per second each way")
 
     async def heal(self) -> None:
         """Undo every fault; what the link has held back goes on its way."""
@@ -201,8 +196,8 @@ def _worded(fault: Fault) -> str:
     return str(fault)[1:-1]
 
 
-def _number(name: str, value: int) -> ipywidgets.BoundedIntText:
-    return ipywidgets.BoundedIntText(
+def _number(name: str, value: float) -> ipywidgets.BoundedFloatText:
+    return ipywidgets.BoundedFloatText(
         value=value,
         min=0,
         max=1_000_000,

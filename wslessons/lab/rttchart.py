@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from wslessons.lab.theme import BLUE, GREY, RED
+
 __all__ = ["round_up", "rtt_chart"]
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 600, 130, 56, 20, 10
-LINE, LOST = "#1565c0", "#c62828"
-INK = "var(--jp-ui-font-color2, #616161)"
+WIDTH, HEIGHT = 1000, 100
+"""Units of the drawing, which is stretched to the page's width; its labels are not."""
+
+STROKE = 'fill="none" vector-effect="non-scaling-stroke"'
 
 
 def round_up(value: float) -> float:
@@ -38,37 +41,36 @@ def rtt_chart(
         window: seconds from the left edge to the right one.
         gap: where two pongs are further apart than this many seconds, the line is broken.
         losses: moments at which a connection was lost, each a vertical line.
+
+    Returns:
+        HTML.
     """
     seen = [(at, rtt) for at, rtt in points if now - window <= at <= now]
     # 10 ms at least, lest the noise of a healthy link fill the chart.
     top = round_up(max([0.01, *(rtt for _, rtt in seen)]))
 
-    def x(at: float) -> float:
-        return LEFT + (WIDTH - LEFT - 8) * (1 - (now - at) / window)
+    def place(at: float, rtt: float = 0) -> str:
+        return f"{WIDTH * (1 - (now - at) / window):.1f} {HEIGHT * (1 - rtt / top):.1f}"
 
-    def y(rtt: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * rtt / top
-
-    path, before = "", -math.inf
+    path, dots, before = "", "", -math.inf
     for at, rtt in seen:
-        path += f"{'M' if at - before > gap else 'L'}{x(at):.1f} {y(rtt):.1f}"
+        path += f"{'M' if at - before > gap else 'L'}{place(at, rtt)}"
+        # A line of no length with round ends is a dot that stretching leaves round.
+        dots += f"M{place(at, rtt)}h0"
         before = at
-    dots = "".join(f'<circle cx="{x(at):.1f}" cy="{y(rtt):.1f}" r="2.5"/>' for at, rtt in seen)
-    lines = "".join(
-        f'<path d="M{x(at):.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-        for at in losses
-        if now - window <= at <= now
-    )
+    lost = "".join(f"M{place(at)}v-{HEIGHT}" for at in losses if now - window <= at <= now)
     return (
-        f'<svg class="wslessons-rtt" viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img"'
-        f' aria-label="round-trip times" data-beats="{len(seen)}">'
-        f'<g fill="{INK}" font-size="11" font-family="sans-serif">'
-        f'<text x="{LEFT - 6}" y="{TOP + 8}" text-anchor="end">{top * 1000:g} ms</text>'
-        f'<text x="{LEFT - 6}" y="{HEIGHT - BOTTOM}" text-anchor="end">0</text>'
-        f'<text x="{LEFT}" y="{HEIGHT - 5}">{window:g} s ago</text>'
-        f'<text x="{WIDTH - 8}" y="{HEIGHT - 5}" text-anchor="end">now</text></g>'
-        f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - 8}" fill="none" stroke="{INK}"/>'
-        f'<g stroke="{LOST}" stroke-width="2" stroke-dasharray="4 3">{lines}</g>'
-        f'<path d="{path}" fill="none" stroke="{LINE}" stroke-width="1.5"/>'
-        f'<g fill="{LINE}">{dots}</g></svg>'
+        '<div style="display:grid;grid-template-columns:auto 1fr;gap:2px 6px;line-height:1.2;'
+        f'font-size:12px;color:{GREY}">'
+        '<div style="display:flex;flex-direction:column;justify-content:space-between;'
+        f'text-align:right"><span>{top * 1000:g} ms</span><span>round trip</span><span>0</span>'
+        f'</div><svg class="wslessons-rtt" viewBox="0 0 {WIDTH} {HEIGHT}" height="{HEIGHT}"'
+        ' width="100%" preserveAspectRatio="none" role="img" aria-label="round-trip times"'
+        f' data-beats="{len(seen)}" style="border:solid currentColor;border-width:0 0 1px 1px">'
+        f'<path d="{lost}" {STROKE} style="stroke:{RED}" stroke-width="2" stroke-dasharray="4 3"/>'
+        f'<path d="{dots}" {STROKE} style="stroke:{BLUE}" stroke-width="5"'
+        ' stroke-linecap="round"/>'
+        f'<path d="{path}" {STROKE} style="stroke:{BLUE}" stroke-width="1.5"/></svg>'
+        '<span></span><div style="display:flex;justify-content:space-between">'
+        f"<span>{window:g} s ago</span><span>now</span></div></div>"
     )

@@ -30,8 +30,11 @@ __all__ = [
 Wire = Recording | Iterable[Record]
 
 COLUMNS = ("", "what", "FIN", "RSV", "mask", "header", "length", "payload")
-CELL = (
-    "text-align:left;padding:2px 10px;font-family:monospace;"
+# A row is a line of columns, and the payload wraps below them where it has no room beside them.
+ROW = "display:flex;flex-wrap:wrap;font-family:monospace;font-size:12px"
+COLUMN = "text-align:left;padding:2px 0;flex:none;box-sizing:border-box;width:{width}ch"
+PAYLOAD = (
+    "text-align:left;padding:2px 0;flex:1 1 24ch;min-width:0;"
     "white-space:pre-wrap;overflow-wrap:anywhere"
 )
 
@@ -63,12 +66,20 @@ class WireTable:
         return table(self.rows[0], self.rows[1:], left=range(len(COLUMNS)))
 
     def _repr_html_(self) -> str:
+        columns = list(zip(*self.rows, strict=True))[:-1]
+        styles = [COLUMN.format(width=max(map(len, column)) + 2) for column in columns]
         head, *body = (
-            "".join(f'<{tag} style="{CELL}">{html.escape(text)}</{tag}>' for text in row)
+            f'<tr style="{ROW}">'
+            + "".join(
+                f'<{tag} style="{style}">{html.escape(text)}</{tag}>'
+                for style, text in zip([*styles, PAYLOAD], row, strict=True)
+            )
+            + "</tr>"
             for tag, row in [("th", self.rows[0]), *(("td", row) for row in self.rows[1:])]
         )
-        rows = "".join(f"<tr>{row}</tr>" for row in body)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return (
+            f'<table style="width:100%"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+        )
 
 
 def wire_table(wire: Wire) -> WireTable:
