@@ -365,10 +365,7 @@ EXCEPTIONS = {
         answers_say_what_was_asked_for,
         other_lessons_are_links,
     )
-    for lesson in (
-        "00_why_websockets",
-        "06_scaling",
-    )
+    for lesson in ("06_scaling",)
 } | {
     ("02_chat", cells_are_short): "the draft to repair, `not_deaf`, is shown whole: 13 lines",
     ("deeper/02_chat", cells_are_short): "the draft to repair, `Members`, is one class: 13 lines",
