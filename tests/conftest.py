@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,6 +14,18 @@ import pytest
 # commands that tests interrupt would never hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled modules, in pytest's cache where Python was told to leave none beside sources.
+
+    The tests start some hundred processes; compiling what they import takes half of a start.
+    """
+    if sys.dont_write_bytecode:
+        prefix = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, prefix
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = prefix
 
 
 @pytest.fixture(autouse=True)
