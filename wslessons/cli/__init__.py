@@ -39,6 +39,13 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     return record.run
 
 
+def _chaos(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.chaos import command
+
+    command.add_arguments(parser)
+    return command.run
+
+
 def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from wslessons.exercises import command
 
@@ -96,6 +103,7 @@ COMMANDS = {
     "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
     "chat": (serve.chat, "serve the chat of lesson 2"),
     "cluster": (serve.cluster, "serve the chat of lesson 6: several servers over one broker"),
+    "chaos": (_chaos, "break servers, brokers and links at random, and judge what people hear"),
     "client": (_client, "talk in a chat, from a terminal or a pipe"),
     "web": (serve.web, "serve the chat of lesson 4, with a page for browsers"),
     "check": (_check, "judge a handler of yours, or any server that is running"),

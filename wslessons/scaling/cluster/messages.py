@@ -28,6 +28,8 @@ class Config(msgspec.Struct):
     max_per_address: int
     heartbeat: tuple[float, float]
     """See `wslessons.serving.serve`."""
+    node: str = ""
+    """Its name on the bus; made up if not given."""
     reuse_port: bool = False
     """Whether other servers may listen on the same port (SO_REUSEPORT)."""
 
@@ -49,6 +51,8 @@ class Stats(msgspec.Struct, tag="stats"):
 
     connections: int
     """WebSockets open now."""
+    tasks: int
+    """Tasks on its event loop."""
     people: int
     """People who are known here in all rooms, those on other servers too."""
     said: int

@@ -79,6 +79,7 @@ class Meter:
         bus, rooms = self._bus, self._chat.rooms
         return Stats(
             connections=len(server.connections),
+            tasks=len(asyncio.all_tasks()),
             people=sum(len(room.members) + bus.members(path)[1] for path, room in rooms.items()),
             said=self.said,
             heard=self._heard,
@@ -110,7 +111,7 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
     """
     # Without a broker there is nobody to give a sign of life to.
     options = {} if config.bus == "memory:" else {"beat": config.beat}
-    async with from_url(config.bus, **options) as bus:
+    async with from_url(config.bus, node=config.node, **options) as bus:
         chat = ChatServer(bus=bus, secret=config.secret, **config.chat)
         meter = Meter(chat, bus)
         with serving.explained_bind_errors(config.host, config.port):

@@ -1,0 +1,391 @@
+"""Judge what people have heard: which promise was broken, to whom, and by what.
+
+The logs are all that it knows, and what everybody together has heard is its truth: an event that
+one person has heard, with its number, has happened, so whoever was there has to have heard it, too,
+or was told that something is missing there.
+
+| kind | what it means |
+|---|---|
+| `lost` | an event is missing, and no notice says so |
+| `twice` | somebody heard a message twice, or it was published twice |
+| `order` | numbers went backwards, or a sender's messages came in another order |
+| `number` | one number stands for two events |
+| `count` | a notice says that more or fewer events are missing than are |
+| `unanswered` | something was said and neither acknowledged nor refused |
+| `deaf` | at the end, when all was well again, somebody did not hear a last word |
+| `ghost` | at the end a roster has somebody who is not there, or lacks somebody who is |
+| `ended` | a client was sent away for good |
+| `leak` | a server did not give back tasks, descriptors or memory |
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+__all__ = [
+    "Entered",
+    "Entry",
+    "Finding",
+    "Heard",
+    "Log",
+    "Missed",
+    "Saying",
+    "Usage",
+    "check",
+    "check_usage",
+]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A promise that was broken."""
+
+    kind: str
+    who: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.kind:10} {self.who}: {self.sentence}"
+
+
+class Entered(msgspec.Struct, tag="entered"):
+    """Somebody was let in, and what follows begins after `offset` of this life of the room."""
+
+    time: float
+    epoch: str
+    offset: int
+
+
+class Heard(msgspec.Struct, tag="heard"):
+    """Somebody heard an event; `what` is different for each message."""
+
+    time: float
+    what: str
+    offset: int = 0
+    prev: int | None = None
+    """The number of the room's event before it; None where numbers have no holes."""
+    sender: str = ""
+    """Who said it; empty for what nobody said, such as that somebody came."""
+
+
+class Missed(msgspec.Struct, tag="missed"):
+    """Somebody was told that `count` events are missing, the last of them at `offset`."""
+
+    time: float
+    count: int | None
+    offset: int
+
+
+Entry = Entered | Heard | Missed
+
+
+class Saying(msgspec.Struct):
+    """Something that was said, and what came of it."""
+
+    what: str
+    said: float
+    """When, on the clock of the entries."""
+    answered: float | None = None
+    answer: str = ""
+    """"ack", or the name of the error."""
+    epoch: str = ""
+    offset: int = 0
+
+
+class Log(msgspec.Struct):
+    """What one person said and heard."""
+
+    name: str
+    room: str
+    entries: list[Entry] = []
+    sayings: list[Saying] = []
+    numbered: bool = True
+    """Whether the protocol has numbers; plain text has none."""
+    ended: str = ""
+    """Why the client came to an end by itself, where it did."""
+    last_words: list[str] = []
+    """What was said in the room at the end, when all was well again: it has to be heard."""
+    roster: list[str] | None = None
+    """Who is there, as the server said at the end."""
+    present: list[str] = []
+    """Who was really there."""
+
+
+def check(logs: Iterable[Log], *, one_order: bool) -> list[Finding]:
+    """Judge a run by its logs.
+
+    Args:
+        logs: one of each person.
+        one_order: whether all servers have one order, as over a broker's log; without, each server
+            has numbers of its own, and what is lost on the way to the others is only counted.
+
+    Returns:
+        What was broken; nothing if every promise was kept.
+    """
+    logs = list(logs)
+    truth = _Truth(logs, one_order=one_order)
+    findings = truth.findings
+    for log in logs:
+        findings += _Walk(log, truth).findings
+        findings += _check_texts(log, truth)
+        findings += _check_end(log)
+        if log.numbered and not one_order:
+            findings += _check_losses(log, truth)
+    return findings
+
+
+class _Truth:
+    """What has happened, as everybody together has heard it."""
+
+    def __init__(self, logs: list[Log], *, one_order: bool) -> None:
+        self.findings: list[Finding] = []
+        self.events: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+        """What stands at each number, by room and epoch."""
+        self.prevs: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
+        """The number before each number."""
+        self.sayings: dict[str, Saying] = {}
+        self.senders: dict[str, str] = {}
+        self.rooms: dict[str, list[str]] = defaultdict(list)
+        """What was said in each room, in no order."""
+        for log in logs:
+            for saying in log.sayings:
+                self.sayings[saying.what] = saying
+                self.senders[saying.what] = log.name
+                self.rooms[log.room].append(saying.what)
+            if log.numbered:
+                self._take(log)
+        for log in logs:
+            for saying in log.sayings:
+                if saying.answer == "ack" and saying.offset:
+                    self._place(log.name, log.room, saying.epoch, saying.offset, saying.what, None)
+        if one_order:
+            self._find_repeats()
+
+    def _take(self, log: Log) -> None:
+        epoch = ""
+        for entry in log.entries:
+            if isinstance(entry, Entered):
+                epoch = entry.epoch
+            elif isinstance(entry, Heard):
+                self._place(log.name, log.room, epoch, entry.offset, entry.what, entry.prev)
+
+    def _place(
+        self, who: str, room: str, epoch: str, offset: int, what: str, prev: int | None
+    ) -> None:
+        stands = self.events[room, epoch].setdefault(offset, what)
+        if stands != what:
+            sentence = f"number {offset} in {room} is {what!r}, and for others it is {stands!r}"
+            self.findings.append(Finding("number", who, sentence))
+        if prev is not None:
+            self.prevs[room, epoch][offset] = prev
+
+    def _find_repeats(self) -> None:
+        for (room, epoch), events in self.events.items():
+            texts = [what for what in events.values() if what in self.senders]
+            for what, count in Counter(texts).items():
+                if count > 1:
+                    places = [offset for offset, each in events.items() if each == what]
+                    sentence = f"{what!r} stands at {places} in {room} ({epoch})"
+                    self.findings.append(Finding("twice", self.senders[what], sentence))
+
+    def number_of_events(self, room: str, epoch: str, after: int, upto: int) -> tuple[int, bool]:
+        """Return how many events there are in a part of the log, and whether that is all."""
+        known = [each for each in self.events[room, epoch] if after < each <= upto]
+        prevs = self.prevs[room, epoch]
+        if not prevs:
+            return upto - after, True
+        place, count = upto, 0
+        while place > after and place in prevs:
+            place, count = prevs[place], count + 1
+        return (count, True) if place == after else (len(known), False)
+
+
+class _Walk:
+    """Go through one log, entry by entry."""
+
+    def __init__(self, log: Log, truth: _Truth) -> None:
+        self.findings: list[Finding] = []
+        self._log, self._truth = log, truth
+        self._epoch = ""
+        self._start = self._at = 0
+        self._heard: set[int] = set()
+        self._gaps: list[tuple[int, int]] = []
+        if not log.numbered:
+            return
+        for entry in log.entries:
+            match entry:
+                case Entered():
+                    self._enter(entry)
+                case Heard():
+                    self._hear(entry)
+                case Missed():
+                    self._miss(entry)
+        self._close()
+
+    def _find(self, kind: str, sentence: str) -> None:
+        self.findings.append(Finding(kind, self._log.name, sentence))
+
+    def _enter(self, entry: Entered) -> None:
+        if entry.epoch == self._epoch:
+            # What lies between is to be heard, or missed, all the same.
+            self._at = max(self._at, entry.offset)
+            return
+        self._close()
+        self._epoch, self._start, self._at = entry.epoch, entry.offset, entry.offset
+        self._heard, self._gaps = set(), []
+
+    def _hear(self, entry: Heard) -> None:
+        if entry.offset <= self._at:
+            self._find("order", f"number {entry.offset} ({entry.what!r}) came after {self._at}")
+        self._at = max(self._at, entry.offset)
+        self._heard.add(entry.offset)
+
+    def _miss(self, entry: Missed) -> None:
+        after, upto = self._at, max(self._at, entry.offset)
+        if entry.count is not None and upto > after:
+            count, whole = self._truth.number_of_events(self._log.room, self._epoch, after, upto)
+            # What it had said itself may have been acknowledged before, and then is not missing.
+            events = self._truth.events[self._log.room, self._epoch]
+            own = sum(self._is_own(events[each]) for each in events if after < each <= upto)
+            if entry.count < count - own or (whole and entry.count > count):
+                at_least = "" if whole else "at least "
+                self._find(
+                    "count",
+                    f"{entry.count} events are said to be missing between {after} and {upto}, and"
+                    f" {at_least}{count} are, {own} of them its own",
+                )
+        self._gaps.append((after, upto))
+        self._at = upto
+
+    def _is_own(self, what: str) -> bool:
+        return self._truth.senders.get(what) == self._log.name
+
+    def _close(self) -> None:
+        """Compare what was heard of one life of the room with what happened in it."""
+        events = self._truth.events.get((self._log.room, self._epoch), {})
+        for offset in sorted(events):
+            if (
+                self._start < offset <= self._at
+                and offset not in self._heard
+                and not self._is_own(events[offset])
+                and not any(after < offset <= upto for after, upto in self._gaps)
+            ):
+                sentence = f"{events[offset]!r}, number {offset}, is missing, and nothing says so"
+                self._find("lost", sentence)
+
+
+def _check_texts(log: Log, truth: _Truth) -> list[Finding]:
+    """Look for messages that came twice, and for senders whose messages came in another order."""
+    findings: list[Finding] = []
+    seen: set[str] = set()
+    newest: dict[str, Saying] = {}
+    for entry in log.entries:
+        if not isinstance(entry, Heard) or not entry.sender:
+            continue
+        if entry.what in seen:
+            findings.append(Finding("twice", log.name, f"{entry.what!r} was heard twice"))
+        seen.add(entry.what)
+        saying = truth.sayings.get(entry.what)
+        if saying is None or saying.answer != "ack":
+            # What its sender has given up may still come, at any time.
+            continue
+        before = newest.get(entry.sender)
+        if before is not None and saying.said < before.said:
+            sentence = f"{entry.what!r} came after {before.what!r}, and was said before"
+            findings.append(Finding("order", log.name, sentence))
+        else:
+            newest[entry.sender] = saying
+    return findings
+
+
+def _check_end(log: Log) -> list[Finding]:
+    findings = [
+        Finding("unanswered", log.name, f"nothing came of {saying.what!r}")
+        for saying in log.sayings
+        if not saying.answer
+    ]
+    if log.ended:
+        findings.append(Finding("ended", log.name, log.ended))
+    heard = {entry.what for entry in log.entries if isinstance(entry, Heard)}
+    own = {saying.what for saying in log.sayings}
+    findings += [
+        Finding("deaf", log.name, f"the last word {what!r} was not heard")
+        for what in log.last_words
+        if what not in heard and what not in own
+    ]
+    if log.roster is not None:
+        for name in sorted({*log.roster} - {*log.present}):
+            findings.append(Finding("ghost", log.name, f"{name} is in the roster, and not there"))
+        for name in sorted({*log.present} - {*log.roster}):
+            findings.append(Finding("ghost", log.name, f"{name} is there, and not in the roster"))
+    return findings
+
+
+def _check_losses(log: Log, truth: _Truth) -> list[Finding]:
+    """Compare what other servers' people said during the last stay with what was heard or missed.
+
+    It is the last stay that counts, since it goes on until all is well: before it, what was still
+    on its way when the server died can't have been counted.
+    """
+    began, epoch, missed = 0.0, "", 0
+    for entry in log.entries:
+        if isinstance(entry, Entered) and entry.epoch != epoch:
+            began, epoch, missed = entry.time, entry.epoch, 0
+        elif isinstance(entry, Missed):
+            if entry.count is None and entry.time > began:
+                # In the beginning it means what happened before.
+                missed = 10**9
+            missed += entry.count or 0
+    heard = {entry.what for entry in log.entries if isinstance(entry, Heard)}
+    own = {saying.what for saying in log.sayings}
+    lost = [
+        what
+        for what in truth.rooms[log.room]
+        if what not in heard
+        and what not in own
+        and (saying := truth.sayings[what]).answer == "ack"
+        and saying.said > began
+    ]
+    if len(lost) <= missed:
+        return []
+    sentence = f"{len(lost)} messages are missing, such as {lost[0]!r}, and notices say {missed}"
+    return [Finding("lost", log.name, sentence)]
+
+
+class Usage(msgspec.Struct):
+    """What a server had at the beginning, or when all had left."""
+
+    tasks: int
+    descriptors: int
+    memory: int
+    """Bytes."""
+
+
+def check_usage(
+    before: Mapping[str, Usage], after: Mapping[str, Usage], *, spare: int = 8, grown: int = 2**28
+) -> list[Finding]:
+    """Judge what servers have given back.
+
+    Args:
+        before: what each had before anybody came.
+        after: the same, when all had left.
+        spare: tasks and descriptors that it may have more, as for another connection to a broker.
+        grown: bytes of memory that it may have more.
+
+    Returns:
+        What was not given back.
+    """
+    findings: list[Finding] = []
+    for name, usage in after.items():
+        was = before[name]
+        for what, has, had, more in (
+            ("tasks", usage.tasks, was.tasks, spare),
+            ("descriptors", usage.descriptors, was.descriptors, spare),
+            ("bytes of memory", usage.memory, was.memory, grown),
+        ):
+            if has > had + more:
+                sentence = f"{has:,} {what} when all had left, and {had:,} before they came"
+                findings.append(Finding("leak", name, sentence))
+    return findings

@@ -1,0 +1,303 @@
+"""All that can be broken: a broker, servers in processes of their own, and links between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Self
+from urllib.parse import urlsplit
+
+from wslessons.chaos.checker import Usage
+from wslessons.chaos.schedule import KINDS, Step
+from wslessons.errors import UserError
+from wslessons.link import Link
+from wslessons.processes import memory
+from wslessons.scaling import brokers
+from wslessons.scaling.bus.url import with_options
+from wslessons.scaling.cluster import ServerProcess
+from wslessons.scaling.cluster.messages import Config, Stats
+
+__all__ = ["World"]
+
+BEAT = 0.5
+"""Seconds between the servers' signs of life."""
+HEARTBEAT = (2.0, 2.0)
+"""Seconds between a server's pings, and of silence after one until a client is dropped."""
+LINKS = 2
+"""Links of people to each server."""
+
+
+class World:
+    """A broker, servers and links. An async context manager.
+
+    Args:
+        bus: as for `wslessons.scaling.cluster.Cluster`: ``nats?stream=chat`` and the like.
+        nodes: of the broker.
+        servers: how many.
+
+    Raises:
+        UserError: `bus` is no broker that can be started here and broken.
+    """
+
+    def __init__(self, bus: str, nodes: int, servers: int) -> None:
+        self.kind, _, self._options = bus.partition("?")
+        if self.kind not in ("nats", "redis"):
+            raise UserError(
+                f"chaos can't break {bus!r}: give nats or redis, with ?stream=NAME for a log.",
+                exit_code=2,
+            )
+        self.has_log = "stream=" in self._options
+        self.links: list[Link] = []
+        """The links of people, `LINKS` for each server."""
+        self.bus_links: list[Link] = []
+        """One between each server and the broker, where that is one process."""
+        self.servers: list[ServerProcess] = []
+        self.before: dict[str, Usage] = {}
+        """What each server had before anybody came."""
+        self._nodes, self._count = nodes, servers
+        self._down: Counter[int] = Counter()
+        self._frozen: Counter[int] = Counter()
+        self._ports: list[int] = []
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:
+            broker = await self._stack.enter_async_context(
+                brokers.run(self.kind, self._nodes, own=True)
+            )
+            self.broker = broker
+            secret = secrets.token_bytes(32)
+            for number in range(1, self._count + 1):
+                url = broker.url
+                if self._nodes == 1:
+                    parts = urlsplit(url)
+                    link = await self._stack.enter_async_context(_link(parts.netloc))
+                    self.bus_links.append(link)
+                    url = url.replace(parts.netloc, f"127.0.0.1:{link.port}")
+                config = Config(
+                    bus=with_options(url, self._options),
+                    host="127.0.0.1",
+                    port=0,
+                    beat=BEAT,
+                    chat={"rate": 0},
+                    secret=secret,
+                    max_connections=None,
+                    max_per_address=0,
+                    heartbeat=HEARTBEAT,
+                    # Whoever starts again has the name of the one who died.
+                    node=f"server-{number}",
+                )
+                self.servers.append(ServerProcess(number, config))
+            self._stack.push_async_callback(self._stop_servers)
+            await asyncio.gather(*(server.start() for server in self.servers))
+            for server in self.servers:
+                for _ in range(LINKS):
+                    link = await self._stack.enter_async_context(_link(server.url))
+                    self.links.append(link)
+                    self._ports.append(link.target[1])
+            self.before = await self.usage()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def _stop_servers(self) -> None:
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+    @property
+    def kinds(self) -> list[str]:
+        """The faults that can happen in this world."""
+        left_out = set() if self.bus_links else {"bus link"}
+        if not self.has_log:
+            # Without a log there is nothing to empty, and nobody can resume on another server.
+            left_out.add("broker")
+        kinds = [kind for kind, about in KINDS.items() if about.target not in left_out]
+        return kinds if self.has_log else [kind for kind in kinds if kind != "move link"]
+
+    # How it is.
+
+    async def stats(self) -> list[Stats | None]:
+        """Return the servers' numbers; None for one that does not answer."""
+
+        async def ask(server: ServerProcess) -> Stats | None:
+            try:
+                return await server.stats(timeout=3)
+            except UserError:
+                return None
+
+        return list(await asyncio.gather(*map(ask, self.servers)))
+
+    async def is_well(self) -> bool:
+        """Whether all servers answer, and are connected to their broker."""
+        return all(each is not None and each.bus == "connected" for each in await self.stats())
+
+    async def usage(self) -> dict[str, Usage]:
+        """Return what the servers hold now, those that answer."""
+        return {
+            f"server {server.number}": Usage(
+                stats.tasks, _descriptors(server.pid), memory(server.pid)
+            )
+            for server, stats in zip(self.servers, await self.stats(), strict=True)
+            if stats is not None
+        }
+
+    # What goes wrong.
+
+    async def suffer(self, step: Step) -> None:
+        """Let a fault happen, and undo it when its time is over; for those that are no crowd's."""
+        happening = self._faults()[step.kind](step)
+        async with happening:
+            await asyncio.sleep(step.seconds)
+
+    def heal(self) -> None:
+        """Undo all faults of links."""
+        for link in self.links + self.bus_links:
+            link.heal()
+
+    def _faults(self) -> dict[str, Callable[[Step], contextlib.AbstractAsyncContextManager[None]]]:
+        return {
+            "kill server": lambda step: self._server_down(step, ServerProcess.kill),
+            "stop server": lambda step: self._server_down(step, ServerProcess.stop),
+            "freeze server": lambda step: self._freeze(self._server(step)),
+            "kill broker": self._broker_down,
+            "freeze broker": lambda step: self._freeze(self._node(step)),
+            "empty broker": self._empty,
+            "stall bus": lambda step: _fault(self._bus_link(step), "stall", step),
+            "cut bus": lambda step: _fault(self._bus_link(step), "cut", step),
+            "delay bus": lambda step: _fault(self._bus_link(step), "delay", step),
+            "throttle bus": lambda step: _fault(self._bus_link(step), "throttle", step),
+            "stall link": lambda step: _fault(self.link(step), "stall", step),
+            "cut link": lambda step: _fault(self.link(step), "cut", step),
+            "close half of link": lambda step: _fault(self.link(step), "close_half", step),
+            "delay link": lambda step: _fault(self.link(step), "delay", step),
+            "throttle link": lambda step: _fault(self.link(step), "throttle", step),
+            "cut link after": lambda step: _fault(self.link(step), "drop_after", step),
+            "move link": self._move,
+        }
+
+    def link(self, step: Step) -> Link:
+        """Return the link of people that a step is about."""
+        return self.links[int(step.which * len(self.links))]
+
+    def _bus_link(self, step: Step) -> Link:
+        return self.bus_links[int(step.which * len(self.bus_links))]
+
+    def _server(self, step: Step) -> ServerProcess:
+        return self.servers[int(step.which * len(self.servers))]
+
+    def _node(self, step: Step) -> brokers.Node:
+        return self.broker.nodes[int(step.which * len(self.broker.nodes))]
+
+    @contextlib.asynccontextmanager
+    async def _server_down(
+        self, step: Step, end: Callable[[ServerProcess], Awaitable[None]]
+    ) -> AsyncGenerator[None]:
+        server = self._server(step)
+        self._down[server.number] += 1
+        await end(server)
+        yield
+        self._down[server.number] -= 1
+        if not self._down[server.number]:
+            # Without its broker, or while something else is wrong, it can't start: try again.
+            while True:
+                try:
+                    await server.start()
+                    return
+                except UserError:
+                    await asyncio.sleep(0.5)
+
+    @contextlib.asynccontextmanager
+    async def _broker_down(self, step: Step) -> AsyncGenerator[None]:
+        node = self._node(step)
+        key = -1 - self.broker.nodes.index(node)
+        self._down[key] += 1
+        await node.kill()
+        yield
+        self._down[key] -= 1
+        if not self._down[key]:
+            await node.restart()
+
+    @contextlib.asynccontextmanager
+    async def _freeze(self, victim: ServerProcess | brokers.Node) -> AsyncGenerator[None]:
+        pid = victim.pid
+        if pid is None:
+            yield
+            return
+        self._frozen[pid] += 1
+        _send(pid, signal.SIGSTOP)
+        yield
+        self._frozen[pid] -= 1
+        if not self._frozen[pid]:
+            _send(pid, signal.SIGCONT)
+
+    @contextlib.asynccontextmanager
+    async def _empty(self, step: Step) -> AsyncGenerator[None]:
+        """Delete what the broker has kept, if it can be reached in time."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5):
+                if self.kind == "nats":
+                    import nats
+
+                    client = await nats.connect(self.broker.nodes[0].url, allow_reconnect=False)
+                    jetstream = client.jetstream()
+                    for info in await jetstream.streams_info():
+                        await jetstream.delete_stream(info.config.name or "")
+                    await client.close()
+                else:
+                    from redis.asyncio import Redis
+
+                    async with Redis.from_url(self.broker.nodes[0].url) as redis:
+                        await redis.flushall()
+        yield
+
+    @contextlib.asynccontextmanager
+    async def _move(self, step: Step) -> AsyncGenerator[None]:
+        """Lead a link to another server, as a load balancer does."""
+        link = self.link(step)
+        link.target = (link.target[0], self._ports[int(step.strength * len(self._ports))])
+        link.cut().undo()
+        yield
+
+
+def _link(target: str) -> Link:
+    # Nobody looks into it.
+    return Link(target, keep=1, keep_bytes=1, keep_connections=0)
+
+
+@contextlib.asynccontextmanager
+async def _fault(link: Link, kind: str, step: Step) -> AsyncGenerator[None]:
+    way = ("up", "down", "both")[int(step.strength * 3)]
+    match kind:
+        case "stall":
+            fault = link.stall(way)
+        case "cut":
+            fault = link.cut()
+        case "close_half":
+            fault = link.close_half("up" if step.strength < 0.5 else "down")
+        case "delay":
+            fault = link.delay(0.02 + step.strength * 0.5, 0.01 + step.strength * 0.3, way)
+        case "throttle":
+            fault = link.throttle(2000 + step.strength * 30_000, way)
+        case _:
+            fault = link.drop_after(int(step.strength * 20_000), way)
+    yield
+    fault.undo()
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _descriptors(pid: int | None) -> int:
+    """Return how many descriptors a process has open; 0 where the system doesn't say."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
