@@ -67,6 +67,16 @@ def test_notices_with_right_counts_are_right():
         assert check(logs.values(), one_order=True) == []
 
 
+def test_a_notice_on_coming_back_covers_all_since_one_left():
+    """Who comes back too late is told so by the notice that follows the welcome."""
+    logs = right()
+    entries = logs["eve"].entries
+    logs["eve"].entries = [Entered(1.0, "e", 10), Entered(2.5, "e", 15), entries[-1]]
+    assert kinds(check(logs.values(), one_order=True)) == ["lost"]
+    logs["eve"].entries.insert(2, Missed(2.5, None, 15))
+    assert check(logs.values(), one_order=True) == []
+
+
 def test_a_new_life_of_the_room_is_no_fault():
     """What is left of the old life, and what the new one says is gone, need not be heard."""
     logs = right()
@@ -224,6 +234,13 @@ def test_what_is_lost_between_servers_is_to_be_counted(notice: int | None, expec
         if notice is not None:
             entries.insert(1, Missed(1.0, notice, 1))
     assert kinds(check(logs.values(), one_order=False)) == expected
+
+
+def test_what_happens_after_somebody_left_is_no_loss():
+    """Who left before the end could not hear what came then, nor be told how much was lost."""
+    logs = several()
+    logs["bob"].entries, logs["bob"].left = logs["bob"].entries[:1], True
+    assert check(logs.values(), one_order=False) == []
 
 
 def test_an_unknown_number_covers_all():

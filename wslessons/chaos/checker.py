@@ -105,6 +105,8 @@ class Log(msgspec.Struct):
     """Whether the protocol has numbers; plain text has none."""
     ended: str = ""
     """Why the client came to an end by itself, where it did."""
+    left: bool = False
+    """Whether they had left before the end, so that what was lost last could not be counted."""
     last_words: list[str] = []
     """What was said in the room at the end, when all was well again: it has to be heard."""
     roster: list[str] | None = None
@@ -131,7 +133,7 @@ def check(logs: Iterable[Log], *, one_order: bool) -> list[Finding]:
         findings += _Walk(log, truth).findings
         findings += _check_texts(log, truth)
         findings += _check_end(log)
-        if log.numbered and not one_order:
+        if log.numbered and not log.left and not one_order:
             findings += _check_losses(log, truth)
     return findings
 
@@ -229,8 +231,7 @@ class _Walk:
 
     def _enter(self, entry: Entered) -> None:
         if entry.epoch == self._epoch:
-            # What lies between is to be heard, or missed, all the same.
-            self._at = max(self._at, entry.offset)
+            # What happened meanwhile is to be heard, or missed, all the same.
             return
         self._close()
         self._epoch, self._start, self._at = entry.epoch, entry.offset, entry.offset

@@ -149,6 +149,8 @@ class _Chaos:
             person.start()
         await asyncio.sleep(step.seconds)
         await asyncio.gather(*(person.leave() for person in passers_by))
+        for person in passers_by:
+            person.log.left = True
 
     async def _watch(self) -> None:
         while True:
