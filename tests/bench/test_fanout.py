@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets import ServerConnection, broadcast, serve
+from websockets.frames import Frame, Opcode
 
 from wslessons.bench import fanout, tools
 from wslessons.bench.fanout_load import FRAME, TEXT_SIZE, Load, Receiver
@@ -17,9 +21,11 @@ from wslessons.errors import UserError
 
 
 @pytest.fixture
-def receiver() -> Receiver:
-    """A receiver that counts by bytes."""
-    return Receiver(socket.socket(), bytearray(), slow=False)
+def receiver() -> Iterator[Receiver]:
+    """A receiver that counts by bytes, and keeps the pongs that it would send."""
+    pongs: list[bytes] = []
+    with socket.socket() as sock:
+        yield Receiver(sock, bytearray(), pongs.append)
 
 
 def line(n: int, sender: str = "s00") -> bytes:
@@ -35,32 +41,83 @@ def feed(receiver: Receiver, data: bytes, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 7, FRAME, FRAME + 1, 1000])
-@pytest.mark.parametrize("slow", [True, False])
-def test_lines_are_counted_however_they_are_cut(receiver: Receiver, step: int, slow: bool) -> None:
+@pytest.mark.parametrize("check", [True, False])
+def test_lines_are_counted_however_they_are_cut(receiver: Receiver, step: int, check: bool) -> None:
     """The count does not depend on how the stream is cut into reads."""
-    receiver.slow = slow
+    receiver.slow = receiver.check = check
     feed(receiver, b"".join(line(n) for n in range(50)), step)
-    assert (receiver.count, receiver.missed, receiver.slow, receiver.checked) == (50, 0, slow, True)
-    receiver.sock.close()
+    assert (receiver.count, receiver.missed, receiver.checked) == (50, 0, True)
+    assert receiver.slow is check
 
 
 @pytest.mark.parametrize("step", [1, 7, FRAME, FRAME + 1, 1000])
 def test_notices_are_counted_as_missed(receiver: Receiver, step: int) -> None:
-    """A receiver that meets a notice goes over to frame by frame, and keeps its count."""
+    """A receiver that meets a notice reads it frame by frame, and then counts bytes again."""
     notice = text_frame(b"[system] you missed 12 messages")
     feed(receiver, line(0) + line(1) + notice + line(14) + line(15), step)
-    assert (receiver.count, receiver.missed, receiver.slow) == (4, 12, True)
-    receiver.sock.close()
+    assert (receiver.count, receiver.missed, receiver.slow) == (4, 12, False)
+
+
+@pytest.mark.parametrize("step", [1, 7, FRAME, FRAME + 1, 1000])
+@pytest.mark.parametrize("text", [b"", b"beat 1"])
+def test_pings_are_answered_among_the_lines(receiver: Receiver, step: int, text: bytes) -> None:
+    """A run may be longer than a server waits for pongs, and a ping is no line."""
+    pongs: list[bytes] = []
+    receiver.send = pongs.append
+    ping = Frame(Opcode.PING, text).serialize(mask=False)
+    feed(receiver, line(0) + ping + line(1) + line(2) + ping + ping, step)
+    assert (receiver.count, receiver.missed, receiver.slow) == (3, 0, False)
+    assert pongs == [bytes([0x8A, 0x80 | len(text), 0, 0, 0, 0]) + text] * 3
+
+
+async def test_load_outlives_the_keepalive_of_a_server() -> None:
+    """Receivers and senders are still there after many times the server's patience."""
+
+    async def handler(connection: ServerConnection) -> None:
+        name = str(await connection.recv())
+        everybody.add(connection)
+        await connection.send(f"Welcome, {name}!")
+        async for text in connection:
+            broadcast(everybody - {connection}, f"[{name}] {text}")
+
+    def talk(port: int) -> tuple[int, int]:
+        with Load(port, 2, 1) as load:
+            pinged = len(answered)
+            while len(answered) < pinged + 30:
+                load.saturate(0.05, 1)
+            load.drain()
+            return load.arrived, load.sent
+
+    everybody: set[ServerConnection] = set()
+    answered: list[float] = []
+
+    class Counting(ServerConnection):
+        def acknowledge_pings(self, data: bytes) -> None:
+            super().acknowledge_pings(data)
+            answered.append(self.latency)
+
+    serving = serve(
+        handler,
+        "127.0.0.1",
+        0,
+        compression=None,
+        create_connection=Counting,
+        ping_interval=0.1,
+        ping_timeout=10,
+    )
+    async with asyncio.timeout(40), serving as server:
+        port = server.sockets[0].getsockname()[1]
+        arrived, sent = await asyncio.to_thread(talk, port)
+    assert arrived == 2 * sent > 0
 
 
 def test_disorder_is_noticed(receiver: Receiver) -> None:
     """A line out of its sender's order does not pass; two senders may be interleaved."""
-    receiver.slow = True
+    receiver.slow = receiver.check = True
     feed(receiver, line(0) + line(0, "s01") + line(1) + line(1, "s01"), 1000)
     assert receiver.checked
     feed(receiver, line(3), 1000)
     assert not receiver.checked
-    receiver.sock.close()
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)

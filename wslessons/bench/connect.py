@@ -1,8 +1,7 @@
 """``wslessons bench connect``: how fast connections are accepted, and what that costs.
 
-In the chat a
-connection counts when it has joined, with its name and its welcome; of the bare library it counts
-when it is open.
+In the chat a connection counts when it has joined, with its name and its welcome; of the bare
+library it counts when it is open.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from wslessons.bench.fanout_load import client_frame
+from wslessons.bench.fanout_load import answer_pings, client_frame
 from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
 from wslessons.bench.tools import (
     machine,
@@ -116,6 +115,8 @@ class Crowd:
         data = sock.recv(2**16)
         if not data:
             raise UserError("the server refused a connection.")
+        if not awaited:
+            answer_pings(sock, data)
         if not awaited or awaited not in data:
             return False
         if awaited == b"\r\n\r\n" and b" 101 " not in data:

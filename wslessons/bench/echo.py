@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from wslessons.bench.fanout_load import client_frame, connect
+from wslessons.bench.fanout_load import PING, answer_pings, client_frame, connect
 from wslessons.bench.peers import Peer, add_peers, floor
 from wslessons.bench.tools import (
     machine,
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
-    seconds = args.seconds or (0.7 if args.quick else 3.0)
+    seconds = args.seconds if args.seconds is not None else 0.7 if args.quick else 3.0
     if args.rounds < 1 or seconds <= 0 or args.connections < 1:
         raise UserError("--rounds, --seconds and --connections must be positive.", exit_code=2)
     raise_descriptor_limit(args.connections + 256)
@@ -147,8 +147,11 @@ def _trips(
             sock = key.fileobj
             assert isinstance(sock, socket.socket)
             # One small message is under way on each connection, so a read is a whole answer.
-            if not sock.recv(4096):
+            if not (data := sock.recv(4096)):
                 raise UserError("the server closed a connection in the middle of the run.")
+            # Nor is a ping an answer.
+            if data[0] == PING and not answer_pings(sock, data):
+                continue
             now = time.perf_counter()
             times.append(now - sent[sock])
             sent[sock] = now

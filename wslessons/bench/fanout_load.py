@@ -3,8 +3,9 @@
 One thread and one poll loop, no WebSocket library, so that the counting costs less than the
 serving. All lines of a run have the same length; so a receiver counts by bytes, and looks at the
 header of each frame that is due. Where a header is not as it should be (a server that reports a
-loss, say), this receiver goes over to reading frame by frame. The first receiver always does, and
-checks that each sender's lines are complete and in order.
+loss, or asks with a ping whether somebody is there), this receiver reads frame by frame until it
+has the head of a line before it again. The first receiver always does, and checks that each
+sender's lines are complete and in order. Pings are answered, so a run may be of any length.
 """
 
 from __future__ import annotations
@@ -20,25 +21,63 @@ from typing import Self
 from wslessons.bench.fanout_server import TEXT_SIZE
 from wslessons.errors import UserError
 
-__all__ = ["Load"]
+__all__ = ["Load", "answer_pings", "client_frame", "connect"]
 
 NAME_SIZE = 3
 FRAME = 2 + len("[] ") + NAME_SIZE + TEXT_SIZE
 """Bytes of one line as it arrives: ``[s00] `` and the text, below 126 bytes of payload."""
 HEAD = bytes([0x81]), bytes([FRAME - 2])
+PING, PONG = 0x89, 0x8A
 CHUNK = 2**18
 MARK = b"BEGIN"
 
 
-def client_frame(text: bytes) -> bytes:
-    """Return a text frame from a client; the masking key is zero, and costs the server the same."""
-    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
+def client_frame(text: bytes, opcode: int = 0x81) -> bytes:
+    """Make a frame from a client; the masking key is zero, and costs the server the same.
+
+    Args:
+        text: at most 125 bytes.
+        opcode: the frame's first byte, by default that of a whole text.
+
+    Returns:
+        The frame's bytes.
+    """
+    return bytes([opcode, 0x80 | len(text), 0, 0, 0, 0]) + text
+
+
+def answer_pings(sock: socket.socket, data: bytes) -> int:
+    """Send the pongs to the pings in what was read from a server.
+
+    Args:
+        sock: where to send them.
+        data: whole frames of at most 125 bytes each; what does not look like them ends it.
+
+    Returns:
+        How many other frames there were.
+    """
+    at = others = 0
+    while len(data) >= at + 2 and data[at + 1] < 126:
+        end = at + 2 + data[at + 1]
+        if data[at] == PING:
+            sock.send(client_frame(data[at + 2 : end], PONG))
+        else:
+            others += 1
+        at = end
+    return others
 
 
 def connect(port: int, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
-    """Open a WebSocket connection; return it and what came after the handshake.
+    """Open a WebSocket connection.
 
-    In: `buffer_size`, bytes of the kernel's receive buffer, 0 for what the system gives.
+    Args:
+        port: on 127.0.0.1.
+        buffer_size: bytes of the kernel's receive buffer, 0 for what the system gives.
+
+    Returns:
+        The socket, and what came after the handshake.
+
+    Raises:
+        UserError: the server refused.
     """
     sock = socket.socket()
     sock.settimeout(15)
@@ -58,7 +97,16 @@ def connect(port: int, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
 
 
 def welcomed(sock: socket.socket, buffer: bytearray, name: str) -> None:
-    """Wait for the welcome of `name`, and leave in `buffer` what comes after it."""
+    """Wait for a welcome.
+
+    Args:
+        sock: of a connection; from now on it does not block.
+        buffer: what was read already; it keeps what comes after the welcome.
+        name: who is welcomed.
+
+    Raises:
+        UserError: the server closed the connection.
+    """
     _read_until(sock, buffer, f"Welcome, {name}!".encode())
     sock.setblocking(False)
 
@@ -76,20 +124,42 @@ def _read_until(sock: socket.socket, buffer: bytearray, end: bytes) -> None:
 
 
 class Receiver:
-    """A connection that counts."""
+    """A connection that counts.
 
-    __slots__ = ("buffer", "bytes", "checked", "count", "missed", "next", "slow", "sock", "times")
+    Args:
+        sock: of the connection.
+        buffer: what was read already.
+        send: takes the answers to pings.
+        check: whether to read each frame, and look at the order of lines.
 
-    def __init__(self, sock: socket.socket, buffer: bytearray, *, slow: bool) -> None:
+    Attributes:
+        count: lines that have arrived.
+        missed: lines that the server said it did not send.
+        checked: whether each sender's lines came complete and in order, as far as was looked.
+    """
+
+    __slots__ = (
+        *("buffer", "bytes", "check", "checked", "count", "missed", "next"),
+        *("send", "slow", "sock"),
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        buffer: bytearray,
+        send: Callable[[bytes], object],
+        *,
+        check: bool = False,
+    ) -> None:
         self.sock = sock
         self.buffer = buffer
-        self.slow = slow
+        self.send = send
+        self.check = self.slow = check
         self.bytes = 0
         self.count = 0
         self.missed = 0
         self.checked = True
         self.next: dict[bytes, int] = {}
-        self.times: list[tuple[int, float]] = []
 
     def begin(self) -> bool:
         """Drop everything up to the mark; return whether it has come."""
@@ -97,6 +167,8 @@ class Receiver:
         if at < 0 or len(self.buffer) < at + TEXT_SIZE:
             return False
         del self.buffer[: at + TEXT_SIZE]
+        # A ping may stand behind it.
+        self.slow = True
         return True
 
     def feed(self, data: bytearray, size: int) -> None:
@@ -115,23 +187,30 @@ class Receiver:
             self.buffer[:] = (b"".join(HEAD) + bytes(FRAME - 2))[:partial]
         self.buffer += data[:size]
         self._read_frames()
+        if not self.check and b"".join(HEAD).startswith(self.buffer[:2]):
+            self.slow = False
+            self.bytes = self.count * FRAME + len(self.buffer)
 
     def _read_frames(self) -> None:
         buffer, at = self.buffer, 0
-        while len(buffer) >= at + 4:
+        while len(buffer) >= at + 2:
             size, head = buffer[at + 1], 2
             if size == 126:
+                if len(buffer) < at + 4:
+                    break
                 size, head = int.from_bytes(buffer[at + 2 : at + 4], "big"), 4
             end = at + head + size
             if len(buffer) < end:
                 break
             payload = buffer[at + head : end]
-            at = end
-            if payload.startswith(b"[system] you missed "):
+            if buffer[at] == PING:
+                self.send(client_frame(bytes(payload), PONG))
+            elif payload.startswith(b"[system] you missed "):
                 self.missed += int(payload.split()[3])
             elif head + size == FRAME:
                 self.count += 1
                 self._check(bytes(payload))
+            at = end
         del buffer[:at]
 
     def _check(self, payload: bytes) -> None:
@@ -145,12 +224,19 @@ class Receiver:
 
 
 class Sender:
-    """A connection that says numbered lines; what others say it reads and drops."""
+    """A connection that says numbered lines; what it hears is of no interest but for the pings.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: of the connection.
+        buffer: what was read already.
+    """
+
+    def __init__(self, sock: socket.socket, buffer: bytearray) -> None:
         self.sock = sock
         self.number = 0
         self.waiting = b""
+        self.heard = Receiver(sock, buffer, self.send)
+        self.heard.slow = True
 
     def say(self, count: int) -> None:
         """Send the next `count` lines, or keep what the socket does not take."""
@@ -168,7 +254,14 @@ class Sender:
 class Load:
     """Receivers and senders on one server; a context manager.
 
-    In: the server's port, how many of each, and whether to add one member that never reads.
+    Args:
+        port: the server's, on 127.0.0.1.
+        receivers: how many hear.
+        senders: how many speak.
+        stalled: whether to add one member that never reads.
+
+    Raises:
+        UserError: the server does not let them in.
     """
 
     def __init__(self, port: int, receivers: int, senders: int, *, stalled: bool = False) -> None:
@@ -204,11 +297,12 @@ class Load:
             for sock, buffer, name in crowd:
                 welcomed(sock, buffer, name)
                 if name == "stalled":
-                    self.stalled = Receiver(sock, buffer, slow=True)
+                    self.stalled = Receiver(sock, buffer, sock.send, check=True)
                 elif name[0] == "s":
-                    self.senders.append(Sender(sock))
+                    self.senders.append(Sender(sock, buffer))
                 else:
-                    self.receivers.append(Receiver(sock, buffer, slow=not self.receivers))
+                    first_one = not self.receivers
+                    self.receivers.append(Receiver(sock, buffer, sock.send, check=first_one))
         self._on: dict[int, Callable[[], None]] = {}
         for receiver in self.receivers:
             self._watch(receiver.sock, lambda r=receiver: self._settle(r))
@@ -261,7 +355,7 @@ class Load:
         receiver.feed(self._buffer, self._read(receiver.sock))
 
     def _drop(self, sender: Sender) -> None:
-        self._read(sender.sock)
+        sender.heard.feed(self._buffer, self._read(sender.sock))
 
     # What is measured.
 
@@ -281,9 +375,14 @@ class Load:
         return all(receiver.checked for receiver in self.receivers)
 
     def saturate(self, seconds: float, window: int) -> float:
-        """Keep `window` lines in flight, in all; return the seconds it really took.
+        """Keep lines in flight: a line is in flight until every receiver has it.
 
-        A line is in flight until every receiver has it.
+        Args:
+            seconds: for how long.
+            window: how many lines, of all senders together.
+
+        Returns:
+            The seconds it really took.
         """
         turn, low, sent = 0, -1, self.sent
         last = self.receivers[0]
@@ -308,11 +407,18 @@ class Load:
         return self._run(seconds, lambda: False, refill)
 
     def pace(self, seconds: float, rate: float) -> list[float]:
-        """Say `rate` lines a second, come what may; return each delivery's latency in seconds.
+        """Say lines at a pace, come what may.
 
         Latency counts from the moment at which a line was due, so that a sender held up by the
         server does not hide it. What has not arrived three seconds after the end counts as that
         late.
+
+        Args:
+            seconds: for how long.
+            rate: lines a second.
+
+        Returns:
+            Each delivery's latency in seconds, sorted.
         """
         due: list[float] = []
         latencies = array("d")
@@ -347,10 +453,15 @@ class Load:
         return sorted(latencies)
 
     def drain(self, seconds: float = 15, patience: float = 1) -> tuple[int, bool]:
-        """Wait until everything has arrived, or nothing more does for `patience` seconds.
+        """Wait until everything has arrived, or nothing more does.
 
-        Returns how many deliveries are missing, and whether they were still coming in when the
-        `seconds` were over: those are late, the others lost.
+        Args:
+            seconds: how long to wait at most.
+            patience: seconds without any arrival that end the wait.
+
+        Returns:
+            How many deliveries are missing, and whether they were still coming in when the time
+            was over: those are late, the others lost.
         """
         expected = self.sent * len(self.receivers)
         arrived, moved = self.arrived, time.perf_counter()
@@ -370,7 +481,14 @@ class Load:
         return expected - self.arrived, not done()
 
     def wake_stalled(self, seconds: float = 10) -> Receiver:
-        """Let the stalled member read all it can get; return its counts."""
+        """Let the stalled member read all it can get.
+
+        Args:
+            seconds: for how long at most.
+
+        Returns:
+            The member, with its counts.
+        """
         stalled = self.stalled
         assert stalled is not None
         self._unsettled = {stalled}

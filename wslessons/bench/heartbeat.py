@@ -27,6 +27,7 @@ from wslessons.bench.tools import (
     median,
     raise_descriptor_limit,
     save_json,
+    turns,
 )
 from wslessons.errors import UserError
 from wslessons.tables import table
@@ -46,7 +47,12 @@ RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 class Peers:
     """Idle clients of one server, that answer its pings; a context manager.
 
-    In: the server's port, and how many. Raises `UserError` when the server refuses or drops one.
+    Args:
+        port: the server's, on 127.0.0.1.
+        count: how many.
+
+    Raises:
+        UserError: the server refuses or drops one, now or while pings are answered.
     """
 
     def __init__(self, port: int, count: int) -> None:
@@ -120,7 +126,16 @@ class Peers:
 
 
 def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one contender once; return CPU seconds and pings a minute, and bytes a connection."""
+    """Run one contender once.
+
+    Args:
+        contender: its name.
+        args: the bench's words.
+
+    Returns:
+        ``cpu_per_minute`` in seconds, ``pings_per_minute``, and ``bytes_per_connection``, None
+        where memory can't be told.
+    """
     with Child(SERVER, contender, str(args.interval), str(args.connections)) as server:
         empty = server.ask()
         with Peers(server.port, args.connections) as peers:
@@ -141,7 +156,14 @@ def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float | None]]:
-    """Return each contender's medians."""
+    """Take the medians of what `measure` returned, for each contender.
+
+    Args:
+        rounds: for each contender what its turns gave.
+
+    Returns:
+        For each contender its medians, None for what was never known.
+    """
 
     def middle(runs: list[dict[str, Any]], what: str) -> float | None:
         values = [run[what] for run in runs if run[what] is not None]
@@ -151,7 +173,14 @@ def summary(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, floa
 
 
 def show(medians: dict[str, dict[str, float | None]]) -> str:
-    """Lay the medians out as a table, with what each costs over no heartbeat at all."""
+    """Lay the medians out as a table, with what each costs over no heartbeat at all.
+
+    Args:
+        medians: what `summary` returned.
+
+    Returns:
+        The table's lines.
+    """
     none = medians["none"]
     rows = []
     for who, values in medians.items():
@@ -190,10 +219,7 @@ def run(args: argparse.Namespace) -> int:
     if min(args.connections, args.interval, args.seconds, args.rounds) <= 0:
         raise UserError("give each number above 0.", exit_code=2)
     raise_descriptor_limit(args.connections + 100)
-    rounds: dict[str, list[dict[str, Any]]] = {who: [] for who in CONTENDERS}
-    for _ in range(args.rounds):
-        for who in CONTENDERS:
-            rounds[who].append(measure(who, args))
+    rounds = turns(CONTENDERS, args.rounds, lambda who: measure(who, args))
     medians = summary(rounds)
     print(f"{args.connections:,} idle connections, a ping every {args.interval:g} s, ", end="")
     print(f"{args.seconds:g} s measured, medians of {args.rounds}")

@@ -100,6 +100,7 @@ class RunningPeer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
+            start_new_session=True,
         )
         try:
             self._wait()

@@ -93,9 +93,9 @@ class PushBench:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            start = asyncio.to_thread(Child, SERVER, str(self._ping_interval))
-            self.child = await start
+            self.child = Child(SERVER, str(self._ping_interval), wait=False)
             stack.callback(self.child.close)
+            await asyncio.to_thread(self.child.wait_ready)
             target = f"127.0.0.1:{self.child.port}"
             # Nothing is kept of what passes, so that the link is not what gets measured.
             link = Link(target, keep=1, keep_bytes=0, keep_connections=10_000)

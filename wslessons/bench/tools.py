@@ -62,6 +62,7 @@ class Child:
             first line and answer questions by itself.
         arguments: what else it is given.
         timeout: seconds within which it must answer.
+        wait: whether to wait for its first line, or else that is up to `wait_ready`.
 
     Raises:
         UserError: it does not start.
@@ -70,14 +71,29 @@ class Child:
         said: its first line.
     """
 
-    def __init__(self, module: str, *arguments: str, timeout: float = 15) -> None:
+    said: dict[str, Any]
+
+    def __init__(
+        self, module: str, *arguments: str, timeout: float = 15, wait: bool = True
+    ) -> None:
         self.timeout = timeout
         self._process = subprocess.Popen(
             guarded(sys.executable, "-m", module, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C is for the bench, which ends it.
+            start_new_session=True,
         )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait for its first line; a coroutine lets a thread do so, and may end the child then.
+
+        Raises:
+            UserError: it does not start, or has been closed.
+        """
         try:
             self.said = self._read()
         except BaseException:

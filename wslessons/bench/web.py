@@ -33,8 +33,9 @@ WINDOW = 128
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this bench's options to `parser`."""
+    parser.add_argument("--quick", action="store_true", help="half a minute instead of one")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement")
+    parser.add_argument("--seconds", type=float, help="length of one measurement")
     parser.add_argument("--receivers", type=int, default=500, help="how many hear (default 500)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
@@ -42,13 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
-    if args.rounds < 1 or args.seconds <= 0 or args.receivers < 1:
+    seconds = args.seconds if args.seconds is not None else 0.4 if args.quick else 1.5
+    if args.rounds < 1 or seconds <= 0 or args.receivers < 1:
         raise UserError("--rounds, --seconds and --receivers must be positive.", exit_code=2)
     raise_descriptor_limit(args.receivers + 1024)
 
     def one(name: str) -> dict[str, Any]:
         server = Child(SERVER, name)
-        return measure_rate(server, name, args.receivers, 1, WINDOW, args.seconds)
+        return measure_rate(server, name, args.receivers, 1, WINDOW, seconds)
 
     results = turns(args.contenders, args.rounds, one)
     about = {"receivers": args.receivers, "window": WINDOW, "machine": machine()}

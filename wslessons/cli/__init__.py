@@ -69,7 +69,7 @@ BENCHES = {
     "push": "polling, long polling, server-sent events and WebSocket, for the same dashboard",
     "web": "the chat through ASGI and uvicorn, against the library and a naive loop",
     "heartbeat": "thousands of idle connections, with our heartbeat, the library's, and none",
-    "backplane": "a bus over each broker, against a bare client of the same broker",
+    "bus": "a bus over each broker, against a bare client of the same broker",
 }
 
 
@@ -86,13 +86,21 @@ def _bench(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
         if args.name is None:
             print(parser.epilog)
             return 0
+        if args.name == "backplane":  # what the bus was called
+            args.name = "bus"
         if args.name not in BENCHES:
             parser.error(f"there is no bench {args.name!r}: choose one of {', '.join(BENCHES)}")
         # Only the bench that is wanted is imported: each brings the servers it compares.
         bench = importlib.import_module(f"wslessons.bench.{args.name}")
         own = argparse.ArgumentParser(prog=f"wslessons bench {args.name}")
         bench.add_arguments(own)
-        return bench.run(own.parse_args(args.options))
+        try:
+            return bench.run(own.parse_args(args.options))
+        except KeyboardInterrupt:
+            # In place of the bar that shows how far it is.
+            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+            print(f"{clear}wslessons: interrupted, nothing was measured.", file=sys.stderr)
+            return 130
 
     return run
 

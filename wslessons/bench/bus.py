@@ -1,4 +1,4 @@
-"""``wslessons bench backplane``: what our bus adds to a broker's bare client.
+"""``wslessons bench bus``: what our bus adds to a broker's bare client.
 
 For each kind of bus, in turns and several times, over one broker, with the sender here and the
 receiver in another process:
@@ -7,10 +7,11 @@ receiver in another process:
 - **rate**: how many events a second can one server publish, until the broker has them?
 
 The bare client sends the same JSON: one message for each, and for the rate as its library does it
-best, in a pipeline or a window. The bus joins what is ready in one message. Ratios and differences
-are taken within a round, and then the median over the rounds. The memory bus has no broker and no
-other process to reach, so it is not here. For Kafka there is an emulator, and its times are not
-Kafka's: only what our bus adds to them is of interest.
+best, in a pipeline or a window as long as the most events that the bus joins in one message. Ratios
+and differences are taken within a round, and then the median over the rounds. The memory bus has no
+broker and no other process to reach, so it is not here. Where ``WSLESSONS_KAFKA_URL`` names no
+Kafka there is an emulator, and its times are not Kafka's: only what our bus adds to them is of
+interest.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import time
 from importlib import metadata
 from typing import Any
 
-from wslessons.bench.backplane_ends import KINDS, make_end
-from wslessons.bench.tools import Child, machine, median, quantile, save_json
+from wslessons.bench.bus_ends import KINDS, make_end
+from wslessons.bench.tools import Child, machine, median, progress, quantile, save_json
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
+from wslessons.scaling.bus import from_url
 from wslessons.scaling.bus.url import with_options
 from wslessons.tables import table
 
@@ -59,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--rounds and --pace must be positive.", exit_code=2)
     seconds, count = (0.8, 5_000) if args.quick else (2.0, 20_000)
     results: dict[str, Any] = {
-        "bench": "backplane",
+        "bench": "bus",
         "pace": args.pace,
         "machine": machine()
         | {name: metadata.version(name) for name in ("nats-py", "redis", "aiokafka")},
         "kinds": asyncio.run(measure(args.kinds, rounds, args.pace, seconds, count)),
     }
-    print(f"\nlatency at {args.pace:g} events a second, and events a second at most:")
+    print(f"latency at {args.pace:g} events a second, and events a second at most:")
     print(table(HEAD, [row(kind, found) for kind, found in results["kinds"].items()]))
     save_json(args, results)
     return 0
@@ -85,10 +87,18 @@ HEAD = [
 
 
 def row(kind: str, found: dict[str, Any]) -> list[str]:
-    """Lay out the medians of one kind of bus."""
+    """Lay out the medians of one kind of bus; an emulator is called one.
+
+    Args:
+        kind: one of `KINDS`.
+        found: what `measure` found for it.
+
+    Returns:
+        The cells of a row under `HEAD`.
+    """
     bus, bare = found["bus"], found["bare"]
     return [
-        kind,
+        kind + (" (emulator)" if "emulator" in found["broker"] else ""),
         *(f"{1000 * value:.2f}" for value in (bus["p50"], bare["p50"], found["added_p50"])),
         *(f"{1000 * value:.2f}" for value in (bus["p99"], bare["p99"])),
         *(f"{value:,.0f}" for value in (bus["rate"], bare["rate"])),
@@ -99,26 +109,55 @@ def row(kind: str, found: dict[str, Any]) -> list[str]:
 async def measure(
     kinds: list[str], rounds: int, pace: float, seconds: float, count: int
 ) -> dict[str, Any]:
-    """Measure each kind of bus and its bare client in turns; return medians by kind."""
+    """Measure each kind of bus and its bare client in turns.
+
+    Args:
+        kinds: some of `KINDS`.
+        rounds: turns of each contender.
+        pace: events a second, for the latency.
+        seconds: how long the latency is measured in each turn.
+        count: events that are sent at once, for the rate.
+
+    Returns:
+        For each kind the ``broker`` that ran, and the medians of `summary`.
+
+    Raises:
+        UserError: a broker can't be started or reached.
+    """
     results: dict[str, Any] = {}
+    total, done = 2 * rounds * len(kinds), 0
     for family in dict.fromkeys(KINDS[kind][0] for kind in kinds):
         async with brokers.run(family) as running:
             print(f"{family}: {running.label}", file=sys.stderr)
             for kind in [kind for kind in kinds if KINDS[kind][0] == family]:
                 url = with_options(running.url, KINDS[kind][1])
+                # Only the bus says in a sentence that a broker can't be reached, or refuses.
+                async with from_url(url):
+                    pass
                 found: dict[str, list[dict[str, float]]] = {"bus": [], "bare": []}
                 for number in range(rounds):
                     # Whoever comes first finds the machine in another state.
                     for contender in ("bus", "bare")[:: 1 if number % 2 else -1]:
+                        progress(done, total, f"{kind}, {contender}")
                         found[contender].append(
                             await turn(contender, kind, url, pace, seconds, count)
                         )
-                results[kind] = summary(found)
+                        done += 1
+                results[kind] = {"broker": running.label, **summary(found)}
+    progress(total, total, "")
     return results
 
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return the medians over the rounds, and of what is compared within each."""
+    """Take the medians over the rounds.
+
+    Args:
+        found: what `turn` measured in each round, for the ``bus`` and the ``bare`` client.
+
+    Returns:
+        The medians of both, and those of what is compared within each round: ``added_p50`` in
+        seconds and ``rate_ratio``.
+    """
     pairs = list(zip(found["bus"], found["bare"], strict=True))
     return {
         contender: {key: median(each[key] for each in turns) for key in turns[0]}
@@ -132,13 +171,29 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 async def turn(
     contender: str, kind: str, url: str, pace: float, seconds: float, count: int
 ) -> dict[str, float]:
-    """Measure one contender once."""
+    """Measure one contender once.
+
+    Args:
+        contender: "bus" or "bare".
+        kind: one of `KINDS`.
+        url: of the broker, with the bus's options.
+        pace: events a second, for the latency.
+        seconds: how long the latency is measured.
+        count: events that are sent at once, for the rate.
+
+    Returns:
+        ``p50`` and ``p99`` of the seconds on the way, and events a second: ``rate`` until the
+        broker had them, ``received_rate`` until the other process had them.
+
+    Raises:
+        UserError: the broker can't be reached, or what was sent does not arrive.
+    """
     end = make_end(contender, kind, url)
     await end.open()
     try:
-        module = "wslessons.bench.backplane_ends"
-        starting = asyncio.to_thread(Child, module, contender, kind, url, timeout=ARRIVAL)
-        with await starting as receiver:
+        module = "wslessons.bench.bus_ends"
+        with Child(module, contender, kind, url, timeout=ARRIVAL, wait=False) as receiver:
+            await asyncio.to_thread(receiver.wait_ready)
 
             async def ask(count: int) -> dict[str, Any]:
                 # This loop has to go on sending what is queued.

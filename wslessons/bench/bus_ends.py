@@ -1,4 +1,4 @@
-"""The two ends that the backplane's bench measures: a bus of ours, and a bare client.
+"""The two ends that the bus's bench measures: a bus of ours, and a bare client.
 
 Both send the same JSON over the same broker. Run as a module with CONTENDER, KIND and URL, it is
 the receiving end: it prints a line when it listens, and for each line of JSON ``{"count": n}`` that
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from wslessons.bench.backplane_bare import BARE, End, Heard
+from wslessons.bench.bus_bare import BARE, End, Heard
 from wslessons.client.stdin import piped_lines
 from wslessons.scaling.bus import Bus, Event, from_url
 
@@ -24,7 +24,7 @@ KINDS = {
     "nats stream": ("nats", "stream=bench"),
     "redis": ("redis", "channel=bench"),
     "redis stream": ("redis", "stream=bench"),
-    "kafka emulator": ("kafka", "topic=bench"),
+    "kafka": ("kafka", "topic=bench"),
 }
 """The kinds of bus, each with the broker it needs and what its URL ends in."""
 
@@ -67,7 +67,16 @@ class BusEnd(End):
 
 
 def make_end(contender: str, kind: str, url: str) -> End:
-    """Return an end that is not connected yet."""
+    """Make an end that is not connected yet.
+
+    Args:
+        contender: "bus" or "bare".
+        kind: one of `KINDS`.
+        url: of the broker, with the bus's options.
+
+    Returns:
+        The end.
+    """
     return BusEnd(url) if contender == "bus" else BARE[kind](url)
 
 

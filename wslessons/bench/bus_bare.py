@@ -1,4 +1,4 @@
-"""Bare clients of the brokers, for the backplane's bench: what our bus is measured against."""
+"""Bare clients of the brokers, for the bus's bench: what our bus is measured against."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from wslessons.errors import need
+from wslessons.scaling.bus import log, pubsub
 
 __all__ = ["BARE", "End", "Heard"]
 
-WINDOW = 200
-"""Messages that a client sends before it waits for their acknowledgements."""
+WINDOW = max(pubsub.BATCH, log.BATCH)
+"""Messages that a client sends before it waits for their acknowledgements: what the bus joins."""
 
 Heard = Callable[[Any], None]
 
@@ -23,7 +24,11 @@ decode = msgspec.json.decode
 
 
 class End(ABC):
-    """One end of the way of a message. In: the bus's URL."""
+    """One end of the way of a message.
+
+    Args:
+        url: of the broker, with the bus's options, which a bare client drops.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -165,7 +170,7 @@ class BareStream(BareRedis):
             last: Any = newest[0][0] if newest else "0"
             ready.set()
             while True:
-                for _, entries in await reader.xread({"bare-stream": last}, 200, 1000) or []:
+                for _, entries in await reader.xread({"bare-stream": last}, WINDOW, 1000) or []:
                     for last, fields in entries:  # noqa: B007 -- the last one is where to go on
                         heard(decode(fields[b"d"]))
 
@@ -234,5 +239,5 @@ BARE: dict[str, type[End]] = {
     "nats stream": BareJetStream,
     "redis": BareRedis,
     "redis stream": BareStream,
-    "kafka emulator": BareKafka,
+    "kafka": BareKafka,
 }
