@@ -6,7 +6,9 @@ import asyncio
 import re
 import signal
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import shell
@@ -56,6 +58,48 @@ async def test_raw_echo():
     ):
         await client.send("hello")
         assert await client.recv() == "hello"
+
+
+def loaded(pid: int | None, module: str) -> bool:
+    """Tell whether a process has loaded a compiled module; True where that can't be seen."""
+    maps = Path(f"/proc/{pid}/maps")
+    return not maps.exists() or f"/{module}/" in maps.read_text()
+
+
+@pytest.mark.parametrize("words", [["echo"], ["echo", "--fast"], ["chat"], ["cluster"]])
+async def test_another_event_loop_serves_and_ends_alike(words: list[str]):
+    """With `--loop uvloop` a server answers, and ends with 0, its clients told why."""
+    pytest.importorskip("uvloop")
+    if words == ["cluster"]:
+        words = ["cluster", "--servers", "1", "--bus", "memory"]
+    command = (*words, "--port", "0", "--loop", "uvloop")
+    async with (
+        asyncio.timeout(50),
+        shell.serving(*command) as server,
+        connect(server.url, proxy=None) as client,
+    ):
+        await client.send("ann")
+        answer = "Echo: ann" if words[0] == "echo" else "Welcome, ann!"
+        assert await client.recv() == answer
+        if words[0] != "cluster":
+            assert loaded(server.process.pid, "uvloop")
+        code, errors = await server.end(signal.SIGTERM)
+        assert code == 0
+        assert "Traceback" not in errors
+        await client.wait_closed()
+        assert client.close_code == 1001
+
+
+@pytest.mark.parametrize("words", [["echo"], ["echo", "--fast"], ["chat"], ["cluster"]])
+def test_an_event_loop_that_is_not_installed_is_one_sentence(words: list[str]):
+    """Who asks for uvloop and has none learns which extra brings it."""
+    block = "import sys; sys.modules['uvloop'] = None; from wslessons.cli import main; "
+    program = f"{block}sys.exit(main({[*words, '--port', '0', '--loop', 'uvloop']}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50
+    )
+    says = "wslessons: uvloop is not installed: get it with pip install 'wslessons[fast]'.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", says)
 
 
 async def test_port_in_use_is_one_sentence():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 from websockets import Request
 from websockets.frames import CloseCode, Frame, Opcode
@@ -66,8 +66,8 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the handshake (asyncio's callback)."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # Those of uvloop are none by their type.
+        self.transport = cast("asyncio.Transport", transport)
         self.connections.add(self)
         self._expire_in(self.OPEN_TIMEOUT)
 

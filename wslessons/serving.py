@@ -14,14 +14,14 @@ import functools
 import logging
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import websockets
 from websockets import Request, Server, ServerConnection
 
 from wslessons.connection import Door, LoggedConnection, host_port, library_logger, peer
-from wslessons.errors import UserError, print_line
+from wslessons.errors import UserError, need, print_line
 from wslessons.logs import fold_accept_errors
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "explained_bind_errors",
     "host_port",
     "peer",
+    "run_on",
     "run_until_stopped",
     "serve",
     "serve_until_stopped",
@@ -45,6 +46,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
+
+T = TypeVar("T")
 
 QUEUED = 2**20
 """Bytes of whole messages that may wait for a handler, where its `max_size` is not above half."""
@@ -223,6 +226,30 @@ def explained_bind_errors(host: str, port: int) -> Generator[None]:
                 " such as 127.0.0.1."
             ) from None
         raise
+
+
+def run_on(loop: str, main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` as `asyncio.run` does, on an event loop of this kind.
+
+    Args:
+        loop: "asyncio" or "uvloop".
+        main: what to run.
+
+    Returns:
+        What `main` returns.
+
+    Raises:
+        UserError: the loop is not installed.
+
+    Source: https://uvloop.readthedocs.io/
+    """
+    try:
+        factory = need("uvloop", "fast").new_event_loop if loop == "uvloop" else None
+    except UserError:
+        main.close()
+        raise
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
 
 
 async def run_until_stopped(

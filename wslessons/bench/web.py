@@ -34,7 +34,7 @@ WINDOW = 128
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this bench's options to `parser`."""
     parser.add_argument("--quick", action="store_true", help="half a minute instead of one")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--rounds", type=int, help="turns of each (default 3, quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one measurement")
     parser.add_argument("--receivers", type=int, default=500, help="how many hear (default 500)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
     seconds = args.seconds if args.seconds is not None else 0.4 if args.quick else 1.5
-    if args.rounds < 1 or seconds <= 0 or args.receivers < 1:
+    rounds = args.rounds if args.rounds is not None else 1 if args.quick else 3
+    if rounds < 1 or seconds <= 0 or args.receivers < 1:
         raise UserError("--rounds, --seconds and --receivers must be positive.", exit_code=2)
     raise_descriptor_limit(args.receivers + 1024)
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         server = Child(SERVER, name)
         return measure_rate(server, name, args.receivers, 1, WINDOW, seconds)
 
-    results = turns(args.contenders, args.rounds, one)
+    results = turns(args.contenders, rounds, one)
     about = {"receivers": args.receivers, "window": WINDOW, "machine": machine()}
     print(f"{args.receivers} receivers, 1 sender, window {WINDOW}; " + _words(about["machine"]))
     head = ["", "deliveries/s", "of the library", "CPU/delivery", "lost"]

@@ -28,7 +28,7 @@ import secrets
 import socket
 from typing import Any, Self
 
-from wslessons.errors import UserError
+from wslessons.errors import UserError, need
 from wslessons.limits import HEARTBEAT
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker
@@ -57,6 +57,7 @@ class Cluster:
         share_port: have all servers listen on one port, among which the kernel divides the
             connections: all cores behind one URL. (Linux, SO_REUSEPORT; others have it too, and
             give every connection to one server.)
+        loop: the event loop of each server, "asyncio" or "uvloop".
         capacity: as for `wslessons.chat.ChatServer`.
         rate: the same.
         beat: seconds between the servers' signs of life; one that is killed counts as gone after
@@ -88,6 +89,7 @@ class Cluster:
         host: str = "127.0.0.1",
         port: int = 0,
         share_port: bool = False,
+        loop: str = "asyncio",
         capacity: int = 256,
         rate: float = 0,
         beat: float = 2.0,
@@ -102,6 +104,8 @@ class Cluster:
                 "this system can't share a port: leave share_port out, and put a proxy in front.",
                 exit_code=2,
             )
+        if loop == "uvloop":
+            need("uvloop", "fast")
         if not share_port and port + servers - 1 > LAST_PORT:
             raise UserError(
                 f"{servers} servers from port {port} on need more ports than there are: choose a"
@@ -132,7 +136,7 @@ class Cluster:
         self._shared: socket.socket | None = None
         """Keeps the shared port while no server has it; it is bound and does not listen."""
         self.servers = [
-            ServerProcess(number, config) for number, config in enumerate(self._configs, 1)
+            ServerProcess(number, config, loop) for number, config in enumerate(self._configs, 1)
         ]
 
     @property

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace, **limits: Any) -> int:
         host=args.host,
         port=args.port,
         share_port=args.share_port,
+        loop=args.loop,
         **limits,
     )
     asyncio.run(serve_until_stopped(cluster))

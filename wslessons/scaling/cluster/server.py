@@ -32,6 +32,7 @@ class ServerProcess:
     Args:
         number: which of the cluster's it is, from 1.
         config: how to serve.
+        loop: its event loop, "asyncio" or "uvloop".
 
     Attributes:
         number: which of the cluster's it is, from 1.
@@ -40,12 +41,12 @@ class ServerProcess:
         state: "running"; "stopped" by us; "gone" when it ended otherwise, as by `kill`.
     """
 
-    def __init__(self, number: int, config: Config) -> None:
+    def __init__(self, number: int, config: Config, loop: str = "asyncio") -> None:
         self.number = number
         self.url = ""
         self.last_words = ""
         self.state: Literal["running", "stopped", "gone"] = "stopped"
-        self._config = config
+        self._config, self._loop = config, loop
         self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[str] | None = None
@@ -66,7 +67,7 @@ class ServerProcess:
             return
         # A file, since a pipe that nobody reads for a while would hold the server up.
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        words = guarded(sys.executable, "-m", "wslessons.scaling.cluster.worker")
+        words = guarded(sys.executable, "-m", "wslessons.scaling.cluster.worker", self._loop)
         self._process = await asyncio.create_subprocess_exec(
             *words, stdin=PIPE, stdout=PIPE, stderr=log
         )

@@ -169,4 +169,4 @@ async def main() -> None:
 if __name__ == "__main__":
     log_to(sys.stderr, logging.WARNING)
     raise_descriptors()
-    asyncio.run(main())
+    serving.run_on(sys.argv[1], main())
