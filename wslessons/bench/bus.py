@@ -40,7 +40,7 @@ ARRIVAL = 30.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this bench's options to `parser`."""
-    parser.add_argument("--quick", action="store_true", help="less than a minute instead of some minutes")
+    parser.add_argument("--quick", action="store_true", help="less than a minute")
     parser.add_argument("--rounds", type=int, help="turns of each contender (default 5, quick 2)")
     parser.add_argument("--pace", type=float, default=200, help="events a second (default 200)")
     parser.add_argument(
