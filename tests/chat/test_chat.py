@@ -26,6 +26,7 @@ from wslessons.chat import server as chat_module
 from wslessons.chat.codecs import clean_text
 from wslessons.chat.events import SUBPROTOCOL
 from wslessons.chat.fanout import CHUNK, Writer
+from wslessons.chat.identity import Denied, Opening
 from wslessons.chat.rules import TokenBucket
 
 Start = Callable[..., Awaitable["Running"]]
@@ -413,6 +414,7 @@ class FakeConnection:
     subprotocol = None
     peer = "nowhere"
     writer: Writer | None = None
+    opening: Opening | Denied | None = None
 
     def __init__(self, *messages: str | bytes) -> None:
         self.messages = list(messages)
@@ -919,6 +921,10 @@ class EndingRooms:
         self.rooms, self.end = rooms, forget
         return Room
 
+    def orders(self, obey: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Hand orders to this server, the only one."""
+        return obey
+
 
 async def test_a_room_that_its_bus_ends_is_gone(
     start: Start, monkeypatch: pytest.MonkeyPatch
@@ -956,6 +962,9 @@ class Bus:
     def room_factory(self, rooms, forget):
         return Room
 
+    def orders(self, obey):
+        return obey
+
 ChatServer(bus=Bus())._open("/")
 print(sum(name.startswith("wslessons") for name in sys.modules))
 print([name for name in sys.modules if name.startswith("wslessons.scaling")])
@@ -963,7 +972,7 @@ print([name for name in sys.modules if name.startswith("wslessons.scaling")])
     out = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=30
     ).stdout.splitlines()
-    assert int(out[0]) <= 14
+    assert int(out[0]) <= 16
     assert out[1] == "[]"
 
 

@@ -795,7 +795,9 @@ async def test_server_that_says_later_is_asked_later(status: int):
     refusals: list[int] = []
     chat = ChatServer()
 
-    def gate(connection: ServerConnection, request: Request) -> Response | None:
+    def gate(
+        connection: ServerConnection, request: Request
+    ) -> Response | Awaitable[Response | None] | None:
         if not refusals:
             return chat.process_request(connection, request)
         headers = Headers({"Retry-After": "1"})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import UnsetType
 from websockets import ConnectionClosed, connect
@@ -18,7 +19,7 @@ from wslessons.errors import UserError
 
 __all__ = ["Person", "read_nothing"]
 
-OPTIONS = {"open_timeout": 4, "close_timeout": 1, "ping_interval": 2, "ping_timeout": 3}
+OPTIONS: dict[str, Any] = dict(open_timeout=4, close_timeout=1, ping_interval=2, ping_timeout=3)
 """Of each connection: a line that is dead is noticed within five seconds."""
 
 

@@ -3,6 +3,7 @@
 from wslessons.chat.channel import Channel, Closed, Empty, Lagged, Receiver
 from wslessons.chat.connection import Connection, Gone
 from wslessons.chat.fanout import Fanout
+from wslessons.chat.identity import Denied, Identity, Member, Opening
 from wslessons.chat.room import Room
 from wslessons.chat.server import ChatServer
 
@@ -11,10 +12,14 @@ __all__ = [
     "ChatServer",
     "Closed",
     "Connection",
+    "Denied",
     "Empty",
     "Fanout",
     "Gone",
+    "Identity",
     "Lagged",
+    "Member",
+    "Opening",
     "Receiver",
     "Room",
 ]

@@ -16,16 +16,19 @@ from wslessons.chat.events import (
     Ack,
     ClientEvent,
     Error,
+    Expires,
     Hello,
     Joined,
     Left,
     Message,
     Missed,
     Pong,
+    Renewed,
     RoomEvent,
     Roster,
     Say,
     ServerEvent,
+    System,
     Welcome,
     Who,
     encode,
@@ -33,7 +36,7 @@ from wslessons.chat.events import (
 
 __all__ = ["JSON", "RATE", "TEXT", "Answer", "JsonCodec", "Record", "TextCodec", "clean_text"]
 
-Answer = Welcome | Missed | Ack | Roster | Pong | Error
+Answer = Welcome | Missed | Ack | Roster | Pong | System | Expires | Renewed | Error
 """What is sent to one member only."""
 
 RATE = "rate"
@@ -134,8 +137,12 @@ class TextCodec:
             case Roster(people=people, count=count):
                 more = f" and {count - len(people)} more" if count > len(people) else ""
                 return self.system(f"here now: {', '.join(people)}{more}")
-            case Error(text=text):
+            case Error(text=text) | System(text=text):
                 return self.system(text)
+            case Expires(seconds=seconds):
+                return self.system(
+                    f"your login ends in {seconds:.0f} s: connect again with a new one"
+                )
             case _:
                 return b""
 

@@ -12,6 +12,7 @@ from websockets.asyncio.connection import Connection as AnyConnection
 from websockets.protocol import State
 
 from wslessons.chat.fanout import Writer
+from wslessons.chat.identity import Denied, Opening
 from wslessons.connection import LoggedConnection, peer
 from wslessons.logs import one_line
 
@@ -50,6 +51,8 @@ class Connection(Protocol):
     """The other end's address, for the log."""
     writer: Writer | None
     """How to write ready-made frames, where the library lets us."""
+    opening: Opening | Denied | None
+    """Who it is, where somebody has been asked; or why it may not stay."""
 
     async def recv(self) -> str | bytes:
         """Return the next message: str for text, bytes for binary. Cancelling is safe."""
@@ -154,11 +157,18 @@ class LibraryConnection:
     Args:
         connection: one whose opening handshake is done.
         fanout: False to have each message sent by a task of its own.
+        opening: as for `Connection`.
     """
 
-    __slots__ = ("_connection", "id", "path", "peer", "subprotocol", "writer")
+    __slots__ = ("_connection", "id", "opening", "path", "peer", "subprotocol", "writer")
 
-    def __init__(self, connection: ServerConnection, *, fanout: bool = True) -> None:
+    def __init__(
+        self,
+        connection: ServerConnection,
+        *,
+        fanout: bool = True,
+        opening: Opening | Denied | None = None,
+    ) -> None:
         assert connection.request is not None
         # The answer to the handshake has been sent, and takes 1.2 KiB.
         connection.response = None
@@ -168,6 +178,7 @@ class LibraryConnection:
         self.subprotocol: str | None = connection.subprotocol
         self.peer = peer(connection)
         self.writer: Writer | None = FrameWriter(connection) if fanout else None
+        self.opening = opening
 
     async def recv(self) -> str | bytes:
         """Return the next message.

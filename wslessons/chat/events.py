@@ -12,6 +12,7 @@ From the client, `hello` first and within the server's name timeout:
 | `say` | `text`, `id` | say something; answered by `ack` or by `error`, never by both |
 | `who` | | ask who is here; answered by `roster` |
 | `ping` | `id` | ask for a sign of life; answered by `pong` (a page cannot send Ping frames) |
+| `renew` | `token` | show a new proof of who you are; answered by `renewed` or by `error` |
 
 From the server:
 
@@ -24,6 +25,9 @@ From the server:
 | `missed` | `count`, `offset` | `count` events are gone for you, the last at `offset` |
 | `roster` | `people`, `count` | who is here |
 | `pong` | `id` | the answer to `ping` |
+| `system` | `text` | a notice of the server, for people; no event of the room |
+| `expires` | `seconds` | your login ends then: `renew` it |
+| `renewed` | `seconds` | your login is good for so long from now; null for ever |
 | `error` | `code`, `text`, `id` | what was wrong with a message of yours, and which |
 
 **Offsets.** A room numbers its events 1, 2, 3, ... After `welcome`, whose `offset` says where it
@@ -56,6 +60,9 @@ on the next one as `message`, with its `id`: for the client that is the acknowle
 cannot even wait is answered by an `error` with the code `rate`: it was not said, and may be said
 again later. A client that goes on like that is closed with 1008.
 
+**Logins that end.** Where a login has an end, `expires` says so in time. Who does not `renew` by
+then is closed with 4401 and may come back with a new login; who was sent away for good, with 4403.
+
 Times are seconds since 1970, UTC. Unknown members are ignored; unknown types are an `error`.
 """
 
@@ -72,6 +79,7 @@ __all__ = [
     "Ack",
     "ClientEvent",
     "Error",
+    "Expires",
     "Hello",
     "Joined",
     "Left",
@@ -79,10 +87,13 @@ __all__ = [
     "Missed",
     "Ping",
     "Pong",
+    "Renew",
+    "Renewed",
     "RoomEvent",
     "Roster",
     "Say",
     "ServerEvent",
+    "System",
     "Welcome",
     "Who",
     "encode",
@@ -124,6 +135,12 @@ class Ping(Event):
     """Ask for a sign of life."""
 
     id: ShortText = ""
+
+
+class Renew(Event):
+    """Show a new proof of who you are."""
+
+    token: Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 # From the server, to one.
@@ -170,6 +187,24 @@ class Pong(Event):
     id: str = ""
 
 
+class System(Event):
+    """A notice of the server, for people; no event of the room."""
+
+    text: str
+
+
+class Expires(Event):
+    """Your login ends in so many seconds: renew it."""
+
+    seconds: float
+
+
+class Renewed(Event):
+    """Your login is good for so many seconds from now; None for ever."""
+
+    seconds: float | None
+
+
 class Error(Event):
     """What was wrong with a message; `code` is one word for programs."""
 
@@ -210,9 +245,12 @@ class Message(Event):
     prev: int | UnsetType = UNSET
 
 
-ClientEvent = Hello | Say | Who | Ping
+ClientEvent = Hello | Say | Who | Ping | Renew
 RoomEvent = Joined | Left | Message
-ServerEvent = Welcome | Joined | Left | Message | Ack | Missed | Roster | Pong | Error
+ServerEvent = (
+    Welcome | Joined | Left | Message | Ack | Missed | Roster | Pong
+    | System | Expires | Renewed | Error
+)  # fmt: skip
 
 encode = msgspec.json.Encoder().encode
 """Return an event as JSON, in UTF-8."""

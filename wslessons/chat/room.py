@@ -12,12 +12,15 @@ import sys
 import time
 from collections import OrderedDict
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from wslessons.chat.channel import Channel, Receiver
 from wslessons.chat.codecs import JsonCodec, Record, TextCodec
 from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, Missed, RoomEvent
 from wslessons.chat.fanout import Fanout
+
+if TYPE_CHECKING:
+    from wslessons.chat.connection import Connection
 
 __all__ = ["Admission", "Room"]
 
@@ -35,14 +38,6 @@ def memory(event: RoomEvent | Missed) -> int:
         # The text as Python has it, one to four bytes a character, and as UTF-8 for each codec.
         return OVERHEAD + sys.getsizeof(event.text) + 2 * len(event.text)
     return OVERHEAD
-
-
-class Closing(Protocol):
-    """A connection, as far as a room needs it."""
-
-    async def close(self, code: int, reason: str) -> None:
-        """Complete the closing handshake, in bounded time."""
-        ...
 
 
 class Admission(NamedTuple):
@@ -74,8 +69,8 @@ class Room:
         """Names by connection id, in the order in which they came."""
         self.visitors = 0
         """Connections that are here, those on their way in too."""
-        self.connections: dict[str, Closing] = {}
-        """The connections of `members`, to close them by."""
+        self.connections: dict[str, Connection] = {}
+        """The connections of `members`."""
         self._published: OrderedDict[str, int | str] = OrderedDict()
         """By session and id of a message: its offset, or while it has none, whom to acknowledge."""
 
@@ -148,6 +143,20 @@ class Room:
                 self._published.popitem(last=False)
         self._publish(Message(self.members[id], text, message_id), id, key)
         return None
+
+    def announce(self, sender: str, text: str) -> None:
+        """Publish what `sender`, who need not be here, says."""
+        self._publish(Message(sender, text))
+
+    def was_said(self, message_id: str, session: str) -> bool:
+        """Return whether a message is known already, so that nobody has to judge it again."""
+        return f"{len(session)}:{session}/{message_id}" in self._published
+
+    def take_note(self, message_id: str, session: str) -> None:
+        """Remember a message that was taken and is not for the room: a repeat is none either."""
+        self._published[f"{len(session)}:{session}/{message_id}"] = 0
+        if len(self._published) > IDS:
+            self._published.popitem(last=False)
 
     def roster(self) -> tuple[list[str], int]:
         """Return the first names, and how many there are."""

@@ -24,14 +24,20 @@ The core, `ChatServer.handle`, knows no WebSocket library: it drives any `Connec
 take ready-made frames (`Connection.writer`) is served by the room's fan-out; any other by a task
 of its own, `forward`. What they send is the same.
 
-Not handled here: who may connect at all (Origin, tokens, TLS), history on disk.
+An application of your own says who may come in (`authenticate`, see `identity`), is asked about all
+that is said (`said`), hears who comes and goes (`joined`, `left`), and speaks itself: `say`,
+`notify`, and `revoke`, from any task or thread, and over a bus from any process.
+
+Not handled here: Origin and TLS; history on disk, which a bus has.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -41,6 +47,7 @@ from websockets import Request, Response, ServerConnection
 from websockets.typing import Subprotocol
 
 from wslessons import serving
+from wslessons.chat.application import Application
 from wslessons.chat.channel import Closed, Lagged, Receiver
 from wslessons.chat.codecs import JSON, TEXT, JsonCodec, Record, TextCodec, clean_text
 from wslessons.chat.connection import Connection, Gone, LibraryConnection
@@ -50,13 +57,17 @@ from wslessons.chat.events import (
     Hello,
     Ping,
     Pong,
+    Renew,
     Roster,
     Say,
     Welcome,
     Who,
 )
+from wslessons.chat.identity import Authenticate, Denied, Member, Opening, bearer
 from wslessons.chat.room import Room
 from wslessons.chat.rules import Pace, Proofs, clean_name
+from wslessons.connection import peer
+from wslessons.errors import UserError
 
 if TYPE_CHECKING:
     from wslessons.limits import ConnectionLimit
@@ -79,6 +90,14 @@ MOST_REFUSED = 10
 
 class RoomSource(Protocol):
     """A bus, as far as a chat needs it: it brings the rooms that several servers share."""
+
+    def orders(self, obey: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return what hands something to all servers, this one included.
+
+        Args:
+            obey: called with what any server hands over.
+        """
+        ...
 
     def room_factory(
         self, rooms: Mapping[str, Room], forget: Callable[[str], None]
@@ -116,7 +135,7 @@ async def forward(
             await connection.send(payload)
 
 
-class ChatServer:
+class ChatServer(Application):
     """All rooms of one server, and the handler of its connections.
 
     Args:
@@ -138,6 +157,12 @@ class ChatServer:
         secret: signs what members show when they come back; by default one of this process. Give
             all servers the same on which they may, also after a restart.
         fanout: False to serve each member by a task of its own instead.
+        authenticate: returns who somebody is, or raises `Denied`; by default nobody is asked.
+        joined: called with everybody who has come in. One who is `Denied` goes again.
+        said: called with a member and what it says; returns what is said in its place, or None if
+            that is not for the room, such as a command that you have carried out. `Denied` refuses
+            it. The member's next message waits meanwhile.
+        left: called with everybody who is gone.
         bus: what `wslessons.scaling.bus.from_url` returns, entered, to share the rooms with other
             servers.
     """
@@ -157,8 +182,13 @@ class ChatServer:
         history: bool = False,
         secret: bytes | None = None,
         fanout: bool = True,
+        authenticate: Authenticate | None = None,
+        joined: Callable[[Member], Awaitable[object]] | None = None,
+        said: Callable[[Member, str], Awaitable[str | None]] | None = None,
+        left: Callable[[Member], Awaitable[object]] | None = None,
         bus: RoomSource | None = None,
     ) -> None:
+        super().__init__(authenticate, joined, said, left)
         self.capacity = capacity
         self.rate = rate
         self.burst = burst
@@ -184,6 +214,12 @@ class ChatServer:
         self._new_room: Callable[[str, int], Room] = (
             Room if bus is None else bus.room_factory(self.rooms, self.forget)
         )
+        self._openings: weakref.WeakKeyDictionary[ServerConnection, Opening | Denied] = (
+            weakref.WeakKeyDictionary()
+        )
+        """Who connects, between the handshake and `handler`."""
+        if bus is not None:
+            self._order = bus.orders(self._obey)
 
     def people(self, path: str = "/") -> list[str]:
         """Return the names of all who are in a room, in the order in which they came."""
@@ -221,15 +257,33 @@ class ChatServer:
             options.setdefault("heartbeat", (20, 20))
         return serving.serve(self.handler, host, port, **(self.options | options))
 
-    def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Refuse a path where there is no room, before the handshake is answered."""
+    def process_request(
+        self, connection: ServerConnection, request: Request
+    ) -> Response | Awaitable[Response | None] | None:
+        """Refuse a path where there is no room, and who may not come in, before the handshake."""
         host = connection.remote_address[0] if connection.remote_address else None
         refusal = self.refusal(request.path.partition("?")[0], host)
-        return connection.respond(*refusal) if refusal else None
+        if refusal:
+            return connection.respond(*refusal)
+        return self._identify(connection, request) if self.authenticate is not None else None
+
+    async def _identify(self, connection: ServerConnection, request: Request) -> Response | None:
+        assert self.authenticate is not None
+        path, headers = request.path.partition("?")[0], request.headers
+        try:
+            opening = Opening(path, headers, peer(connection), self.authenticate)
+            self._openings[connection] = await opening.identify(bearer(headers))
+        except Denied as denied:
+            if denied.status is not None:
+                logger.info("refused %s: %d %s", peer(connection), denied.status, denied.reason)
+                return connection.respond(HTTPStatus(denied.status), f"{denied.reason}\n")
+            self._openings[connection] = denied
+        return None
 
     def handler(self, connection: ServerConnection) -> Awaitable[None]:
         """Serve one connection of `websockets`: what `websockets.serve` takes and awaits."""
-        return self.handle(LibraryConnection(connection, fanout=self.fanout))
+        opening = self._openings.pop(connection, None)
+        return self.handle(LibraryConnection(connection, fanout=self.fanout, opening=opening))
 
     # With any library.
 
@@ -260,6 +314,10 @@ class ChatServer:
         Nothing a client does raises: it is refused with a close code and a reason that says why.
         """
         codec = JSON if connection.subprotocol == SUBPROTOCOL else TEXT
+        self._loop = asyncio.get_running_loop()
+        if isinstance(denied := connection.opening, Denied):
+            await self.refuse(connection, denied.code, denied.reason)
+            return
         try:
             hello = await self.read_hello(connection, codec)
         except Gone as gone:
@@ -280,6 +338,8 @@ class ChatServer:
             if cursor is None:
                 return
             with cursor:
+                self._watch(connection, codec)
+                await self._tell(self.joined, self._member(connection, room))
                 if connection.writer is None:
                     await self._run_and_forward(connection, codec, room, session, cursor)
                 else:
@@ -289,8 +349,13 @@ class ChatServer:
                     await self.run(connection, codec, room, session)
         except Gone as gone:
             why = f": {gone}"
+        except Denied as denied:
+            await self.refuse(connection, denied.code, denied.reason)
         finally:
-            self._leave(connection, room, why)
+            member = self._leave(connection, room, why)
+            if member is not None:
+                with contextlib.suppress(Denied):
+                    await self._tell(self.left, member)
 
     async def refuse(self, connection: Connection, code: int, reason: str) -> None:
         """Close a connection for something that its client did, and log it.
@@ -326,7 +391,9 @@ class ChatServer:
             return await self.refuse(connection, 1008, "the first message must be text: your name")
         try:
             hello = codec.decode_hello(data)
-            hello.name = clean_name(hello.name)
+            opening = connection.opening
+            identity = opening.identity if isinstance(opening, Opening) else None
+            hello.name = clean_name(identity.name if identity and identity.name else hello.name)
         except ValueError as exc:
             return await self.refuse(connection, 1008, str(exc))
         return hello
@@ -365,12 +432,18 @@ class ChatServer:
                             return await self.refuse(connection, 1008, reason)
                 match event:
                     case Say(text=text, id=id):
-                        if answer := room.say(connection.id, text, id, session):
+                        if self.said is not None:
+                            text = await self._judge(connection, codec, room, session, event)
+                        answer = room.say(connection.id, text, id, session) if text else None
+                        if answer:
                             await connection.send(codec.answer(answer))
                     case Who():
                         await connection.send(codec.answer(Roster(*room.roster())))
                     case Ping(id=id):
                         await connection.send(codec.answer(Pong(id)))
+                    case Renew(token=token):
+                        await connection.send(codec.answer(await self._renew(connection, token)))
+                        self._watch(connection, codec)
                     case Hello():
                         error = Error("joined", "you have said hello already")
                         await connection.send(codec.answer(error))
@@ -379,7 +452,12 @@ class ChatServer:
         finally:
             # What waits has been taken from its sender, who may never know that it was not said.
             for say in pace.rest() if pace is not None else ():
-                room.say(connection.id, say.text, say.id, session)
+                text = say.text
+                if self.said is not None:
+                    with contextlib.suppress(Gone):
+                        text = await self._judge(connection, codec, room, session, say)
+                if text:
+                    room.say(connection.id, text, say.id, session)
 
     async def _run_and_forward(
         self,
@@ -429,20 +507,28 @@ class ChatServer:
         except BaseException:
             cursor.close()
             raise
-        if refusal := room.enter(connection.id, hello.name):
+        if refusal := self._void(connection) or room.enter(connection.id, hello.name):
             cursor.close()
             return await self.refuse(connection, *refusal)
         room.connections[connection.id] = connection
         logger.info("%s joined %s from %s", hello.name, room.path, connection.peer)
         return cursor
 
-    def _leave(self, connection: Connection, room: Room, why: str) -> None:
-        """Undo what `_open` and `_admit` did, however far they got."""
+    def _leave(self, connection: Connection, room: Room, why: str) -> Member | None:
+        """Undo what `_open` and `_admit` did, however far they got; return who is gone."""
         room.connections.pop(connection.id, None)
-        name = room.members.get(connection.id)
-        if name is not None:
+        if (renewal := self._renewals.pop(connection.id, None)) is not None:
+            renewal.cancel()
+        member = None
+        if connection.id in room.members:
+            member = self._member(connection, room)
             room.leave(connection.id)
-            logger.info("%s left %s%s", name, room.path, why)
+            logger.info("%s left %s%s", member.name, room.path, why)
+        self._release(room)
+        return member
+
+    def _release(self, room: Room) -> None:
+        """Undo what `_open` did."""
         room.visitors -= 1
         if room.visitors:
             return
@@ -456,6 +542,17 @@ class ChatServer:
             self.forget(next(iter(self._idle)))
 
     # Rooms.
+
+    def _announce(self, text: str, sender: str, path: str) -> None:
+        if not PATH.fullmatch(path):
+            raise ValueError(f"there can't be a room at {path!r}: give / or /rooms/NAME")
+        if path not in self.rooms and (refusal := self.refusal(path)):
+            raise UserError(refusal[1].strip())
+        room = self._open(path)
+        try:
+            room.announce(sender, text)
+        finally:
+            self._release(room)
 
     def _open(self, path: str, host: str | None = None) -> Room:
         """Return the room at `path` for one more connection, new if need be."""

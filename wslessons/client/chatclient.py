@@ -11,9 +11,21 @@ from websockets import ClientConnection, ConnectionClosed
 from websockets.typing import Subprotocol
 
 from wslessons.chat.codecs import JSON, TEXT
-from wslessons.chat.events import SUBPROTOCOL, Ack, Joined, Left, Message, Missed, Say, Welcome, Who
-from wslessons.client.connections import Connections, Delays, shut
-from wslessons.client.inbox import Event, Inbox, Position
+from wslessons.chat.events import (
+    SUBPROTOCOL,
+    Ack,
+    Expires,
+    Joined,
+    Left,
+    Message,
+    Missed,
+    Renew,
+    Say,
+    Welcome,
+    Who,
+)
+from wslessons.client.connections import Connections, Delays, Token, shut
+from wslessons.client.inbox import Event, Inbox, Notice, Position
 from wslessons.client.outbox import Outbox, Outgoing
 from wslessons.client.retry import full_jitter
 from wslessons.client.sessions import JsonSession, TextSession
@@ -36,6 +48,8 @@ class ChatClient:
     Args:
         url: where the room is, ``ws://`` or ``wss://``.
         name: who we are, in the room.
+        token: returns what shows who we are, for a server that asks: called for each connection,
+            and when the server says that our login ends.
         text: True to ask for plain text even where the server knows ``chat.v1+json``.
         since: the offset at which an earlier client stopped, to resume there.
         epoch: the epoch of `since`.
@@ -60,6 +74,7 @@ class ChatClient:
         url: str,
         name: str,
         *,
+        token: Token | None = None,
         text: bool = False,
         since: int | None = None,
         epoch: str = "",
@@ -81,6 +96,7 @@ class ChatClient:
         self._outbox = Outbox(pending, tries)
         self._json = JsonSession(self.name, self._outbox, since, epoch)
         self._session: JsonSession | TextSession = self._json
+        self._token = token
         self._timeout = timeout
         # A server may speak chat.v1+json again after a break, so its longer form counts.
         self._form = TEXT if text else JSON
@@ -91,6 +107,7 @@ class ChatClient:
             attempts=attempts,
             stable=stable,
             report=self._inbox.put,
+            token=token,
             options={"subprotocols": None if text else [Subprotocol(SUBPROTOCOL)]} | options,
         )
         self._close_timeout: float | None = self._connections.options["close_timeout"]
@@ -276,14 +293,16 @@ class ChatClient:
         try:
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(self._write(connection, welcomed))
-                await self._read(connection, welcomed)
+                await self._read(connection, welcomed, tasks)
                 writing.cancel()
         finally:
             self._connection = None
             if self._session is not self._json:
                 self._outbox.doubt("the connection broke")
 
-    async def _read(self, connection: ClientConnection, welcomed: asyncio.Event) -> None:
+    async def _read(
+        self, connection: ClientConnection, welcomed: asyncio.Event, tasks: asyncio.TaskGroup
+    ) -> None:
         """Receive until the connection has ended, whatever the writer is doing."""
         while True:
             try:
@@ -298,6 +317,18 @@ class ChatClient:
                 if isinstance(event, Welcome):
                     self._connections.let_in()
                     welcomed.set()
+                elif isinstance(event, Expires) and self._token is not None:
+                    tasks.create_task(self._renew(connection, self._token))
+
+    async def _renew(self, connection: ClientConnection, token: Token) -> None:
+        """Show a new token in band; without one, the connection ends and the next shows one."""
+        try:
+            renewal = self._session.codec.encode_client(Renew(await token()))
+            await connection.send(renewal, text=True)
+        except ConnectionClosed:
+            pass
+        except Exception as exc:
+            self._inbox.put(Notice(f"there is no new login: {exc}"))
 
     def _is_numbered(self, event: Event, before: Position) -> bool:
         """Whether somebody who resumes at `before` is given this event again."""

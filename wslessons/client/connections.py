@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Generator
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, cast
 
-from websockets import ClientConnection, ConnectionClosed, connect
+from websockets import ClientConnection, ConnectionClosed, Headers, connect
 from websockets.client import ClientProtocol
+from websockets.datastructures import HeadersLike
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.proxy import get_proxy
 
+from wslessons.chat.identity import EXPIRED
 from wslessons.client import retry
 from wslessons.client.inbox import Connected, Disconnected, Event, Retrying
 from wslessons.errors import UserError
 from wslessons.wire.wording import printable
 
-__all__ = ["Connections", "Delays"]
+__all__ = ["Connections", "Delays", "Token"]
 
 Delays = Callable[[], Generator[float]]
+Token = Callable[[], Awaitable[str]]
+"""Returns what shows who we are, each time it is needed."""
 
 DEFAULTS = {"compression": None, "max_size": 2**16, "open_timeout": 10, "close_timeout": 2}
 """Options of `connect` that are different here: short lines gain nothing from compression, and no
@@ -44,8 +49,11 @@ class BoundedConnection(ClientConnection):
     holds that.
     """
 
-    def __init__(self, protocol: ClientProtocol, **options: Any) -> None:
+    def __init__(
+        self, protocol: ClientProtocol, *, token: Token | None = None, **options: Any
+    ) -> None:
         super().__init__(protocol, **options)
+        self._token = token
         self._newest_pong: Frame | None = None
         send_frame = protocol.send_frame
 
@@ -56,6 +64,16 @@ class BoundedConnection(ClientConnection):
                 send_frame(frame)
 
         protocol.send_frame = send_or_keep
+
+    async def handshake(
+        self, additional_headers: HeadersLike | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Show a token, a new one at each attempt (a step of `websockets.connect`)."""
+        if self._token is not None:
+            headers = Headers(additional_headers or {})
+            headers["Authorization"] = f"Bearer {await self._token()}"
+            additional_headers = headers
+        await super().handshake(additional_headers, *args, **kwargs)
 
     def resume_writing(self) -> None:
         """Answer the newest ping (asyncio's callback)."""
@@ -76,6 +94,7 @@ class Connections:
             connection ends before the other side has let us in.
         stable: seconds a connection must last for the delays to begin anew.
         report: called with what happens.
+        token: returns what to show in each opening handshake, as ``Authorization: Bearer``.
         options: those of `connect`.
 
     Raises:
@@ -91,14 +110,16 @@ class Connections:
         stable: float,
         report: Callable[[Event], None],
         options: dict[str, Any],
+        token: Token | None = None,
     ) -> None:
         self._uri = retry.check_url(url)
         self.url = url
         # A proxy that the system may have has no business on loopback.
         proxy = {"proxy": None} if retry.is_loopback(self._uri.host) else {}
-        self.options: dict[str, Any] = (
-            DEFAULTS | {"create_connection": BoundedConnection} | proxy | options
-        )
+        create = functools.partial(BoundedConnection, token=token)
+        self.options: dict[str, Any] = DEFAULTS | {"create_connection": create} | proxy | options
+        # Whoever has a new login may come back when the old one has ended.
+        self._transient = retry.TRANSIENT | ({EXPIRED} if token is not None else set())
         self.stopped = False
         """Set it for the connection there is to be the last."""
         self.was_in = asyncio.Event()
@@ -206,7 +227,7 @@ class Connections:
             raise UserError(f"the server {why}: {says}.")
         if code in retry.CLEAN:
             return True
-        if code not in retry.TRANSIENT:
+        if code not in self._transient:
             raise UserError(f"the server closed the connection for good: {says}.")
         if not self._let_in:
             self._count_failure(

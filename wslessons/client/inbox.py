@@ -6,7 +6,18 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from wslessons.chat.events import Error, Joined, Left, Message, Missed, Pong, Roster, Welcome
+from wslessons.chat.events import (
+    Error,
+    Expires,
+    Joined,
+    Left,
+    Message,
+    Missed,
+    Pong,
+    Renewed,
+    Roster,
+    Welcome,
+)
 
 __all__ = ["Connected", "Disconnected", "Event", "Inbox", "Notice", "Position", "Retrying"]
 
@@ -48,7 +59,7 @@ class Notice:
 
 
 Event = (
-    Message | Joined | Left | Missed | Welcome | Roster | Error | Pong
+    Message | Joined | Left | Missed | Welcome | Roster | Error | Pong | Expires | Renewed
     | Connected | Disconnected | Retrying | Notice
 )  # fmt: skip
 

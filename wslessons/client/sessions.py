@@ -18,6 +18,7 @@ from wslessons.chat.events import (
     Message,
     Missed,
     RoomEvent,
+    System,
     Welcome,
 )
 from wslessons.client.inbox import Event, Notice
@@ -72,7 +73,10 @@ class JsonSession:
                     self._outbox.doubt("the server was restarted")
                     self._acknowledged_early.clear()
                 self.epoch, self.offset = event.epoch, event.offset
+                self._name = event.name  # which a server with a login may decide
                 yield event
+            case System(text=text):
+                yield Notice(f"[system] {text}")
             case Missed():
                 self.offset = max(self.offset or 0, event.offset)
                 early = self._acknowledged_early

@@ -156,7 +156,7 @@ class Talk:
             if isinstance(event, Disconnected):
                 self._ending = event.code
             elif isinstance(event, Roster) or (
-                isinstance(event, Notice) and event.text.startswith("here now: ")
+                isinstance(event, Notice) and event.text.startswith("[system] here now: ")
             ):
                 self._roster.set()
             elif isinstance(event, Error) and event.code == RATE and not self._interactive:

@@ -19,7 +19,8 @@ import asyncio
 import contextlib
 import ipaddress
 import random
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -36,6 +37,8 @@ from starlette.websockets import WebSocket
 from wslessons import asgi
 from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL
+from wslessons.chat.identity import Denied, Identity, Opening, bearer
+from wslessons.connection import host_port
 from wslessons.guard.addresses import LOOPBACK, Forwarded, Networks, came_through_a_proxy
 from wslessons.guard.headers import SecurityHeaders
 from wslessons.guard.http import SAFE_HEADERS
@@ -46,9 +49,12 @@ from wslessons.web.frames import FrameProtocol
 from wslessons.web.metrics import Metrics
 from wslessons.web.middleware import RequestLog, TicketCheck
 from wslessons.web.page import page_routes
-from wslessons.web.tickets import Redacted, Tickets
+from wslessons.web.tickets import BadTicket, Redacted, Tickets
 
-__all__ = ["OPTIONS", "WebChat", "application", "serve"]
+__all__ = ["OPTIONS", "Login", "WebChat", "application", "serve"]
+
+Login = Callable[[Request], Awaitable[Identity]]
+"""Says who makes a request, or raises `Denied`."""
 
 OPTIONS: dict[str, Any] = {"ws": FrameProtocol, "ws_per_message_deflate": False}
 """How the application wants uvicorn: fan-out in whole frames, no compression of short lines.
@@ -68,11 +74,19 @@ class WebChat:
         chat: whose rooms they offer.
         tickets: who issues tickets.
         observers: who may see the names of rooms, and the metrics, beside this machine.
+        login: as for `application`.
     """
 
-    def __init__(self, chat: ChatServer, tickets: Tickets, observers: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        chat: ChatServer,
+        tickets: Tickets,
+        observers: Iterable[str] = (),
+        login: Login | None = None,
+    ) -> None:
         self.chat = chat
         self.tickets = tickets
+        self.login = login
         self.observers = Networks([*LOOPBACK, *observers])
         self.metrics = Metrics(chat)
         self.connections: set[WebConnection] = set()
@@ -97,9 +111,34 @@ class WebChat:
         ]
 
     async def ticket(self, request: Request) -> Response:
-        """Issue a ticket. An application with a login would ask for it here."""
-        ticket = {"ticket": self.tickets.issue(), "expires_in": self.tickets.lifetime}
+        """Issue a ticket, where there is a login to whoever is logged in."""
+        subject = ""
+        if self.login is not None:
+            try:
+                subject = msgspec.json.encode(await self.login(request)).decode()
+            except Denied as denied:
+                status = denied.status or HTTPStatus.FORBIDDEN
+                return PlainTextResponse(f"{denied.reason}\n", status, NO_STORE)
+        ticket = {"ticket": self.tickets.issue(subject), "expires_in": self.tickets.lifetime}
         return _json(ticket, NO_STORE)
+
+    async def identify(self, opening: Opening) -> Identity:
+        """Return whom a ticket names, which the chat's own `authenticate` may judge further.
+
+        Raises:
+            Denied: the ticket is none, or the chat says no.
+        """
+        if self.login is not None:
+            try:
+                subject = self.tickets.check(opening.token)
+            except BadTicket as exc:
+                raise Denied(f"ticket {exc}: POST /ticket for one", status=401) from None
+            identity = msgspec.json.decode(subject, type=Identity)
+            if self.chat.authenticate is None:
+                return identity
+            opening = replace(opening, identity=identity)
+        assert self.chat.authenticate is not None
+        return await self.chat.authenticate(opening)
 
     async def rooms(self, request: Request) -> Response:
         """List the rooms in which somebody is."""
@@ -178,9 +217,22 @@ class WebChat:
             await refuse(scope, receive, send, status, sentence.strip())
             return
         chosen = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
+        opening: Opening | Denied | None = None
+        if self.login is not None or self.chat.authenticate is not None:
+            headers, who = websocket.headers, host_port(websocket.scope.get("client"))
+            token = websocket.scope.get("ticket") or bearer(headers)
+            try:
+                opening = await Opening(path, headers, who, self.identify).identify(token)
+            except Denied as denied:
+                if denied.status is not None:
+                    scope, receive, send = websocket.scope, websocket.receive, websocket.send
+                    await refuse(scope, receive, send, denied.status, denied.reason)
+                    return
+                opening = denied
         async with connected(
             websocket, path, self.metrics.meter, chosen, batched=self.chat.fanout
         ) as connection:
+            connection.opening = opening
             self.connections.add(connection)
             try:
                 await self.chat.handle(connection)
@@ -251,6 +303,7 @@ def application(
     max_per_address: int = MAX_PER_ADDRESS,
     tickets: Tickets | None = None,
     tickets_for_all: bool = False,
+    login: Login | None = None,
     frames: Iterable[str] = (),
 ) -> Starlette:
     """Return the ASGI application that offers `chat`; `wslessons.asgi` serves it.
@@ -266,6 +319,9 @@ def application(
         max_per_address: WebSockets of one client behind a proxy, 0 for any number.
         tickets: who issues tickets; by default with a secret of this process.
         tickets_for_all: whether scripts, which send no Origin, need a ticket too.
+        login: returns who makes a request, by its session's cookie for example, or raises `Denied`;
+            it is asked before a ticket is issued, and then everybody needs one. Requests from
+            pages of other origins never get here.
         frames: the origins whose pages may hold ours in a frame.
 
     Raises:
@@ -275,7 +331,8 @@ def application(
     hosts = [normal_host(host) for host in hosts]
     origins = [normal_origin(origin) for origin in origins]
     believed, tickets = Networks(proxies), tickets or Tickets()
-    web = WebChat(chat or ChatServer(), tickets, observers)
+    web = WebChat(chat or ChatServer(), tickets, observers, login)
+    tickets_for_all = tickets_for_all or login is not None
     Redacted.install()
 
     @contextlib.asynccontextmanager

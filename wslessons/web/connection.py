@@ -25,6 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from wslessons.chat.connection import Gone
 from wslessons.chat.fanout import Writer
+from wslessons.chat.identity import Denied, Opening
 from wslessons.connection import host_port
 from wslessons.web.metrics import Meter, code_label
 
@@ -132,6 +133,7 @@ class WebConnection:
         self.path = path
         self.subprotocol: str | None = None
         self.peer = host_port(websocket.scope.get("client"))
+        self.opening: Opening | Denied | None = None
         self.writer: Writer | None = None
         self.own_writer: AsgiWriter | None = None
         self.code = 1006

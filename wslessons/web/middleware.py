@@ -97,7 +97,8 @@ class TicketCheck:
                 try:
                     if ticket is None:
                         raise BadTicket("missing")
-                    scope["ticket"] = self.tickets.check(ticket)
+                    self.tickets.check(ticket)
+                    scope["ticket"] = ticket
                 except BadTicket as exc:
                     await self._refuse(scope, receive, send, f"ticket {exc}: POST /ticket for one")
                     return

@@ -13,7 +13,7 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.room import Room
@@ -24,6 +24,8 @@ __all__ = ["Bus", "Memory", "Subscription"]
 
 logger = logging.getLogger(__name__)
 
+ORDERS = ""
+"""The room that is none: what happens there is for the servers themselves."""
 ROOMS = 10_000
 """Rooms of which the newest number is remembered, and of each server's how many events."""
 KEYS = 16_384
@@ -168,6 +170,23 @@ class Bus:
     ) -> Callable[[str, int], Room]:
         """Return what opens rooms for a chat server: see `wslessons.chat.server.RoomSource`."""
         raise NotImplementedError
+
+    def orders(self, obey: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return what hands something to the chats on all servers, this one included.
+
+        Args:
+            obey: called with what any of them hands over; from elsewhere it comes as JSON has it.
+
+        Returns:
+            The function that hands it over, however much waits for the broker.
+        """
+
+        def take(item: Item) -> None:
+            if isinstance(item, Event) and item.room == ORDERS:
+                obey(item.data)
+
+        self.listen(take)
+        return lambda data: self.publish(Event(ORDERS, data), force=True)
 
     # Who is where: see `wslessons.scaling.bus.presence`.
 

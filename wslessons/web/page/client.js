@@ -10,7 +10,7 @@
 
 const SUBPROTOCOL = "chat.v1+json";
 /** Close codes after which another attempt may succeed; the others say that we are in the wrong. */
-const TRANSIENT = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014]);
+const TRANSIENT = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 4401]); // 4401: the login has ended
 /** HTTP answers that ask for the same request later, as 5xx do (RFC 9110, 8470 and 6585). */
 const LATER = new Set([408, 425, 429]);
 /** Milliseconds of a `Retry-After` that are waited at most: a mistaken date must not mean for ever. */
@@ -151,11 +151,26 @@ export class ChatClient extends EventTarget {
     this.#clear("retry");
     this.#setState("connecting", {});
     this.#attempt(async () => {
-      const answer = await ask(this.ticketUrl, "POST");
-      if (!answer.ok) throw await refusal(answer);
-      const { ticket } = await answer.json();
+      const ticket = await this.#ticket();
       if (!this.stopped) this.#open(ticket);
     });
+  }
+
+  async #ticket() {
+    const answer = await ask(this.ticketUrl, "POST");
+    if (!answer.ok) throw await refusal(answer);
+    return (await answer.json()).ticket;
+  }
+
+  /** Show a new ticket, as our login is about to end; without one, the server ends the connection. */
+  async #renew() {
+    const socket = this.socket;
+    try {
+      const token = await this.#ticket();
+      if (socket === this.socket) this.#send({ type: "renew", token });
+    } catch (error) {
+      this.#tellPage({ type: "system", text: `your login can't be renewed: ${error.message}` });
+    }
   }
 
   /** Take a step of an attempt (there is one at a time); what it throws is the attempt's end. */
@@ -225,6 +240,7 @@ export class ChatClient extends EventTarget {
   #receive(event) {
     const news = this.#account(event);
     if (news) this.#tellPage(news);
+    if (event.type === "expires") this.#renew();
     if (event.type === "welcome") {
       this.blocked = 0;
       this.written = 0;
@@ -249,6 +265,7 @@ export class ChatClient extends EventTarget {
         }
         this.epoch = event.epoch;
         this.offset = event.offset;
+        this.name = event.name; // A server with a login may decide it.
         return event;
       case "ack": {
         const ours = this.#confirm(event.id);

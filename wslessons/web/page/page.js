@@ -117,6 +117,9 @@ function onChat({ event }) {
     case "missed":
       note(event.count === null ? "The server was restarted: some messages may be gone" : `You missed ${plural(event.count, "message")}`, "notice");
       break;
+    case "system":
+      note(event.text, "notice");
+      break;
     case "roster":
       showRoster(event.people, event.count);
       break;
