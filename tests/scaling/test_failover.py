@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ from wslessons.chat import ChatServer
 
 async def main():
     async with from_url(sys.argv[1], beat=1) as bus:
-        chat = ChatServer(bus=bus, capacity=4096, secret=b"what all of them share")
+        # A file keeps a secret; servers that share a broker are given one.
+        secret = None if bus.secret else b"what all of them share"
+        chat = ChatServer(bus=bus, capacity=4096, secret=secret)
         async with chat.serve(port=int(sys.argv[2])) as server:
             print(*serving.urls(server), flush=True)
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -210,6 +213,22 @@ async def test_streams_of_redis_survive_a_stop_and_restart():
             await people.until(1)
             await people.settled(19 * 30)
         assert losses(people.people) == NOTHING
+
+
+async def test_a_file_loses_nothing_that_was_acknowledged_to_kill_9(tmp_path: Path):
+    """The only server is killed three times under load; everybody resumes over it."""
+    async with (
+        asyncio.timeout(60),
+        servers(f"sqlite:{tmp_path / 'chat.db'}") as [server],
+        crowd([server.url], 20, 30) as people,
+    ):
+        for share in (0.2, 0.5, 0.8):
+            await people.until(share)
+            await server.kill()
+            await server.start()
+        await people.until(1)
+        await people.settled(19 * 30)
+    assert losses(people.people) == NOTHING
 
 
 @pytest.mark.parametrize(("kind", "nodes"), [("nats", 3), ("redis", 1)])

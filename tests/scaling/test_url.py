@@ -23,7 +23,10 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
         (f"mqtt://app:{SECRET}@h", "mqtt://h is not a valid URL of a bus"),
         (f"redis:/:{SECRET}@cache.example", "what is given is not a valid URL of a bus"),
         (f"app:{SECRET}@cache.example:6379", "what is given is not a valid URL of a bus"),
-        ("natz", "'natz' is not a valid URL of a bus: give memory:, nats://HOST:PORT, "),
+        (
+            "natz",
+            "'natz' is not a valid URL of a bus: give memory:, sqlite:PATH, nats://HOST:PORT, ",
+        ),
         (f"redis://:{SECRET}#x@cache.example:6379", "has '#' where it can't be"),
         (f"redis://:x#{SECRET}@cache.example:6379", "write it as %23"),
         (f"redis://:x/{SECRET}@cache.example:6379", "write it as %2F"),

@@ -154,8 +154,9 @@ class ChatServer(Application):
             `capacity` messages of `max_size` would.
         history: whether newcomers may ask for what a room has kept, by `since`; else only those
             who were there may, for what was said after they came.
-        secret: signs what members show when they come back; by default one of this process. Give
-            all servers the same on which they may, also after a restart.
+        secret: signs what members show when they come back; by default the bus's, if it keeps one
+            (a file does), or one of this process. Give all servers the same on which they may, also
+            after a restart.
         fanout: False to serve each member by a task of its own instead.
         authenticate: returns who somebody is, or raises `Denied`; by default nobody is asked.
         joined: called with everybody who has come in. One who is `Denied` goes again.
@@ -163,8 +164,8 @@ class ChatServer(Application):
             that is not for the room, such as a command that you have carried out. `Denied` refuses
             it. The member's next message waits meanwhile.
         left: called with everybody who is gone.
-        bus: what `wslessons.scaling.bus.from_url` returns, entered, to share the rooms with other
-            servers.
+        bus: what `wslessons.scaling.bus.from_url` returns, entered: to share the rooms with other
+            servers, or to keep them in a file.
     """
 
     def __init__(
@@ -198,7 +199,7 @@ class ChatServer(Application):
         self.max_rooms = max_rooms
         self.log_bytes = capacity * max_size // 2 if log_bytes is None else log_bytes
         self.history = history
-        self.proofs = Proofs(secret)
+        self.proofs = Proofs(secret or getattr(bus, "secret", None))
         self.fanout = fanout
         self.rooms: dict[str, Room] = {}
         """The rooms there are, by path; an empty one is kept for a while."""

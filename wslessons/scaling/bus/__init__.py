@@ -1,4 +1,4 @@
-"""Many servers, one conversation: one interface, and four kinds of broker to put behind it.
+"""Many servers, one conversation: one interface, and what to put behind it.
 
     async with from_url("nats://127.0.0.1:4222?stream=chat") as bus:
         bus.publish(Event("/rooms/tea", {"text": "hello"}))
@@ -8,6 +8,7 @@
 | URL | what carries the events | promise |
 |---|---|---|
 | `memory:` | this process | |
+| `sqlite:PATH` | a file, for one server | a log |
 | `nats://HOST` | subjects of NATS | at most once, losses counted |
 | `nats://HOST?stream=NAME` | a JetStream stream | a log |
 | `redis://HOST` | Redis or Valkey's publish and subscribe | at most once, losses counted |
@@ -21,8 +22,8 @@ on another server. Several servers of a broker are separated by commas. TLS is s
 
 The modules: `bus` is the interface with its readers, and the bus of a single process; `items` is
 what they are given; `pubsub` and `log` are the two promises, with `remote` and `presence` for what
-both need; `nats`, `redis` and `kafka` are the brokers, kept connected by `transport`; `url` names
-them; `rooms` are a chat's rooms on a bus.
+both need; `nats`, `redis`, `kafka` and `sqlite` carry them, kept connected by `transport`; `url`
+names them; `rooms` are a chat's rooms on a bus.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class Bus:
 
     has_log = False
     """Whether the broker keeps and numbers events, the same for all servers."""
+    secret: bytes | None = None
+    """What signs the proofs of a chat's members, where the log keeps one."""
 
     def __init__(self, *, node: str = "", keep: int = 4096) -> None:
         self.node = node or secrets.token_hex(4)

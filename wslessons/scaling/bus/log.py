@@ -63,6 +63,7 @@ class Log(Remote):
             UserError: the broker can't be reached, refuses us, or does not give its history.
         """
         await super().start_up()
+        self.secret = self._log.secret
         try:
             async with asyncio.timeout(10):
                 await self.reached("", self._log.tail)

@@ -243,6 +243,8 @@ class LogTransport(Transport):
         super().__init__(label)
         self.tail = 0
         """The log's newest number when it was opened first."""
+        self.secret: bytes | None = None
+        """What signs the proofs of this log's readers, where it keeps one."""
         self._epoch = ""
 
     @abstractmethod

@@ -8,6 +8,8 @@ SCHEME://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][/DATABASE][?OPTION=VALUE[&OPTI
 | `redis`, `rediss` | Redis, the second over TLS; only here is there a DATABASE, a number |
 | `kafka`, `kafka+ssl` | Kafka, the second over TLS |
 
+``sqlite:PATH[?max_events=N]`` is a file, for one server: ``sqlite:chat.db``.
+
 What would be a separator in a user name or password is percent-encoded, as ``%23`` for ``#``. With
 TLS the broker's certificate is checked, against the authorities that the system trusts or those in
 the file that the option `ca` names. No sentence here shows what stands before the ``@``, or the
@@ -19,6 +21,7 @@ from __future__ import annotations
 import random
 import re
 import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -26,6 +29,7 @@ from wslessons.errors import UserError
 from wslessons.scaling.bus.bus import Bus, Memory
 from wslessons.scaling.bus.log import Log
 from wslessons.scaling.bus.pubsub import PubSub
+from wslessons.scaling.bus.transport import LogTransport
 
 __all__ = ["OPTIONS", "Address", "from_url", "with_options"]
 
@@ -63,6 +67,8 @@ def from_url(url: str, **options: Any) -> Bus:
     """
     if url in ("memory:", "memory://"):
         return Memory(**options)
+    if url.startswith("sqlite:"):
+        return Log(_file(url), **options)
     address = Address(url)
     # Each client is an extra, so it is imported only when a URL asks for it.
     if address.kind == "nats":
@@ -80,6 +86,21 @@ def from_url(url: str, **options: Any) -> Bus:
     from wslessons.scaling.bus import kafka
 
     return Log(kafka.Topic(address), **options)
+
+
+def _file(url: str) -> LogTransport:
+    """Return the log in the file that ``sqlite:PATH[?max_events=N]`` names."""
+    from wslessons.scaling.bus.sqlite import File
+
+    path, _, query = url.removeprefix("sqlite:").partition("?")
+    match = re.fullmatch(r"(?:max_events=([1-9][0-9]{0,17}))?", query)
+    # What looks like another scheme's host would become a folder nobody expects.
+    if not path or path.startswith("//") or match is None:
+        raise UserError(
+            "this is not a valid URL of a file: give sqlite:PATH, such as sqlite:chat.db, with"
+            " ?max_events=N if it is to keep another number of events than 100,000."
+        )
+    return File(Path(path), int(match[1] or 100_000))
 
 
 def with_options(url: str, options: str) -> str:
@@ -116,9 +137,9 @@ class Address:
         self.shown = _shown(url)
         if not separator or scheme not in SCHEMES:
             raise UserError(
-                f"{self.shown} is not a valid URL of a bus: give memory:, nats://HOST:PORT, "
-                "redis://HOST:PORT or kafka://HOST:PORT; or, with TLS, tls://, rediss:// or "
-                "kafka+ssl://."
+                f"{self.shown} is not a valid URL of a bus: give memory:, sqlite:PATH, "
+                "nats://HOST:PORT, redis://HOST:PORT or kafka://HOST:PORT; or, with TLS, tls://, "
+                "rediss:// or kafka+ssl://."
             )
         self.kind, self.tls = SCHEMES[scheme]
         authority, path, query, mark = _split(rest)
