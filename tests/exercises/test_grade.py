@@ -1,0 +1,337 @@
+"""`wslessons grade` over a folder of good, bad, broken, endless, cheating and hostile notebooks."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+
+from wslessons.exercises import check
+from wslessons.exercises.grade.handedin import read
+
+IMPORT = "from wslessons.exercises import check"
+CHECK = "await check.counter(counter)"
+GOOD = """
+async def counter(connection):
+    number = 0
+    async for _message in connection:
+        number = number + 1
+        await connection.send(f"{number}")
+"""
+BAD = GOOD.replace("number = 0", "number = 10")
+SLEEPER = "3141.5"
+"""Seconds for which a process sleeps that must not outlive its notebook."""
+
+
+@dataclass
+class Case:
+    """One notebook: its cells, and what `counter` gets."""
+
+    cells: list[str]
+    state: str
+    said: str = ""
+    """A part of the verdict, of a cell's error or of the trouble."""
+    noticed: str = ""
+
+
+def plain(*before: str, answer: str = GOOD, after: tuple[str, ...] = ()) -> list[str]:
+    """The cells of a notebook with one exercise, and something before and after it."""
+    return [*before, IMPORT, answer, CHECK, *after]
+
+
+CASES = {
+    # good
+    "good": Case(plain(), "pass"),
+    "in one cell": Case([IMPORT, GOOD + "\n\n" + CHECK], "pass"),
+    "copied": Case(plain(answer=check.counter.solution_source), "pass", noticed="own solution"),
+    "another cell fails": Case(plain("1 / 0"), "pass", "ZeroDivisionError"),
+    "setup fails": Case(plain("import nothing_like_this", "undefined + 1"), "pass", "NameError"),
+    "name reused": Case(plain(after=("counter = 5", "del counter")), "pass"),
+    "magics": Case(plain("%pwd", "!true", "%%bash\necho hello"), "pass"),
+    "own module": Case(
+        plain("from beside import one", answer=GOOD.replace("+ 1", "+ one")), "pass"
+    ),
+    "input": Case(plain("name = input('your name? ')"), "pass", "StdinNotImplementedError"),
+    # bad
+    "stub": Case(
+        plain(answer=check.counter.stub), "not attempted yet", "Write it in the cell above"
+    ),
+    "wrong": Case(plain(answer=BAD), "fail", "expected: '1'"),
+    "not defined": Case([IMPORT, CHECK], "not attempted yet", "counter is not defined"),
+    "syntax": Case(
+        plain(answer="async def counter(connection:\n  pass"), "not attempted yet", "Synt"
+    ),
+    "plain function": Case(
+        plain(answer="def counter(connection):\n    return 1"), "fail", "async def"
+    ),
+    "raises": Case(plain(answer=GOOD.replace("0", "None")), "fail", "your code raised TypeError"),
+    # cheating
+    "check deleted": Case([IMPORT, GOOD], "pass", noticed="its check cell is missing"),
+    "check twice": Case(plain(after=(CHECK,)), "pass", noticed="it is checked 2 times"),
+    "check edited": Case(
+        [IMPORT, BAD, "await check.counter(check.counter.made_of(check.counter.solution_source))"],
+        "fail",
+        noticed="its check was edited",
+    ),
+    "check redefined": Case(
+        [
+            IMPORT,
+            "class Check:\n    async def counter(self, it): return 'passed'\ncheck = Check()",
+            BAD,
+            CHECK,
+        ],
+        "fail",
+        noticed="it redefines `check` (cell 2)",
+    ),
+    "check replaced": Case(
+        [IMPORT, "type(check.counter).judge = lambda self, answer: None", BAD, CHECK],
+        "fail",
+        noticed="it changes the checks",
+    ),
+    "verdict replaced": Case(
+        plain(
+            "import wslessons.exercises.verdict as v\nv.Verdict.passed = property(lambda s: True)",
+            "from wslessons.exercises import trial\ntrial.Trial.expect = lambda *a: None",
+            "from wslessons.exercises.grade import agent\nagent._Agent.on_do = None",
+            answer=BAD,
+        ),
+        "fail",
+        noticed="it looks into the checks",
+    ),
+    "library replaced": Case(
+        plain("import websockets\nwebsockets.serve = websockets.connect = None"), "pass"
+    ),
+    "modules thrown out": Case(
+        plain("import sys\nsys.modules['wslessons.exercises'] = None", answer=BAD),
+        "fail",
+        noticed="it changes the checks: sys.modules",
+    ),
+    # endless
+    "endless": Case(plain("while True:\n    pass"), "pass", "no end within 8 s"),
+    "endless output": Case(
+        plain("while True:\n    print('x' * 1000)"), "pass", "no end within 8 s"
+    ),
+    "cannot be interrupted": Case(
+        plain(
+            "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass",
+        ),
+        "pass",
+        "can't be interrupted",
+    ),
+    # hostile
+    "ends its kernel": Case(plain("import os\nos._exit(1)"), "pass", "the kernel has ended"),
+    "much memory": Case(
+        plain("hoard = []\nwhile True:\n    hoard.append(bytearray(2**24))"), "pass", "emory"
+    ),
+    "hangs": Case(
+        plain(answer="async def counter(c):\n    await c.wait_closed()"), "fail", "nothing"
+    ),
+    "blocks": Case(
+        plain(answer="import time\nasync def counter(c):\n    time.sleep(1000)"),
+        "fail",
+        "held the event loop",
+    ),
+    "handler ends its kernel": Case(
+        plain(answer="import os\nasync def counter(c):\n    os._exit(1)"), "fail", "does not answer"
+    ),
+    "ignores its end": Case(
+        plain(
+            answer="import asyncio\nasync def counter(c):\n    while True:\n        try:\n"
+            "            await asyncio.sleep(9)\n        except BaseException:\n            pass"
+        ),
+        "fail",
+        "ignores being cancelled",
+    ),
+    "deletes what it finds": Case(
+        plain("import os, shutil", "for name in os.listdir('.'):\n    os.remove(name)"), "pass"
+    ),
+    "starts programs": Case(
+        plain(
+            f"import subprocess\nsubprocess.Popen(['sleep', '{SLEEPER}'], start_new_session=True)"
+        ),
+        "pass",
+    ),
+    "markup": Case(
+        plain(answer=GOOD.replace('f"{number}"', "'\\x00</pre><script>' + chr(0xd83d)")), "fail"
+    ),
+}
+
+FILES = {
+    "no JSON": ("{", "it is no JSON"),
+    "no notebook": ("[1, 2]", "it is JSON, and no notebook"),
+    "empty": ("", "it is no JSON"),
+    "bytes": ("\udcff", "it is no JSON"),
+    "deep": ("[" * 100_000, "it is no JSON"),
+    "no exercise": (json.dumps({"cells": []}), "there is no exercise in it"),
+}
+
+
+def notebook(cells: list[str]) -> str:
+    """A notebook of code cells, and a bit of text."""
+    code = [
+        {
+            "cell_type": "code",
+            "source": cell,
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        for cell in cells
+    ]
+    text = {"cell_type": "markdown", "source": "# Mine", "metadata": {}}
+    return json.dumps({"cells": [text, *code], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file with a digest of what is in it."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    command = [sys.executable, "-m", "wslessons", "grade", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=550, check=False)
+
+
+@pytest.mark.timeout(600)
+def test_a_folder_of_all_kinds(tmp_path: Path):
+    """Each notebook gets what it deserves, whatever the others do, and none is changed."""
+    folder = tmp_path / "handed in"
+    for name, case in CASES.items():
+        (folder / f"={name}").mkdir(parents=True)
+        (folder / f"={name}" / "01_echo.ipynb").write_text(notebook(case.cells))
+        (folder / f"={name}" / "beside.py").write_text("one = 1\n")
+    for name, (text, _) in FILES.items():
+        (folder / f"{name}.ipynb").write_bytes(text.encode("utf-8", "surrogateescape"))
+    checkpoint = folder / "=good" / ".ipynb_checkpoints"
+    checkpoint.mkdir()
+    (checkpoint / "old.ipynb").write_text(notebook([IMPORT]))
+    before = contents(folder)
+    csv_file, xml_file, html_file = (tmp_path / f"grades.{kind}" for kind in ("csv", "xml", "html"))
+
+    done = run(
+        *(folder, "--jobs", "4", "--cell-timeout", "8", "--timeout", "120", "--memory", "600"),
+        *("--csv", csv_file, "--junit", xml_file, "--html", html_file),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    total = len(CASES) + len(FILES)
+    assert len(done.stderr.splitlines()) == total
+    assert f"{total} of {total}: " in done.stderr
+    assert len(done.stdout.splitlines()) == 1 + total
+    assert contents(folder) == before
+    for process in psutil.process_iter(["cmdline"]):
+        assert SLEEPER not in (process.info["cmdline"] or [])
+
+    page = html_file.read_text(encoding="utf-8")
+    assert "<script>" not in page
+    rows = list(csv.DictReader(csv_file.open(encoding="utf-8", newline="")))
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(xml_file).getroot()}
+    assert len(suites) == total
+    wrong = []
+    for name, case in CASES.items():
+        (row,) = [r for r in rows if r["student"] == f"'={name}" and r["exercise"] == "counter"]
+        suite = suites[f"={name}/01_echo.ipynb"]
+        cases = [each for each in suite if each.get("name") == "counter"]
+        got = "".join(cases[0].itertext()) + "".join(c.get("message") or "" for c in cases[0])
+        details = page.partition(f'">={name}/01_echo.ipynb</h2>')[2].partition("<h2")[0]
+        if row["verdict"] != case.state:
+            wrong.append(f"{name}: {row['verdict']}, {got}")
+        elif case.said and case.said not in got + details.replace("&#x27;", "'"):
+            wrong.append(f"{name}: {case.said!r} is not said in {got} {details}")
+        elif case.noticed not in row["noticed"]:
+            wrong.append(f"{name}: {case.noticed!r} is not noticed in {row['noticed']!r}")
+        elif not case.noticed and row["noticed"]:
+            wrong.append(f"{name}: {row['noticed']!r} is noticed without a reason")
+    assert not wrong, "\n".join(wrong)
+    for name, (_, trouble) in FILES.items():
+        (row,) = [r for r in rows if r["notebook"] == f"{name}.ipynb"]
+        assert row["noticed"] == trouble
+        error = suites[f"{name}.ipynb"].find("testcase/error")
+        assert error is not None
+        assert error.get("message") == trouble
+
+
+@pytest.mark.timeout(300)
+def test_solutions_of_every_lesson_pass(tmp_path: Path):
+    """Whatever kind of answer it is, it can be judged from another process."""
+    for lesson in sorted({exercise.lesson for exercise in check}):
+        cells = [IMPORT]
+        for exercise in check.of_lesson(lesson):
+            call = f"await check.{exercise.name}({exercise.answer_name})"
+            cells += [exercise.solution_source, call]
+        (tmp_path / f"{lesson}.ipynb").write_text(notebook(cells))
+    done = run(tmp_path, "--jobs", "2", "--csv", tmp_path / "grades.csv")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "grades.csv").open(newline="")))
+    assert len(rows) == len(list(check))
+    assert [row for row in rows if row["verdict"] != "pass"] == []
+
+
+@pytest.mark.timeout(300)
+def test_what_is_wrong_gets_the_same_hint_as_in_a_notebook(tmp_path: Path):
+    """A crash, a forgotten await and a wrong value are explained from another process, too."""
+    answers = {
+        "crash": ("async def counter(c):\n    await c.send(1 / 0)\n", "ZeroDivisionError"),
+        "await": (
+            "async def counter(c):\n    async for _ in c:\n        c.send('1')\n",
+            "never awaited",
+        ),
+        "shared": (
+            "n = 0\nasync def counter(c):\n    global n\n    async for _ in c:\n        n += 1\n"
+            "        await c.send(str(n))\n",
+            "All connections share this number",
+        ),
+    }
+    for name, (answer, _) in answers.items():
+        (tmp_path / f"{name}.ipynb").write_text(notebook(plain(answer=answer)))
+    done = run(tmp_path, "--jobs", "2", "--html", tmp_path / "grades.html")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "grades.html").read_text()
+    for name, (_, said) in answers.items():
+        details = page.partition(f'">{name}.ipynb</h2>')[2].partition("<h2")[0]
+        assert said in " ".join(details.split()), name
+
+
+def test_the_untouched_lesson_holds_its_exercises(tmp_path: Path):
+    """A copy of a lesson is known by its name, and each of its exercises is expected once."""
+    original = Path(__file__).parents[2] / "notebooks" / "01_echo.ipynb"
+    copy = tmp_path / "anna_01_echo.ipynb"
+    copy.write_bytes(original.read_bytes())
+    handed_in = read(copy)
+    assert handed_in.exercises == [exercise.name for exercise in check.of_lesson(1)]
+    assert handed_in.notices == {}
+    assert all(cell.only_checks for cell in handed_in.cells if cell.checks)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["."], "there is no notebook in ."),
+        ([".", "--csv", "no/such/folder/grades.csv"], "there is no folder for"),
+        ([".", "--jobs", "0"], "'0' is no whole number above 0"),
+        ([".", "--timeout", "nan"], "'nan' is no number of seconds above 0"),
+    ],
+)
+def test_words_that_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+):
+    """One sentence and exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    done = run(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
