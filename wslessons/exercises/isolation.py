@@ -33,6 +33,8 @@ from typing import Any, Self
 
 from websockets import ConnectionClosed
 
+from wslessons.exercises.idle import Idle
+
 __all__ = ["Blocked", "Isolation", "NoFence", "own_lines"]
 
 BLOCKED_AFTER = 2.0
@@ -119,16 +121,21 @@ class Isolation:
         """Coroutines that were still running when all should have ended."""
         self.immortal: list[str] = []
         """Those of them that ignored being cancelled."""
+        self.idle = Idle()
+        """What knows whether anything can still come."""
         self._tasks: list[tuple[asyncio.Task[Any], str]] = []
         self._stack = contextlib.ExitStack()
         self._strikes, self._raised = 0, False
         self._written = 0
-        self._ticking: asyncio.TimerHandle | None = None
+        self._ticking: asyncio.Handle | None = None
+        self._alarms = False
         self._caught: Sequence[warnings.WarningMessage] = ()
 
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
-        for part in (self._watch, self._tend, self._forbid, self._warn, self._limit_output):
+        self._stack.enter_context(self.idle.watching(self.loop))
+        parts = (self._watch, self._pulse, self._tend, self._forbid, self._warn, self._limit_output)
+        for part in parts:
             self._stack.enter_context(part())
         return self
 
@@ -196,9 +203,7 @@ class Isolation:
         self._tasks.clear()
 
     async def _still_running(self, seconds: float) -> list[tuple[asyncio.Task[Any], str]]:
-        waiting = [task for task, _ in self._tasks if not task.done()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=seconds)
+        await self.idle.wait([task for task, _ in self._tasks if not task.done()], seconds)
         return [(task, name) for task, name in self._tasks if not task.done()]
 
     # Who holds the loop
@@ -213,12 +218,11 @@ class Isolation:
         began = time.monotonic()
         before = signal.signal(signal.SIGALRM, self._on_alarm)
         remaining, interval = signal.setitimer(signal.ITIMER_REAL, self.blocked_after)
-        self._tick()
+        self._alarms = True
         try:
             yield
         finally:
-            if self._ticking is not None:
-                self._ticking.cancel()
+            self._alarms = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             if remaining:
@@ -226,9 +230,24 @@ class Isolation:
                 remaining = max(remaining - (time.monotonic() - began), 0.001)
                 signal.setitimer(signal.ITIMER_REAL, remaining, interval)
 
+    @contextlib.contextmanager
+    def _pulse(self) -> Generator[None]:
+        """Give a sign of life at every tick, and look what else lives."""
+        self._tick()
+        try:
+            yield
+        finally:
+            if self._ticking is not None:
+                self._ticking.cancel()
+
     def _tick(self) -> None:
-        self._strikes, self._raised = 0, False
-        signal.setitimer(signal.ITIMER_REAL, self.blocked_after)
+        if self._alarms:
+            self._strikes, self._raised = 0, False
+            signal.setitimer(signal.ITIMER_REAL, self.blocked_after)
+        self._ticking = self.loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self.idle.look(self.loop)
         self._ticking = self.loop.call_later(TICK, self._tick)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
@@ -338,11 +357,6 @@ class Isolation:
         """Bring `unawaited` up to date."""
         texts = [str(each.message) for each in self._caught]
         self.unawaited = [text.split("'")[1] for text in texts if "was never awaited" in text]
-
-    def forgot_await(self) -> bool:
-        """Tell whether the learner's code called a coroutine function and did not await it."""
-        self.note_unawaited()
-        return bool(self.unawaited)
 
     @contextlib.contextmanager
     def _limit_output(self) -> Generator[None]:

@@ -36,6 +36,7 @@ from websockets import connect as open_connection
 from websockets import serve as start_server
 
 from wslessons.exercises import stages
+from wslessons.exercises.idle import Idle
 from wslessons.exercises.isolation import Isolation
 
 __all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
@@ -102,10 +103,9 @@ class Mismatch(Exception):
 class Client:
     """One real client of what is on trial: `websockets.connect` with a bounded patience."""
 
-    def __init__(self, connection: ClientConnection, hopeless: Callable[[], bool]) -> None:
+    def __init__(self, connection: ClientConnection, idle: Idle) -> None:
         self.connection = connection
-        self.hopeless = hopeless
-        """Whether it is known already that nothing will come."""
+        self.idle = idle
 
     async def send(self, message: Any) -> None:
         """Send, unless the connection has ended: then what is received next says so."""
@@ -120,18 +120,14 @@ class Client:
 
     async def recv(self, patience: float = PATIENCE) -> Any:
         """Receive the next message, or a `Nothing` that says why there is none."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + patience
+        end = asyncio.get_running_loop().time() + patience
         try:
-            while (left := end - loop.time()) > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, 0.25)):
-                        return await self.connection.recv()
-                if self.hopeless():
-                    break
+            async with self.idle.timeout(patience):
+                return await self.connection.recv()
+        except TimeoutError:
+            return Nothing(f"nothing {_for_how_long(end, patience)}")
         except ConnectionClosed:
             return self.ending()
-        return Nothing(f"nothing within {patience:g} s")
 
     async def settled(self) -> None:
         """Wait until the other side has had what was sent so far, by a ping; a closed one is."""
@@ -197,8 +193,7 @@ class Trial:
     ) -> None:
         # Politely at first, lest what one behaviour leaves behind spoils the next one.
         goodbyes = [asyncio.ensure_future(client.close()) for client in self.clients]
-        if goodbyes:
-            await asyncio.wait(goodbyes, timeout=0.5)
+        await self.isolation.idle.wait(goodbyes, 0.5)
         for client in self.clients:
             client.vanish()
         for goodbye in goodbyes:
@@ -214,7 +209,7 @@ class Trial:
         for task in self._started:
             task.cancel()
         if self._started:
-            await asyncio.wait(self._started, timeout=GRACE)
+            await self.isolation.idle.wait(self._started, GRACE)
             await asyncio.gather(*(t for t in self._started if t.done()), return_exceptions=True)
         await self.isolation.end()
         await self._stack.__aexit__(None, None, None)
@@ -223,7 +218,8 @@ class Trial:
         for patience in (GRACE, 0.3, 0.3, 0.3):
             if not (tasks := [task for task in tasks if not task.done()]):
                 return
-            _, alive = await asyncio.wait(tasks, timeout=patience)
+            await self.isolation.idle.wait(tasks, patience)
+            alive = [task for task in tasks if not task.done()]
             if alive and patience == GRACE:
                 self.isolation.left.append(name)
             for task in alive:
@@ -247,6 +243,7 @@ class Trial:
 
     async def serve_small(self) -> str:
         """Serve with room for a few KiB per connection, so that a slow reader is soon noticed."""
+        self.isolation.idle.open = True
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         sock.bind(("127.0.0.1", 0))
@@ -295,13 +292,15 @@ class Trial:
             running = asyncio.ensure_future(self.isolation.guard(result))
         except Exception as error:
             raise Mismatch("a result", Nothing("an exception"), "") from error
-        await asyncio.wait([running], timeout=patience)
+        end = asyncio.get_running_loop().time() + patience
+        await self.isolation.idle.wait([running], patience)
         if not running.done():
+            why = f"no end {_for_how_long(end, patience)}"
             # A closing handshake that nobody answers would take the library's ten seconds.
             self.cut_off()
             running.cancel()
-            await asyncio.wait([running], timeout=GRACE)
-            raise Mismatch("an end", Nothing(f"no end within {patience:g} s"), hint)
+            await self.isolation.idle.wait([running], GRACE)
+            raise Mismatch("an end", Nothing(why), hint)
         try:
             return running.result()
         except (Exception, asyncio.CancelledError) as error:
@@ -380,7 +379,7 @@ class Trial:
         except (OSError, InvalidHandshake, TimeoutError) as error:
             got = Nothing(f"no WebSocket ({type(error).__name__})")
             raise Mismatch("an open connection", got, "Does it still accept clients?") from error
-        client = Client(connection, self.isolation.forgot_await)
+        client = Client(connection, self.isolation.idle)
         self.clients.append(client)
         return client
 
@@ -390,6 +389,7 @@ class Trial:
 
     async def connect_slow(self, url: str) -> Client:
         """Connect a client whose kernel takes in a few KiB only, for readers that lag."""
+        self.isolation.idle.open = True
         host, _, port = url.removeprefix("ws://").partition(":")
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -453,13 +453,12 @@ class Trial:
         if not holds:
             raise Mismatch(expected, got, hint)
 
-    async def until(self, holds: Callable[[], bool], patience: float = PATIENCE) -> bool:
-        """Wait until `holds()`, at most `patience` seconds; return whether it does."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + patience
-        while not holds() and loop.time() < end:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.01)
-        return holds()
+
+def _for_how_long(end: float, patience: float) -> str:
+    """Say why the waiting is over: the time is up, or nothing can happen any more."""
+    if asyncio.get_running_loop().time() < end:
+        return "so far, and nothing is on its way"
+    return f"within {patience:g} s"
 
 
 def shown(value: Any) -> str:

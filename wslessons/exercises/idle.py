@@ -1,0 +1,110 @@
+"""Wait for something, but no longer than it can still come.
+
+    async with idle.timeout(3):
+        await connection.recv()     # TimeoutError after 3 s, or as soon as nothing can come
+
+A check's world is closed: what the learner wrote, the clients and our own servers live on one loop.
+When nothing is ready to run there, no socket has anything to read, no timer is due before the
+deadline and no thread works for the loop, then nothing will ever come. That is certain long before
+the patience is over, on a slow machine as on a fast one.
+
+Not handled here: a world that is open, with a server in another process, or with buffers so
+small that the kernel itself waits before it goes on. Set `open` then, and all patience
+is waited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+from collections.abc import AsyncGenerator, Collection, Generator
+from typing import Any
+
+__all__ = ["Idle"]
+
+LOOKS = 6
+"""Looks in a row that find nothing, until it is certain: the kernel takes a moment to deliver."""
+
+
+class Idle:
+    """Knows whether anything can still happen on a loop, and ends what waits for it in vain.
+
+    Somebody calls `look` at regular intervals, by `loop.call_soon` and with no timer pending.
+    """
+
+    def __init__(self) -> None:
+        self.open = False
+        """Whether something may come from outside this loop."""
+        self._scopes: dict[asyncio.Timeout, float] = {}
+        self._still = 0
+        self._timers: set[int] = set()
+        self._working: set[asyncio.Future[Any]] = set()
+        self._threads = 0
+
+    @contextlib.contextmanager
+    def watching(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:
+        """Count what other threads do for `loop` while the block runs."""
+        self._threads = threading.active_count()
+        run = loop.run_in_executor
+
+        def run_in_executor(*args: Any) -> Any:
+            future = run(*args)
+            self._working.add(future)
+            future.add_done_callback(self._working.discard)
+            return future
+
+        try:
+            loop.run_in_executor = run_in_executor  # ty: ignore[invalid-assignment]
+        except AttributeError:  # a loop in C has no room for attributes
+            self.open = True
+        try:
+            yield
+        finally:
+            getattr(loop, "__dict__", {}).pop("run_in_executor", None)
+
+    def look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See whether anything is going on, and end the waiting that is in vain.
+
+        Called by `call_soon`, it runs when the selector has just been asked: what a socket has to
+        say is among the callbacks that are ready.
+        """
+        ready, scheduled = getattr(loop, "_ready", None), getattr(loop, "_scheduled", None)
+        if self.open or ready is None or scheduled is None:
+            return
+        timers = {id(each): each.when() for each in scheduled if not each.cancelled()}
+        # A thread of its own may call back at any time; one that waits for work may not.
+        threads = bool(self._working) or threading.active_count() > self._threads
+        quiet = not ready and not threads and timers.keys() == self._timers
+        self._timers = set(timers)
+        self._still = self._still + 1 if quiet else 0
+        if self._still < LOOKS:
+            return
+        due = min(timers.values(), default=math.inf)
+        for scope, end in list(self._scopes.items()):
+            if end <= due and not scope.expired():
+                del self._scopes[scope]
+                scope.reschedule(loop.time())
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncGenerator[asyncio.Timeout]:
+        """As `asyncio.timeout`, and over as soon as nothing can happen within those seconds.
+
+        Raises:
+            TimeoutError: what the block waits for did not come.
+        """
+        async with asyncio.timeout(seconds) as scope:
+            self._scopes[scope] = scope.when() or 0.0
+            self._still = 0
+            try:
+                yield scope
+            finally:
+                self._scopes.pop(scope, None)
+
+    async def wait(self, futures: Collection[asyncio.Future[Any]], seconds: float) -> None:
+        """Wait for all of `futures` as `asyncio.wait` does, but not in vain."""
+        if futures:
+            with contextlib.suppress(TimeoutError):
+                async with self.timeout(seconds):
+                    await asyncio.wait(futures)
