@@ -265,9 +265,12 @@ async def come_back(url):
     ) -> tuple[Any, list[float]]:
         """Run the client against a server that plays one part of `script` per connection."""
         began: list[float] = []
+        endless = asyncio.Event()
 
         async def play(connection: ServerConnection) -> None:
             began.append(time.monotonic())
+            if len(began) > len(script) + 2:
+                endless.set()
             # Who comes once more than it should is told that it is over.
             part = script[len(began) - 1] if len(began) <= len(script) else ([], 1000)
             for text in part[0]:
@@ -281,7 +284,7 @@ async def come_back(url):
                 await connection.close(part[1])
 
         url = await trial.serve_this(play, theirs=False)
-        return await trial.call(url, hint=hint), began
+        return await trial.call(url, hint=hint, endless=endless), began
 
     @behaviour("all messages of one connection, until 1000")
     async def one(self, trial: Trial) -> None:

@@ -38,6 +38,8 @@ class Idle:
         self.open = False
         """Whether something may come from outside this loop."""
         self._scopes: dict[asyncio.Timeout, float] = {}
+        self._turns: set[asyncio.Future[None]] = set()
+        self._looked = False
         self._still = 0
         self._timers: set[int] = set()
         self._working: set[asyncio.Future[Any]] = set()
@@ -70,15 +72,23 @@ class Idle:
         Called by `call_soon`, it runs when the selector has just been asked: what a socket has to
         say is among the callbacks that are ready.
         """
-        ready, scheduled = getattr(loop, "_ready", None), getattr(loop, "_scheduled", None)
-        if self.open or ready is None or scheduled is None:
+        internals: Any = loop
+        self._looked = not self.open and hasattr(loop, "_ready") and hasattr(loop, "_scheduled")
+        if not self._looked:
             return
+        ready, scheduled = internals._ready, internals._scheduled
         timers = {id(each): each.when() for each in scheduled if not each.cancelled()}
         # A thread of its own may call back at any time; one that waits for work may not.
         threads = bool(self._working) or threading.active_count() > self._threads
-        quiet = not ready and not threads and timers.keys() == self._timers
-        self._timers = set(timers)
+        ours = set(self._scopes.values())
+        others = {each for each, when in timers.items() if when not in ours}
+        quiet = not ready and not threads and others == self._timers
+        self._timers = others
         self._still = self._still + 1 if quiet else 0
+        if not quiet:
+            for turn in self._turns:
+                if not turn.done():
+                    turn.set_result(None)
         if self._still < LOOKS:
             return
         due = min(timers.values(), default=math.inf)
@@ -102,9 +112,30 @@ class Idle:
             finally:
                 self._scopes.pop(scope, None)
 
-    async def wait(self, futures: Collection[asyncio.Future[Any]], seconds: float) -> None:
-        """Wait for all of `futures` as `asyncio.wait` does, but not in vain."""
+    async def stirs(self, seconds: float) -> bool:
+        """Wait until something happens on the loop; tell whether it does within those seconds."""
+        if self._looked:
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.add(turn)
+            try:
+                async with self.timeout(seconds):
+                    await turn
+            except TimeoutError:
+                return False
+            finally:
+                self._turns.discard(turn)
+        else:
+            await asyncio.sleep(min(seconds, 0.05))
+        return True
+
+    async def wait(
+        self,
+        futures: Collection[asyncio.Future[Any]],
+        seconds: float,
+        return_when: str = asyncio.ALL_COMPLETED,
+    ) -> None:
+        """Wait for `futures` as `asyncio.wait` does, but not in vain."""
         if futures:
             with contextlib.suppress(TimeoutError):
                 async with self.timeout(seconds):
-                    await asyncio.wait(futures)
+                    await asyncio.wait(futures, return_when=return_when)

@@ -179,7 +179,7 @@ class Isolation:
             with contextlib.suppress(ValueError):
                 current.reset(token)
 
-    async def end(self, grace: float = 1.0) -> None:
+    async def end(self, grace: float = 3.0) -> None:
         """End every task that the learner's code has started, and note which ones had to be.
 
         Args:
@@ -385,7 +385,7 @@ class NoFence(Isolation):
     async def __aenter__(self) -> Self:
         return self
 
-    async def end(self, grace: float = 1.0) -> None:
+    async def end(self, grace: float = 3.0) -> None:
         """Do nothing: whoever runs the code ends it."""
 
 

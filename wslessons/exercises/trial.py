@@ -44,8 +44,8 @@ __all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Salted", "Trial", "show
 PATIENCE = 3.0
 """Seconds after which what has not come is taken as not coming."""
 
-GRACE = 1.0
-"""Seconds for a handler to end once its client has gone."""
+GRACE = 3.0
+"""Seconds for a handler to end once its client has gone; a busy machine may need one of them."""
 
 quiet = logging.getLogger("wslessons.exercises.servers")
 quiet.propagate = False
@@ -272,7 +272,11 @@ class Trial:
         return f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def call(
-        self, *args: Any, patience: float = PATIENCE, hint: str = "It waits for ever: for what?"
+        self,
+        *args: Any,
+        patience: float = PATIENCE,
+        hint: str = "It waits for ever: for what?",
+        endless: asyncio.Event | None = None,
     ) -> Any:
         """Call the learner's function, await it if need be, and return its result.
 
@@ -280,6 +284,7 @@ class Trial:
             args: what it is called with.
             patience: seconds that it may take.
             hint: what to say if it takes longer.
+            endless: set by a behaviour as soon as it is certain that the call goes on for ever.
 
         Raises:
             Mismatch: it raised, or took too long.
@@ -293,9 +298,13 @@ class Trial:
         except Exception as error:
             raise Mismatch("a result", Nothing("an exception"), "") from error
         end = asyncio.get_running_loop().time() + patience
-        await self.isolation.idle.wait([running], patience)
+        certain = asyncio.ensure_future((endless or asyncio.Event()).wait())
+        await self.isolation.idle.wait([running, certain], patience, asyncio.FIRST_COMPLETED)
+        certain.cancel()
         if not running.done():
-            why = f"no end {_for_how_long(end, patience)}"
+            why = "no end: it begins again and again"
+            if not certain.done():
+                why = f"no end {_for_how_long(end, patience)}"
             # A closing handshake that nobody answers would take the library's ten seconds.
             self.cut_off()
             running.cancel()

@@ -110,6 +110,8 @@ class _Agent:
     async def on_open(self, name: str) -> None:
         """Begin the world of one behaviour."""
         self.isolation = Isolation()
+        # The clients, and the servers that a client of the student's talks to, are elsewhere.
+        self.isolation.idle.open = True
         await self.isolation.__aenter__()
         self.trial = Trial(self.names[self.exercises[name].answer_name], self.isolation)
 

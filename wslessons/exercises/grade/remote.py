@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -72,9 +73,13 @@ class KernelTrial(Trial):
         return await self._do("stage", name)
 
     async def call(
-        self, *args: Any, patience: float = PATIENCE, hint: str = "It waits for ever: for what?"
+        self,
+        *args: Any,
+        patience: float = PATIENCE,
+        hint: str = "It waits for ever: for what?",
+        endless: asyncio.Event | None = None,
     ) -> Any:
-        """Call it there, and return the result."""
+        """Call it there, and return the result, or wait in vain until all patience is gone."""
         return await self._do("call", *args, patience=patience, hint=hint)
 
     async def take(self, count: int, *args: Any) -> list[Any]:
