@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from wslessons.exercises import verdict
 from wslessons.lab import theme
 
 THEMES = Path(sys.prefix) / "share/jupyter/lab/themes/@jupyterlab"
@@ -76,3 +77,8 @@ def test_texts_can_be_read_in_both_themes(name: str, colour: str) -> None:
         paper = read(variable(css, layer))
         ink = read(variable(css, "--jp-content-font-color1"), paper)
         assert contrast(mixed(getattr(theme, colour), ink, paper), paper) >= 4.5
+
+
+def test_verdicts_have_the_panels_colours() -> None:
+    """They bring no Jupyter with them, so they name the colours themselves."""
+    assert (verdict.GREEN, verdict.RED) == (theme.GREEN, theme.RED)

@@ -36,14 +36,22 @@ class State(enum.StrEnum):
     NOT_ATTEMPTED = "not attempted yet"
 
 
+def _ink(colour: str) -> str:
+    """Mix a colour with the theme's ink, so that it can be read on light and on dark paper."""
+    return f"color-mix(in srgb, {colour} 55%, var(--jp-content-font-color1, #212121))"
+
+
+GREEN, RED = _ink("#2e9d36"), _ink("#e53935")
+GREY = "var(--jp-ui-font-color1, #555)"
+
 MARKS = {
-    State.PASS: ("✓", "--jp-success-color1", "#2e7d32"),
-    State.FAIL: ("✗", "--jp-error-color1", "#c62828"),
-    State.TIMED_OUT: ("⏱", "--jp-error-color1", "#c62828"),
-    State.NOT_RUN: ("·", "--jp-ui-font-color1", "#555"),
-    State.NOT_ATTEMPTED: ("○", "--jp-ui-font-color1", "#555"),
+    State.PASS: ("✓", GREEN),
+    State.FAIL: ("✗", RED),
+    State.TIMED_OUT: ("⏱", RED),
+    State.NOT_RUN: ("·", GREY),
+    State.NOT_ATTEMPTED: ("○", GREY),
 }
-"""For each state a mark, and JupyterLab's own colour for it with one for everywhere else."""
+"""For each state a mark and its colour, in JupyterLab's themes and everywhere else."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +159,14 @@ class Verdict:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         rows = "".join(_row(line) for line in self.lines)
         note = f"<div>{html.escape(self.note)}</div>" if self.note else ""
-        mark, colour = _mark(self.state)
+        mark, colour = MARKS[self.state]
         title = f'<b><span style="color:{colour}">{mark}</span> {html.escape(self.title)}</b>'
         body = f'<div style="color:var(--jp-ui-font-color1, inherit)">{title}{rows}{note}</div>'
         return {"text/plain": repr(self), "text/html": body}
 
 
-def _mark(state: State) -> tuple[str, str]:
-    mark, variable, colour = MARKS[state]
-    return mark, f"var({variable}, {colour})"
-
-
 def _row(line: Line) -> str:
-    mark, colour = _mark(line.state)
+    mark, colour = MARKS[line.state]
     details = "".join(
         f'<div style="margin-left:1.6em;white-space:pre-wrap"><b>{label}:</b>'
         f" {html.escape(text)}</div>"
