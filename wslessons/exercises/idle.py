@@ -31,7 +31,8 @@ LOOKS = 6
 class Idle:
     """Knows whether anything can still happen on a loop, and ends what waits for it in vain.
 
-    Somebody calls `look` at regular intervals, by `loop.call_soon` and with no timer pending.
+    Somebody calls `glance` and then `look` at regular intervals, each by `loop.call_soon`, in two
+    turns of the loop that follow each other, and with no timer pending.
     """
 
     def __init__(self) -> None:
@@ -43,12 +44,13 @@ class Idle:
         self._still = 0
         self._timers: set[int] = set()
         self._working: set[asyncio.Future[Any]] = set()
-        self._threads = 0
+        self._threads: set[threading.Thread] = set()
+        self._busy = False
 
     @contextlib.contextmanager
     def watching(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:
         """Count what other threads do for `loop` while the block runs."""
-        self._threads = threading.active_count()
+        self._threads = set(threading.enumerate())
         run = loop.run_in_executor
 
         def run_in_executor(*args: Any) -> Any:
@@ -66,11 +68,15 @@ class Idle:
         finally:
             getattr(loop, "__dict__", {}).pop("run_in_executor", None)
 
+    def glance(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See whether anything is ready: the selector has just been asked."""
+        self._busy = bool(getattr(loop, "_ready", None))
+
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
         """See whether anything is going on, and end the waiting that is in vain.
 
-        Called by `call_soon`, it runs when the selector has just been asked: what a socket has to
-        say is among the callbacks that are ready.
+        What a socket has to say is among the callbacks that are ready, in this turn or in the one
+        of `glance`: what was sent in that turn can be read in this one.
         """
         internals: Any = loop
         self._looked = not self.open and hasattr(loop, "_ready") and hasattr(loop, "_scheduled")
@@ -79,10 +85,10 @@ class Idle:
         ready, scheduled = internals._ready, internals._scheduled
         timers = {id(each): each.when() for each in scheduled if not each.cancelled()}
         # A thread of its own may call back at any time; one that waits for work may not.
-        threads = bool(self._working) or threading.active_count() > self._threads
+        threads = bool(self._working) or bool(set(threading.enumerate()) - self._threads)
         ours = set(self._scopes.values())
         others = {each for each, when in timers.items() if when not in ours}
-        quiet = not ready and not threads and others == self._timers
+        quiet = not ready and not self._busy and not threads and others == self._timers
         self._timers = others
         self._still = self._still + 1 if quiet else 0
         if not quiet:

@@ -244,6 +244,10 @@ class Isolation:
         if self._alarms:
             self._strikes, self._raised = 0, False
             signal.setitimer(signal.ITIMER_REAL, self.blocked_after)
+        self._ticking = self.loop.call_soon(self._glance)
+
+    def _glance(self) -> None:
+        self.idle.glance(self.loop)
         self._ticking = self.loop.call_soon(self._look)
 
     def _look(self) -> None:
