@@ -1,23 +1,60 @@
-"""A real Chromium, and JupyterLab as `wslessons lab` starts it."""
+"""A real Chromium, and JupyterLab as `wslessons lab` starts it.
+
+Both take seconds to start, so the tests of a process share one of each, and one event loop with
+them. A test gets a context of the browser (cookies, cache), or a folder and a kernel, of its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import nbformat
 import pytest
+import pytest_asyncio
 import shell
-from jupyterlab_page import Lab
+from jupyterlab_page import Jupyter, Lab
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from wslessons.lab.lessons import find
 from wslessons.lab.outputs import NOTEBOOK_METADATA
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FOLDERS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+HERE = Path(__file__).parent
+
+PATIENCE = 40_000
+"""Milliseconds that a busy machine may take to show what a test waits for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of this folder on the loop that the browser and its pages belong to."""
+    for item in items:
+        if (
+            HERE in item.path.parents
+            and isinstance(item, pytest.Function)
+            and inspect.iscoroutinefunction(item.function)
+        ):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(200):
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"tasks left behind: {left}")
 
 
 def chromium() -> str:
@@ -32,51 +69,70 @@ def chromium() -> str:
     pytest.skip(sentence)
 
 
-@pytest.fixture
-async def page() -> AsyncGenerator[Page]:
-    """A page of a new, empty browser."""
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def browser() -> AsyncGenerator[Browser]:
+    """The browser of all tests."""
     path = chromium()
+    expect.set_options(timeout=PATIENCE)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path,
             # Root can't have Chromium's sandbox; the rest keeps it from calling home.
             args=["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
         )
-        page = await browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(40_000)
-        yield page
+        yield browser
         await browser.close()
 
 
-@pytest.fixture
-def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them, and the tests out of those."""
-    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN", "JUPYTERLAB_SETTINGS_DIR"):
-        monkeypatch.delenv(name, raising=False)
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: Browser) -> AsyncGenerator[Page]:
+    """A page of a browser that has seen no other page."""
+    page = await browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    yield page
+    await page.close()
 
 
-@pytest.fixture
-async def lab(
-    page: Page, tmp_path: Path, own_jupyter: None, request: pytest.FixtureRequest
-) -> AsyncGenerator[Lab]:
-    """JupyterLab in a work folder and with settings of its own.
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def jupyter(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Jupyter]:
+    """The JupyterLab of all tests, with settings and a work folder of its own, and its page."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    config = folder / "jupyter_config_dir"
+    config.mkdir()
+    (config / "jupyter_lab_config.json").write_text('{"LabApp": {"expose_app_in_browser": true}}')
+    async with AsyncExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in FOLDERS:
+                patch.setenv(name, str(folder / name.lower()))
+            for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN", "JUPYTERLAB_SETTINGS_DIR"):
+                patch.delenv(name, raising=False)
+            words = ("lab", "--no-browser", "--port=0", f"--dir={folder / 'work'}")
+            process = await stack.enter_async_context(shell.serving(*words))
+        page = await browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        yield Jupyter(process.url, folder / "work", config / "lab" / "user-settings", page)
+        await page.close()
 
-    It is opened on lesson 1, or on the one that ``pytest.mark.lesson(WORD)`` names; or, with
-    ``pytest.mark.cells(SOURCE, ...)``, on a notebook of these code cells.
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def lab(jupyter: Jupyter, request: pytest.FixtureRequest) -> AsyncGenerator[Lab]:
+    """A notebook in JupyterLab: a copy of a lesson, in a folder and with a kernel of its own.
+
+    It is lesson 1, or the one that ``pytest.mark.lesson(WORD)`` names; or, with
+    ``pytest.mark.cells(SOURCE, ...)``, a notebook of these code cells.
     """
-    work, marker = tmp_path / "work", request.node.get_closest_marker("lesson")
-    lesson = marker.args[0] if marker else "echo"
-    notebook = work / find(lesson).name
-    async with shell.serving("lab", lesson, "--no-browser", "--port=0", f"--dir={work}") as process:
-        url = process.url
-        if cells := request.node.get_closest_marker("cells"):
-            notebook, before = work / "cells.ipynb", notebook.name
-            made = new_notebook(cells=[new_code_cell(source) for source in cells.args])
-            made.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
-            nbformat.write(made, notebook)
-            url = url.replace(before, notebook.name)
-        lab = Lab(page, notebook, url)
-        await lab.open()
-        yield lab
+    marker = request.node.get_closest_marker("lesson")
+    folder = jupyter.new_folder()
+    if cells := request.node.get_closest_marker("cells"):
+        notebook = folder / "cells.ipynb"
+        made = new_notebook(cells=[new_code_cell(source) for source in cells.args])
+        made.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+        nbformat.write(made, notebook)
+    else:
+        lesson = find(marker.args[0] if marker else "echo").name
+        notebook = Path(shutil.copy(jupyter.work / lesson, folder))
+    await jupyter.page.set_viewport_size({"width": 1280, "height": 1000})
+    yield await jupyter.open(notebook)
+    await jupyter.tidy()

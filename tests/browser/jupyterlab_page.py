@@ -4,9 +4,70 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from playwright.async_api import Locator, Page, expect
+
+
+class Jupyter:
+    """A running JupyterLab and the one page that shows it, for one notebook after the other.
+
+    Loading the page takes a browser five seconds of work, opening one more notebook in it hardly
+    any. So the page stays, as a person's does.
+
+    Args:
+        address: what `wslessons lab` has printed, the token in it. Started with
+            ``LabApp.expose_app_in_browser``, so that a test need not click its way to a file.
+        work: its folder.
+        settings: where it keeps what a person sets in its menus.
+        page: of the browser.
+    """
+
+    def __init__(self, address: str, work: Path, settings: Path, page: Page) -> None:
+        self._address, self.work, self._settings, self.page = address, work, settings, page
+        self._token = parse_qs(urlsplit(address).query)["token"][0]
+        self._number = 0
+
+    def new_folder(self) -> Path:
+        """Make a folder that no test has used before."""
+        self._number += 1
+        folder = self.work / f"test{self._number}"
+        folder.mkdir()
+        return folder
+
+    async def open(self, notebook: Path) -> Lab:
+        """Open a notebook beside no other one."""
+        path = notebook.relative_to(self.work).as_posix()
+        page = f"/lab/workspaces/{notebook.parent.name}/tree/{path}?token={self._token}"
+        lab = Lab(self.page, notebook, urljoin(self._address, page))
+        if await self.page.evaluate("window.jupyterapp === undefined"):
+            await lab.open()
+        else:
+            script = (
+                "path => jupyterapp.commands.execute('docmanager:open', { path }).then(() => 0)"
+            )
+            await self.page.evaluate(script, path)
+            await lab.ready()
+        return lab
+
+    async def tidy(self) -> None:
+        """Close all notebooks unsaved, end their kernels, and forget what was set in the menus.
+
+        A page that is not as it was before is left: the next notebook loads another.
+        """
+        await self.page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(w => w.dispose())")
+        headers, api = {"Authorization": f"token {self._token}"}, "/api/sessions"
+        request = self.page.request
+        listed = await request.get(urljoin(self._address, api), headers=headers)
+        for session in await listed.json():
+            one = urljoin(self._address, f"{api}/{session['id']}")
+            await request.delete(one, headers=headers)
+        changed = self._settings.exists() or await self.page.locator(".jp-Dialog").count()
+        shutil.rmtree(self._settings, ignore_errors=True)
+        if changed:
+            await self.page.goto("about:blank")
 
 
 class Lab:
@@ -26,7 +87,7 @@ class Lab:
         """Wait until the notebook's kernel is there and idle, and no cell waits for it."""
         await expect(self.page.get_by_text("[*]:", exact=True)).to_have_count(0, timeout=60_000)
         status = self.page.locator("#jp-main-statusbar")
-        await expect(status.get_by_text("| Idle")).to_be_visible(timeout=40_000)
+        await expect(status.get_by_text("| Idle")).to_be_visible()
 
     async def menu(self, name: str, item: str) -> None:
         """Choose `item` of the menu `name`."""

@@ -32,7 +32,7 @@ async def test_learner_runs_the_lesson_and_pulls_the_plug(lab: Lab):
             await expect(line).not_to_have_attribute("d", before)
 
         latency = panel.locator("input[type=number]").first
-        await latency.fill("0.12")
+        await latency.fill("120")
         await latency.press("Tab")
         await panel.get_by_role("button", name="Delay").click()
         await expect(panel).to_contain_text("delayed by 120 ± 50 ms each way")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from jupyterlab_page import Lab
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from wslessons import asgi
 from wslessons.lab.trials.web import bank
@@ -35,14 +35,11 @@ async def test_learner_runs_the_lesson_and_talks_from_the_page(lab: Lab):
         await expect(page.get_by_role("log")).to_contain_text("<b>hello page</b>")
 
 
-async def test_theft_works_from_the_same_site_only(lab: Lab):
+async def test_theft_works_from_the_same_site_only(page: Page):
     """Another origin of the bank's site reads alice's balance; to another site no cookie goes."""
     async with asyncio.timeout(60), asgi.serve(bank()) as victim:
         attack = hostile_application(victim.url + "/", victim.ws_url + "/ws")
         async with asgi.serve(attack) as hostile:
-            browser = lab.page.context.browser
-            assert browser is not None
-            page = await browser.new_page()
             await page.goto(victim.url)
             await page.goto(hostile.url)
             await expect(page.locator("#fetch")).to_have_text("refused")

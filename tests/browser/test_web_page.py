@@ -152,7 +152,7 @@ async def test_a_silent_line_is_given_up(page: Page):
     async with asyncio.timeout(100), serving() as served, Link(served.ws_url) as link:
         url = link.url.replace("ws", "http", 1)
         await page.goto(url)
-        await page.evaluate(IMPATIENT)
+        await page.evaluate(JOIN, {"interval": 300, "timeout": 3000})
         await expect(page).to_have_title("connecting open")
         fault = link.stall()
         await expect(page).to_have_title(re.compile("open waiting:no sign of life"))
@@ -161,10 +161,9 @@ async def test_a_silent_line_is_given_up(page: Page):
         await page.evaluate("window.eve.stop()")
 
 
-# The same client as the page's, with a pulse that a test can wait for; its states are the title.
-IMPATIENT = """async () => {
+# The same client as the page's, with a pulse (ms) of the test's; its states are the title.
+JOIN = """async (pulse) => {
     const { ChatClient } = await import("./static/client.js");
-    const pulse = { interval: 200, timeout: 300 };
     window.eve = new ChatClient(document.baseURI, "eve", "", pulse);
     document.title = "";
     eve.addEventListener("state", ({ state, reason }) => {
@@ -178,7 +177,7 @@ async def test_it_writes_no_more_than_the_network_takes(page: Page):
     """While much is buffered nothing more is written; when there is room all of it is, once."""
     async with asyncio.timeout(100), serving() as served, served.join("bob") as bob:
         await page.goto(served.url)
-        await page.evaluate(IMPATIENT)
+        await page.evaluate(JOIN, {"interval": 20_000, "timeout": 60_000})
         await expect(page).to_have_title("connecting open")
         written = await page.evaluate("""() => {
             window.buffered = 1_000_000;

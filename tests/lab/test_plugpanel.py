@@ -51,8 +51,8 @@ async def test_faults_take_the_numbers_of_the_fields(panel: PlugPanel):
         "<delay both latency=0.1 jitter=0.05>",
         "<throttle both rate=100>",
     ]
-    panel._jitter.value = 0.101
-    with pytest.raises(UserError, match=r"a jitter of 0\.101 s"):
+    panel._jitter.value = 101
+    with pytest.raises(UserError, match="a jitter of 101 ms"):
         await panel.delay()
     panel._rate.value = 0
     with pytest.raises(UserError, match="pulled plug"):

@@ -111,6 +111,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     server = LabApp.initialize_server(jupyter_arguments(args, folder, page, token))
     server.contents_manager.register_pre_save_hook(keep_static_pictures)
+    # No option names this list. A style sheet of the learner's own comes first in it, and wins.
+    server.static_custom_path.append(str(SETTINGS / "custom"))
     address = _address(urljoin(server.connection_url, server.default_url), token)
 
     def announce() -> None:
@@ -150,6 +152,7 @@ def jupyter_arguments(args: argparse.Namespace, folder: Path, page: str, token: 
         f"--ServerApp.root_dir={folder}",
         # A workspace of our own, so that tabs of the user's other projects stay where they are.
         f"--LabApp.default_url=/{page}",
+        "--LabApp.custom_css=True",
         f"--IdentityProvider.token={token}",
         "--Application.log_level=ERROR",
         # Else each new kernel warns in the terminal that it talks in plain text.

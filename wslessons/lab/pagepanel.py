@@ -55,7 +55,7 @@ class PagePanel(Panel):
         )
         children: list[ipywidgets.Widget] = [ipywidgets.HTML(link)]
         if height:
-            children.append(ipywidgets.HTML(frame, layout=ipywidgets.Layout(width="100%")))
+            children.append(ipywidgets.HTML(frame, layout=ipywidgets.Layout(width="auto")))
         self.fill(*children)
 
 

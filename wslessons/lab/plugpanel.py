@@ -45,7 +45,7 @@ class PlugPanel(ClientPanel):
         self._beats: deque[tuple[float, float]] = deque(maxlen=1000)
         self._losses: deque[float] = deque(maxlen=20)
         self._chart = ipywidgets.HTML(layout=ipywidgets.Layout(width="auto"))
-        self._latency, self._jitter = _number("latency, s", 0.1), _number("± jitter, s", 0.05)
+        self._latency, self._jitter = _number("latency, ms", 100), _number("± jitter, ms", 50)
         self._rate = _number("bytes/s", 100)
         self.fill(
             self.heading,
@@ -81,16 +81,16 @@ class PlugPanel(ClientPanel):
         self.link.cut().undo()
 
     async def delay(self) -> None:
-        """Delay each direction, by the latency and jitter in seconds that the panel's fields say.
+        """Delay each direction, by the milliseconds of latency and jitter in the panel's fields.
 
         Raises:
             UserError: the jitter is larger than the latency.
         """
         latency, jitter = self._latency.value, self._jitter.value
         if jitter > latency:
-            raise UserError(f"a jitter of {jitter:g} s needs a latency of as much at least.")
-        self.link.delay(latency, jitter)
-        self._note(f"delay: {latency:g} ± {jitter:g} s each way")
+            raise UserError(f"a jitter of {jitter:g} ms needs a latency of as much at least.")
+        self.link.delay(latency / 1000, jitter / 1000)
+        self._note(f"delay: {latency:g} ± {jitter:g} ms each way")
 
     async def throttle(self) -> None:
         """Let at most so many bytes per second through, each way, as the panel's field says.
