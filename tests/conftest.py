@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
+import waits
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that: the
 # commands that tests interrupt would never hear of it.
@@ -28,18 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONPYCACHEPREFIX"] = prefix
 
 
-@pytest.fixture(autouse=True)
-async def no_task_left_behind() -> AsyncIterator[None]:
-    """Fail an async test that ends with tasks still running: it has leaked them."""
-    before = asyncio.all_tasks()
-    yield
-    # A closed connection's last callbacks run on the loop's next turns, not in the test.
-    for _ in range(200):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"tasks left behind: {left}")
+no_task_left_behind = pytest.fixture(autouse=True)(waits.no_task_left_behind)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

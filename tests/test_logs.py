@@ -15,6 +15,7 @@ from subprocess import PIPE
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waits import until
 from websockets import connect
 
 from wslessons.logs import Folded, Formatter, ThreadedHandler, fold_accept_errors, one_line
@@ -102,8 +103,7 @@ async def test_lines_of_one_kind_are_folded(caplog: pytest.LogCaptureFixture) ->
         folded.log(f"line {n}")
     assert [record.getMessage() for record in caplog.records] == ["line 0"]
     async with asyncio.timeout(10):
-        while len(caplog.records) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: len(caplog.records) >= 2)
     assert caplog.records[1].getMessage() == "line 999 (and 998 more like it)"
 
 

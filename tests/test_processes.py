@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waits import until
 
 from wslessons import guardian
 from wslessons.processes import guarded, memory
@@ -93,8 +94,7 @@ async def test_it_ends_with_a_killed_owner_and_its_folder_goes(
         owner.kill()
         await owner.communicate()
         assert (await asyncio.to_thread(psutil.wait_procs, family, 20))[1] == []
-        while home.exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: not home.exists())
 
 
 async def test_the_guardian_goes_with_its_command():

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from waits import until
 from websockets import (
     ConnectionClosed,
     InvalidHandshake,
@@ -209,8 +210,7 @@ async def test_echo_drops_a_reader_that_stalls(talks: bool) -> None:
     async with serving_strangers(echo, heartbeat=(0.1, 0.3)) as (_, stranger):
         client, connection = await stranger()
         talking = asyncio.create_task(client.push(masked(Opcode.BINARY, bytes(60_000)), 2**30))
-        while not connection.paused:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: connection.paused)
         if not talks:
             talking.cancel()
         await connection.wait_closed()
@@ -230,8 +230,7 @@ async def test_chat_drops_a_reader_that_stalls_and_others_go_on() -> None:
         silent = [(await stranger())[0] for _ in range(5)]
         for n, client in enumerate(silent):
             await client.send(masked(Opcode.TEXT, b"stalled %d" % n))
-        while len(chat.people()) < len(silent):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: len(chat.people()) >= len(silent))
         async with connect(serving.urls(server)[0], proxy=None) as talker:
             await talker.send("talker")
 
@@ -302,13 +301,11 @@ async def test_who_is_too_many_is_refused_and_others_are_served(
                         await connect(url, proxy=None)
                 await first.send("hi")
                 assert await first.recv() == "Echo: hi"
-            while limit.open > 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await until(lambda: limit.open <= 2)
             async with connect(url, proxy=None) as third:
                 await third.send("hi")
                 assert await third.recv() == "Echo: hi"
-        while "too many connections" not in caplog.text:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: "too many connections" in caplog.text)
     lines = [record.getMessage() for record in caplog.records]
     # Folded: fifty in less than a second are at most a handful of lines.
     assert 1 <= len([line for line in lines if "too many connections" in line]) < 25
@@ -330,8 +327,7 @@ async def test_those_who_wait_to_be_refused_are_bounded_too() -> None:
         assert limit.open == 5
         for writer in writers:
             writer.close()
-        while limit.open:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: not limit.open)
         async with connect(serving.urls(server)[0], proxy=None) as client:
             await client.send("hi")
             assert await client.recv() == "Echo: hi"

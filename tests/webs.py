@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
@@ -103,9 +103,3 @@ async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
         while True:
             await client.recv()
     return client.close_code, client.close_reason
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something in the server that no client can await; `serving` has a timeout."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.001)

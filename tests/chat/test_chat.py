@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import websockets
+from waits import until
 from websockets import ConnectionClosed, InvalidStatus, Server, connect
 from websockets.asyncio.client import ClientConnection
 
@@ -84,12 +85,6 @@ async def heard_until(client: ClientConnection, kind: str, **wanted: Any) -> lis
     while events[-1]["type"] != kind or not wanted.items() <= events[-1].items():
         events.append(await heard(client))
     return events
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something in the server that no client can await; `start` has a timeout."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
 
 
 async def closed(client: ClientConnection) -> tuple[int | None, str | None]:

@@ -13,6 +13,7 @@ import pytest
 import websockets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waits import until
 from websockets import ConnectionClosed, ServerConnection, connect, serve
 from websockets.asyncio.client import ClientConnection
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
@@ -123,12 +124,6 @@ async def reference(cursor: Receiver[Line], id: str, codec: Numbers, lines: list
 async def room() -> Fanout[Line]:
     """A fan-out over a channel that keeps four items."""
     return Fanout(Channel(capacity=4))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Turn the loop until something private to a library is so; the caller has a timeout."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0)
 
 
 async def tick() -> None:

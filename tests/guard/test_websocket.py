@@ -12,7 +12,7 @@ from raw import dial, frame
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from webs import until
+from waits import until
 
 from wslessons import asgi
 from wslessons.guard import websocket as guarded

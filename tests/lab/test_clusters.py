@@ -6,6 +6,7 @@ import asyncio
 
 import psutil
 import pytest
+from waits import until
 
 from wslessons.errors import UserError
 from wslessons.lab.chatpanel import chat_panels
@@ -41,12 +42,11 @@ async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
             assert pid is not None
             # It hangs, so stopping it takes its time.
             psutil.Process(pid).suspend()
-            while first.servers[1].state == "running":  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await until(lambda: first.servers[1].state != "running")
         else:
-            assert first.broker is not None
-            while first.broker.pids:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            broker = first.broker
+            assert broker is not None
+            await until(lambda: not broker.pids)
         again.cancel()
         with pytest.raises(asyncio.CancelledError):
             await again
@@ -56,8 +56,7 @@ async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
                 each for each in psutil.Process().children(recursive=True) if each not in before
             ]
 
-        while left():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await until(lambda: not left())
 
 
 @pytest.mark.timeout(60)

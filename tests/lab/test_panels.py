@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets
 import pytest
+from waits import until
 
 from wslessons import lab
 from wslessons.chat import ChatServer
@@ -60,14 +61,12 @@ def find(widget: Any, kind: type, description: str) -> Any:
 
 async def one_connection(server: BackgroundServer, panel: ClientPanel) -> None:
     """Wait until the panel is connected, and its connection is the server's only one."""
-    while not (panel.connected and len(server.connections) == 1):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: panel.connected and len(server.connections) == 1)
 
 
 async def idle(panel: ClientPanel) -> None:
     """Wait until no click is being worked on."""
-    while panel._busy or panel._turn.locked():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: not (panel._busy or panel._turn.locked()))
 
 
 @pytest.mark.parametrize("pause", [None, 0, 0.02, 0.1])
@@ -91,8 +90,7 @@ async def test_two_clicks_on_reconnect_leave_one_connection(
     # And it is a connection that works.
     await panel.close()
     assert not panel.connected
-    while server.connections:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: not server.connections)
 
 
 async def test_making_it_again_leaves_one_connection(

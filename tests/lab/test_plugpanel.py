@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator
 
 import pytest
+from waits import until
 
 from wslessons import serving
 from wslessons.echo import echo
@@ -24,16 +25,15 @@ async def panel() -> AsyncGenerator[PlugPanel]:
         await panel.close()
 
 
-async def until(panel: PlugPanel, kind: str, words: str) -> None:
+async def shown(panel: PlugPanel, kind: str, words: str) -> None:
     """Wait until the transcript has a line with these words."""
-    while not any(kind == k and words in line for k, line in panel.transcript.lines):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await until(lambda: any(kind == k and words in line for k, line in panel.transcript.lines))
 
 
 async def test_pulled_plug_is_noticed_and_healing_lets_it_reconnect(panel: PlugPanel):
     """Stall, the drop in the transcript, a refused reconnect, heal, and a connection again."""
     await panel.stall()
-    await until(panel, "error", "dropped by this side: sent 1011")
+    await shown(panel, "error", "dropped by this side: sent 1011")
     assert not panel.connected
     with pytest.raises(UserError, match="is the plug pulled"):
         await panel.connect()
@@ -62,7 +62,7 @@ async def test_faults_take_the_numbers_of_the_fields(panel: PlugPanel):
 async def test_cut_is_noticed_without_a_heartbeat(panel: PlugPanel):
     """A TCP reset ends the connection at once, and the link takes new ones."""
     await panel.cut()
-    await until(panel, "note", "closed: no close frame")
+    await shown(panel, "note", "closed: no close frame")
     await panel.connect()
     assert panel.connected
 

@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import redis.asyncio
+from waits import until
 
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
@@ -55,12 +56,6 @@ def is_alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Wait until something is true; the test's timeout bounds it."""
-    while not true():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 def accepts(address: str) -> bool:

@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import redis.asyncio
+import waits
+from waits import until
 
 from wslessons import processes
 from wslessons.chat.channel import Channel
@@ -48,17 +50,10 @@ LOGS = ["jetstream", "streams", "kafka"]
 NAMES = itertools.count(1)
 
 
-@pytest_asyncio.fixture(loop_scope="module", autouse=True)
-async def no_task_left_behind() -> AsyncIterator[None]:
-    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
-    before = asyncio.all_tasks()
-    yield
-    for _ in range(200):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"tasks left behind: {left}")
+# On the loop that all tests here share.
+no_task_left_behind = pytest_asyncio.fixture(loop_scope="module", autouse=True)(
+    waits.no_task_left_behind
+)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -114,12 +109,6 @@ async def next_of(reader: Subscription, *kinds: type[Any]) -> Any:
 async def texts(reader: Subscription, count: int) -> list[Any]:
     """Return the data of the next events."""
     return [(await next_event(reader)).data for _ in range(count)]
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Wait until something that no event tells of is true; the test's timeout bounds it."""
-    while not true():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 async def status(bus: Bus, state: str) -> None:

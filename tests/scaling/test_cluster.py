@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 import psutil
 import pytest
 import shell
+from waits import until
 from websockets import connect
 from websockets.asyncio.client import ClientConnection
 
@@ -226,8 +227,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing():
     async with asyncio.timeout(30), no_process_left():
         cluster = Cluster(3, "nats", own=True)
         starting = asyncio.create_task(cluster.start())
-        while not any(server.pid for server in cluster.servers):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: any(server.pid for server in cluster.servers))
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from waits import until
 
 from wslessons.scaling.bus import Event, Gap, Subscription
 from wslessons.scaling.bus.items import Beat, Counts, decode, encode, join
@@ -86,12 +87,6 @@ def say(bus: PubSub, room: str, count: int = 1) -> None:
     """Publish events."""
     for number in range(count):
         bus.publish(Event(room, number))
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Wait until something is true; the test's timeout bounds it."""
-    while not true():  # noqa: ASYNC110
-        await asyncio.sleep(BEAT / 5)
 
 
 async def beats(bus: PubSub, count: int) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from test_bus import NAMES, linked, status, until, url_for
+import waits
+from test_bus import NAMES, linked, status, url_for
+from waits import until
 from websockets import ConnectionClosed, Server, connect
 from websockets.asyncio.client import ClientConnection
 
@@ -30,17 +32,10 @@ LOGS = ["jetstream", "streams", "kafka"]
 FAMILY = {"nats": "nats", "jetstream": "nats", "redis": "redis", "streams": "redis"}
 
 
-@pytest_asyncio.fixture(loop_scope="module", autouse=True)
-async def no_task_left_behind() -> AsyncIterator[None]:
-    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
-    before = asyncio.all_tasks()
-    yield
-    for _ in range(200):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"tasks left behind: {left}")
+# On the loop that all tests here share.
+no_task_left_behind = pytest_asyncio.fixture(loop_scope="module", autouse=True)(
+    waits.no_task_left_behind
+)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from webs import Web, closed, join_json, read_until, serving, until
+from waits import until
+from webs import Web, closed, join_json, read_until, serving
 from websockets import ConnectionClosed, InvalidStatus, connect
 
 from wslessons import web
