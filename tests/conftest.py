@@ -32,21 +32,23 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONPYCACHEPREFIX"] = prefix
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the rooms whose files take long, in turns.
 
     Else a browser's file that comes last keeps one process busy while the others have ended, and
     four of them at once starve each other.
     """
-    files = {path: [*group] for path, group in itertools.groupby(items, lambda item: item.path)}
-
-    def room(path: Path) -> str:
-        return next((name for name in LONG if name in path.parts), "")
-
-    turns = [[path for path in files if room(path) == name] for name in LONG]
-    first = [path for turn in itertools.zip_longest(*turns) for path in turn if path]
-    order = [*first, *(path for path in files if not room(path))]
-    items[:] = [item for path in order for item in files[path]]
+    files: dict[Path, list[pytest.Item]] = {}
+    rooms: dict[str, list[Path]] = {name: [] for name in LONG}
+    for item in items:
+        if item.path not in files:
+            files[item.path] = []
+            folder, name, *_ = item.path.relative_to(config.rootpath).parts
+            rooms.setdefault(name if folder == "tests" else folder, []).append(item.path)
+        files[item.path].append(item)
+    turns = itertools.zip_longest(*(rooms.pop(name) for name in LONG))
+    paths = itertools.chain(filter(None, itertools.chain(*turns)), *rooms.values())
+    items[:] = [item for path in paths for item in files[path]]
 
 
 no_task_left_behind = pytest.fixture(autouse=True)(waits.no_task_left_behind)

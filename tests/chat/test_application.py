@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from waits import until
 from websockets import ClientConnection, ConnectionClosed, InvalidStatus, connect
 
-from tests.webs import until
 from wslessons import web
 from wslessons.chat import ChatServer, Denied, Identity, Member, Opening
 from wslessons.chat.events import SUBPROTOCOL
