@@ -354,19 +354,7 @@ BAD: list[tuple[Callable[[Notebook], Iterator[str]], Notebook, str]] = [
     (source_is_clean, example("x=1"), "ruff format"),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in BAD))
-UNSPLIT = "not yet split into a lesson and its deeper/ part"
 EXCEPTIONS = {
-    (lesson, rule): UNSPLIT
-    for rule in (
-        cells_are_short,
-        lesson_is_short,
-        something_is_done_often,
-        names_are_public,
-        answers_say_what_was_asked_for,
-        other_lessons_are_links,
-    )
-    for lesson in ("06_scaling",)
-} | {
     ("02_chat", cells_are_short): "the draft to repair, `not_deaf`, is shown whole: 13 lines",
     ("deeper/02_chat", cells_are_short): "the draft to repair, `Members`, is one class: 13 lines",
 }
@@ -452,8 +440,6 @@ def test_dead_link_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [FOLDER / f"{name}.ipynb" for name in LESSONS], ids=name_of)
 def test_lesson_has_its_frame(path: Path) -> None:
     """First what it takes and gives and where one is, and at the end where one goes from here."""
-    if (path.stem, lesson_is_short) in EXCEPTIONS:
-        pytest.skip(UNSPLIT)
     first, *_, last = nbformat.read(path, as_version=4).cells
     place = LESSONS.index(path.stem)
     neighbours = [LESSONS[n] for n in (place - 1, place + 1) if 0 <= n < len(LESSONS)]

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from itertools import repeat
 
 from starlette.middleware import Middleware
@@ -17,7 +18,7 @@ from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
 from wslessons.heartbeat import Heartbeat
-from wslessons.lab.trials import chat, client, echo, heartbeats, web
+from wslessons.lab.trials import chat, client, echo, heartbeats, scaling, web
 from wslessons.link import Link
 from wslessons.web import OriginCheck
 
@@ -206,3 +207,26 @@ async def test_who_never_listens_holds_up_the_end() -> None:
     deaf = web.Deaf()
     assert await deaf.seconds_to_stop(limit=None, mercy=1.5) >= 1.5
     assert await deaf.seconds_to_stop(limit=1, mercy=30) < 25
+
+
+async def test_only_people_of_the_same_server_hear_each_other() -> None:
+    """Seven people on three servers without a bus: two others are on the first one's."""
+    async with AsyncExitStack() as stack:
+        urls = []
+        for _ in range(3):
+            server = ChatServer().serve("127.0.0.1", 0)
+            urls += serving.urls(await stack.enter_async_context(server))
+        assert await scaling.how_many_hear(urls, people=7, patience=0.3) == 2
+        assert await scaling.how_many_hear(urls[:1], people=7, patience=30) == 6
+
+
+def test_outage_is_counted_and_put_in_words() -> None:
+    """What was heard and what was told of as missed make all that was said; order counts."""
+    whole = scaling.Outage("nats?stream=chat", heard=[(n, 0.0) for n in range(scaling.LINES)])
+    assert str(whole) == "heard 60, told of 0 missed, together 60"
+    holed = scaling.Outage("nats", heard=[(n, 0.0) for n in range(0, 60, 2)], missed=30)
+    assert str(holed) == "heard ~30, told of ~30 missed, together 60"
+    assert whole.in_order
+    assert holed.in_order
+    assert not scaling.Outage("nats", heard=[(2, 0.0), (1, 0.0)]).in_order
+    assert not scaling.Outage("nats", heard=[(1, 0.0), (1, 0.0)]).in_order

@@ -47,7 +47,7 @@ class Assumptions:
     event_bytes: float = 250
     """Bytes of one event on the bus."""
     joins_per_second: float = 2500.0
-    """Connections that one core takes in a second, from handshake to welcome."""
+    """Connections that one core takes per second, from handshake to welcome."""
     node_memory: float = 4 * 2**30
     headroom: float = 0.5
     """The share of a node that is kept free."""
@@ -61,12 +61,12 @@ class Assumptions:
 
     @property
     def said(self) -> float:
-        """Messages a second, of all people together."""
+        """Messages per second, of all people together."""
         return self.people * self.says_per_minute / 60
 
     @property
     def deliveries(self) -> float:
-        """Messages a second that are written to a socket: each goes to the rest of its room."""
+        """Messages per second that are written to a socket: each goes to the rest of its room."""
         return self.said * (self.room_size - 1)
 
 
@@ -113,12 +113,12 @@ class Plan:
 
     @property
     def broker_messages(self) -> float:
-        """Messages a second that leave the broker: each goes to every node of its shard."""
+        """Messages per second that leave the broker: each goes to every node of its shard."""
         return self.given.said * self.nodes / self.given.shards
 
     @property
     def broker_bytes(self) -> float:
-        """Bytes a second that leave the broker."""
+        """Bytes per second that leave the broker."""
         return self.broker_messages * self.given.event_bytes
 
     def comeback(self, lost: int = 1) -> float:
@@ -143,8 +143,8 @@ class Plan:
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield what there is to say, as name and text."""
-        yield "messages said a second", f"{self.given.said:,.0f}"
-        yield "messages delivered a second", f"{self.given.deliveries:,.0f}"
+        yield "messages said per second", f"{self.given.said:,.0f}"
+        yield "messages delivered per second", f"{self.given.deliveries:,.0f}"
         if self.nodes == math.inf:
             yield "nodes", "no number is enough"
             yield "bound by", self.bound_by
@@ -156,7 +156,7 @@ class Plan:
         yield "memory of a node", f"{self.memory / 2**20:,.0f} MiB"
         yield "busy core of a node", f"{self.cpu:.2f}"
         yield "of which for the bus", f"{self.bus_cpu:.2f}"
-        yield "messages out of the broker a second", f"{self.broker_messages:,.0f}"
+        yield "messages out of the broker per second", f"{self.broker_messages:,.0f}"
         yield "traffic out of the broker", f"{8 * self.broker_bytes / 1e6:,.0f} Mbit/s"
 
 
