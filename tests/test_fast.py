@@ -334,6 +334,67 @@ async def test_fast_echo_fails_what_is_wrong(
     assert caplog.records == []
 
 
+class Kept(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: Any) -> None:
+        """Keep it."""
+        self.written.append(bytes(data))
+
+    def write_eof(self) -> None:
+        """Keep that, too."""
+        self.written.append(b"EOF")
+
+    def can_write_eof(self) -> bool:
+        """Say that it can."""
+        return True
+
+    def abort(self) -> None:
+        """Keep that."""
+        self.closing = True
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.one_of(whole, whole, control, fragments, closing, wrong), max_size=8),
+    st.lists(st.integers(1, 300), max_size=12),
+    st.sampled_from([100, 125, 2**20]),
+    st.booleans(),
+)
+def test_short_way_of_the_fast_echo_answers_as_the_long_one(
+    frames: list[Frame], cuts: list[int], max_size: int, raw: bool
+) -> None:
+    """However the bytes are cut, whatever stands before a short text, the answers are the same."""
+
+    async def answers(short: bool) -> tuple[bytes, Any, Any]:
+        echo, transport = Echo(raw=raw, max_size=max_size), Kept()
+        echo._takes_short = echo._takes_short and short
+        echo.connection_made(transport)
+        echo.data_received(HANDSHAKE)
+        transport.written.clear()  # it has the date in it
+        # First each frame alone, as a client sends them that waits for answers; then cut at random.
+        alone = [on_the_wire(frame, mask=True) for frame in frames]
+        stream = b"".join(alone)
+        edges = list(itertools.accumulate(cuts, initial=0))
+        pieces = [stream[a:b] for a, b in itertools.pairwise([*edges, len(stream) + 1])]
+        for piece in [*alone[:3], *pieces]:
+            if piece:
+                echo.data_received(piece)
+        state, sent = echo.protocol.state, echo.protocol.close_sent
+        echo.connection_lost(None)
+        return b"".join(transport.written), state, sent
+
+    async def both() -> None:
+        assert await answers(short=True) == await answers(short=False)
+
+    asyncio.run(both())
+
+
 async def test_fast_echo_reads_nothing_from_a_peer_that_does_not_read() -> None:
     """With 60 MB to echo and nobody to read it, the server holds about one read's worth."""
     connections: set[Echo] = set()

@@ -19,20 +19,25 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from wslessons.connection import plain_frames, text_frame
+from wslessons.connection import apply_mask, plain_frames, text_frame
 
 __all__ = ["Echo"]
 
 _DATA = {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}
 _OPEN = State.OPEN
+_SHORT = 125
+"""Bytes of a payload whose length fits into a frame's second byte (RFC 6455, section 5.2)."""
+_EMPTY_TEXT = bytes((0x81, 0x80, 0, 0, 0, 0))
+"""A plain frame: what `plain_frames` takes of it tells whether it takes any, now."""
 
 
 class Echo(asyncio.Protocol):
     """The echo of lesson 1 with nothing between the frames and the socket: no task and no queue.
 
     The library's sans-I/O layer makes the handshake and reads each frame that `plain_frames` leaves
-    to it; a plain one is answered where it was read. A peer that does not read its answers is not
-    read from either, so that a connection holds no more than one read's worth of them.
+    to it; a plain one is answered where it was read, and a short text that came alone, which is
+    nearly all that an echo gets, without even an object for its frame. A peer that does not read
+    its answers is not read from either, so that a connection holds no more than one read's worth.
 
     Not handled here: compression, TLS, and keepalive, so that a peer which is gone without a word
     is noticed by TCP alone.
@@ -58,6 +63,9 @@ class Echo(asyncio.Protocol):
         self.prefix = b"" if raw else b"Echo: "
         self.connections = set() if connections is None else connections
         self.protocol = ServerProtocol(max_size=max_size)
+        self._takes_short = max_size >= _SHORT
+        self._short = False
+        """Whether the next bytes begin a frame that needs no more than itself, if it is short."""
         self._message = bytearray()
         """The fragments of a message so far (RFC 6455, section 5.4)."""
         self._is_text = True
@@ -88,6 +96,13 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer the plain frames, and have the library read the rest (asyncio's callback)."""
+        size = len(data)
+        # FIN and TEXT, MASK and the length of all that is here, behind a head of six bytes.
+        if self._short and 6 < size <= 6 + _SHORT and data[0] == 0x81 and data[1] == size + 122:
+            text = apply_mask(data[6:], data[2:6])
+            if text.isascii():  # other text must be seen to be UTF-8
+                self.transport.write(text_frame(self.prefix + text))
+                return
         frames, taken = plain_frames(self.protocol, data)
         if frames:
             answers = []
@@ -169,6 +184,8 @@ class Echo(asyncio.Protocol):
                 self.transport.close()
         if answers and last:
             self.transport.write(b"".join(answers))
+        # Nobody but us gives the protocol anything, so until the next time this stays true.
+        self._short = self._takes_short and plain_frames(protocol, _EMPTY_TEXT)[1] > 0
         if protocol.close_expected() and self._deadline is None:
             self._expire_in(self.CLOSE_TIMEOUT)
 

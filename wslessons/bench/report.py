@@ -1,7 +1,8 @@
 """``wslessons bench report``: the other benches in a row, as one table and one picture.
 
 It writes ``report.md`` and ``report.svg`` with the machine and the versions that the numbers come
-from. The README's table is made by it.
+from. With ``--into README.md`` the table there is replaced, too: it is what stands between the two
+comments `MARKS`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import io
 import json
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ from wslessons.errors import UserError
 __all__ = ["Row", "add_arguments", "markdown", "picture", "rows", "run"]
 
 BENCHES = {
-    "fanout": ["--only", "rate"],
+    "fanout": ["--only", "rate", "--rounds", "3"],
     "echo": [],
     "connect": [],
     "memory": [],
 }
 """Those that a report runs, and their options beside ``--quick`` and ``--json``."""
+MARKS = "<!-- by wslessons bench report -->", "<!-- end of the report -->"
+"""What stands before and after a report's table in another file."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this bench's options to `parser`."""
-    parser.add_argument("--quick", action="store_true", help="the quick form of each bench")
+    parser.add_argument("--quick", action="store_true", help="each in its quick form")
     parser.add_argument("--folder", default=".", help="where to write (default: this folder)")
+    parser.add_argument(
+        "--into", metavar="FILE", help="also replace the table in this file, such as README.md"
+    )
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
 
 
@@ -62,14 +69,37 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give --folder one that exists.", exit_code=2)
+    if args.into:
+        _replace(Path(args.into), None)
     found: list[Row] = []
+    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
+    command = f"wslessons bench report{' --quick' if args.quick else ''}"
     for name in args.only:
         print(f"bench {name} ...", flush=True)
         found += rows(_measured(name, args.quick))
-    (folder / "report.md").write_text(markdown(found), encoding="utf-8")
-    (folder / "report.svg").write_text(picture(found), encoding="utf-8")
-    print(f"written: {folder / 'report.md'}, {folder / 'report.svg'}")
+    written = [folder / "report.md", folder / "report.svg"]
+    text = markdown(found, facts, command)
+    written[0].write_text(f"# Measured\n\n{text}\n![the ratios as bars](report.svg)\n", "utf-8")
+    written[1].write_text(picture(found, facts), "utf-8")
+    if args.into:
+        written.append(Path(args.into))
+        _replace(written[-1], text)
+    print(f"written: {', '.join(map(str, written))}")
     return 0
+
+
+def _replace(file: Path, text: str | None) -> None:
+    """Put `text` between the marks in `file`; None only looks whether that can be done."""
+    begin, end = MARKS
+    try:
+        before, found, rest = file.read_text("utf-8").partition(f"{begin}\n")
+        _, found_end, after = rest.partition(end)
+        if not found or not found_end:
+            raise UserError(f"{file} has no lines {begin} and {end} to write between.", exit_code=2)
+        if text is not None:
+            file.write_text(f"{before}{begin}\n{text}{end}{after}", "utf-8")
+    except OSError as exc:
+        raise UserError(f"can't use {file}: {(exc.strerror or str(exc)).lower()}.") from None
 
 
 def _measured(name: str, quick: bool) -> dict[str, Any]:
@@ -129,45 +159,69 @@ def _compared(
     return found
 
 
-def markdown(found: list[Row]) -> str:
-    """Write the rows as a page of Markdown, a table for each question."""
-    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
+def markdown(found: list[Row], facts: str, command: str) -> str:
+    """Write the rows as one table in Markdown, with where they come from.
+
+    Args:
+        found: the rows, those of a question together.
+        facts: the machine and the versions, in a line.
+        command: what repeats the measurement.
+
+    Returns:
+        The lines.
+    """
     lines = [
-        "# Measured",
-        "",
-        f"{facts}. Contenders took turns in one run; medians, and the smallest and largest ratio.",
-        "Repeat it with `wslessons bench report`.",
-        "",
-        "![the ratios as bars](report.svg)",
+        "| measured | who | median | times the first, smallest and largest |",
+        "|---|---|--:|---|",
     ]
     question = ""
     for row in found:
-        if row.question != question:
-            question = row.question
-            lines += ["", f"| {question} | | over the first |", "|---|---|---|"]
-        lines.append(f"| {row.contender} | {row.value} | {row.compared} |")
+        shown = "" if row.question == question else row.question
+        question = row.question
+        compared = row.compared if row.share is not None else "1"
+        lines.append(f"| {shown} | {row.contender} | {row.value} | {compared} |")
+    lines += [
+        "",
+        f"Measured on: {facts}. All took turns in one run; a ratio is taken within a turn.",
+        f"Repeat it with `{command}`.",
+    ]
     return "\n".join(lines) + "\n"
 
 
-def picture(found: list[Row]) -> str:
-    """Draw each ratio as a bar beside the baseline's, on a page of any colour."""
+def picture(found: list[Row], facts: str) -> str:
+    """Draw each ratio as a bar beside the baseline's, on a page of any colour.
+
+    Args:
+        found: the rows, those of a question together.
+        facts: the machine and the versions, in a line.
+
+    Returns:
+        The text of an SVG file.
+    """
     height, y, parts = 20, 0, list[str]()
+
+    def write(x: float, text: str, *more: str) -> None:
+        words = " ".join([f'x="{x:.1f}" y="{y}"', *more])
+        parts.append(f"<text {words}>{html.escape(text)}</text>")
+
     for question in dict.fromkeys(row.question for row in found):
         group = [row for row in found if row.question == question]
         most = max(1.0, *(row.share or 1.0 for row in group))
         y += height + 8
-        parts.append(f'<text x="8" y="{y}" font-weight="bold">{html.escape(question)}</text>')
+        write(8, question, 'font-weight="bold"')
         for row in group:
             y += height
             share = 1.0 if row.share is None else row.share
             width = max(1.0, 300 * share / most)
             colour = "#9e9e9e" if row.share is None else "#1976d2"
-            label = html.escape(f"{row.value}  ({share:.3g})")
-            parts.append(f'<text x="120" y="{y}" text-anchor="end">{row.contender}</text>')
+            write(120, row.contender, 'text-anchor="end"')
             parts.append(
                 f'<rect x="130" y="{y - 12}" width="{width:.1f}" height="14" fill="{colour}"/>'
             )
-            parts.append(f'<text x="{136 + width:.1f}" y="{y}">{label}</text>')
+            write(136 + width, f"{row.value}  ({share:.3g})")
+    for line in textwrap.wrap(f"Measured on: {facts}.", 100):
+        y += height
+        write(8, line, 'fill="#424242"')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {y + height}" width="640"'
         ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'

@@ -235,13 +235,29 @@ def ratio(results: dict[str, list[dict[str, Any]]], name: str, other: str, key: 
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader must know about where numbers come from."""
-    return {
+    """Return what a reader must know about where numbers come from.
+
+    ``load`` is how many processes wanted a core in the minute before: numbers are worth little
+    where others want them, too. It is missing where the system does not tell.
+    """
+    known: dict[str, Any] = {
         "python": platform.python_version(),
         "websockets": metadata.version("websockets"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
         "cores": os.cpu_count(),
     }
+    with contextlib.suppress(AttributeError, OSError):
+        known["load"] = round(os.getloadavg()[0], 1)
+    return known
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
 def save_json(args: argparse.Namespace, results: dict[str, Any]) -> None:
