@@ -236,6 +236,18 @@ def test_what_is_lost_between_servers_is_to_be_counted(notice: int | None, expec
     assert kinds(check(logs.values(), one_order=False)) == expected
 
 
+def test_what_a_server_said_before_it_died_is_judged_but_for_its_end():
+    """Of a stay that is over, nobody could count what was said in its last moments."""
+    for said_at, expected in ((100.0, ["lost"]), (190.0, [])):
+        logs = several()
+        logs["ann"].sayings.append(said("a3", 9, said_at, "x"))
+        for log in logs.values():
+            # The server of ann is started again.
+            log.entries.append(Heard(200.0, "zoe joined", 10))
+            log.entries.append(Entered(300.0, "z" if log.name == "ann" else "y", 10))
+        assert kinds(check(logs.values(), one_order=False)) == expected
+
+
 def test_what_happens_after_somebody_left_is_no_loss():
     """Who left before the end could not hear what came then, nor be told how much was lost."""
     logs = several()

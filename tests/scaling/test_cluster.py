@@ -368,7 +368,7 @@ class Terminal(io.StringIO):
 def numbers(**more: object) -> Stats:
     """Return a server's numbers, all quiet but for `more`."""
     quiet: dict[str, object] = {"lag": None, "bus": "connected", "why": ""}
-    names = ("connections", "people", "said", "heard", "waiting", "missed", "unsent")
+    names = ("connections", "tasks", "people", "said", "heard", "waiting", "missed", "unsent")
     return Stats(**(dict.fromkeys(names, 0) | quiet | more))  # ty: ignore[invalid-argument-type]
 
 

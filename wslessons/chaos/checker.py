@@ -15,13 +15,14 @@ or was told that something is missing there.
 | `deaf` | at the end, when all was well again, somebody did not hear a last word |
 | `ghost` | at the end a roster has somebody who is not there, or lacks somebody who is |
 | `ended` | a client was sent away for good |
-| `leak` | a server did not give back tasks, descriptors or memory |
+| `leak` | a server did not give back tasks or descriptors, or held too much memory |
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -37,6 +38,10 @@ __all__ = [
     "check",
     "check_usage",
 ]
+
+
+SETTLED = 30.0
+"""Seconds within which servers can tell each other how much they have said, whatever happens."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -151,6 +156,8 @@ class _Truth:
         self.senders: dict[str, str] = {}
         self.rooms: dict[str, list[str]] = defaultdict(list)
         """What was said in each room, in no order."""
+        self.ends: dict[tuple[str, str], float] = defaultdict(float)
+        """When each life of a room was over, as far as anybody knows."""
         for log in logs:
             for saying in log.sayings:
                 self.sayings[saying.what] = saying
@@ -167,11 +174,13 @@ class _Truth:
 
     def _take(self, log: Log) -> None:
         epoch = ""
-        for entry in log.entries:
-            if isinstance(entry, Entered):
-                epoch = entry.epoch
-            elif isinstance(entry, Heard):
-                self._place(log.name, log.room, epoch, entry.offset, entry.what, entry.prev)
+        for epoch, entries in _stays(log):
+            self.ends[log.room, epoch] = max(self.ends[log.room, epoch], entries[-1].time)
+            for entry in entries:
+                if isinstance(entry, Heard):
+                    self._place(log.name, log.room, epoch, entry.offset, entry.what, entry.prev)
+        if not log.left:
+            self.ends[log.room, epoch] = math.inf
 
     def _place(
         self, who: str, room: str, epoch: str, offset: int, what: str, prev: int | None
@@ -325,34 +334,47 @@ def _check_end(log: Log) -> list[Finding]:
 
 
 def _check_losses(log: Log, truth: _Truth) -> list[Finding]:
-    """Compare what other servers' people said during the last stay with what was heard or missed.
+    """Compare what was said elsewhere during each stay with what was heard or said to be missing.
 
-    It is the last stay that counts, since it goes on until all is well: before it, what was still
-    on its way when the server died can't have been counted.
+    What was said shortly before either server died is left out: nobody could count it any more.
     """
-    began, epoch, missed = 0.0, "", 0
+    findings: list[Finding] = []
+    heard = {entry.what for entry in log.entries if isinstance(entry, Heard)}
+    for epoch, entries in _stays(log):
+        start = entries[0]
+        # At the start it stands for what happened before.
+        counts = [e.count for e in entries if isinstance(e, Missed) and e.offset > start.offset]
+        if None in counts:
+            continue
+        began, end = start.time, truth.ends[log.room, epoch] - SETTLED
+        if entries[-1] is not log.entries[-1]:
+            end = min(end, entries[-1].time - SETTLED)
+        lost = [
+            saying.what
+            for saying in map(truth.sayings.__getitem__, truth.rooms[log.room])
+            if saying.what not in heard
+            and saying.answer == "ack"
+            and truth.senders[saying.what] != log.name
+            and began < saying.said < min(end, truth.ends[log.room, saying.epoch] - SETTLED)
+        ]
+        if len(lost) > sum(filter(None, counts)):
+            told = f"notices say {sum(filter(None, counts))}"
+            sentence = f"{len(lost)} messages are missing, such as {lost[0]!r}, and {told}"
+            findings.append(Finding("lost", log.name, sentence))
+    return findings
+
+
+def _stays(log: Log) -> Iterator[tuple[str, list[Entry]]]:
+    """Yield what somebody heard in each life of the room, each beginning with `Entered`."""
+    epoch, entries = "", []
     for entry in log.entries:
         if isinstance(entry, Entered) and entry.epoch != epoch:
-            began, epoch, missed = entry.time, entry.epoch, 0
-        elif isinstance(entry, Missed):
-            if entry.count is None and entry.time > began:
-                # In the beginning it means what happened before.
-                missed = 10**9
-            missed += entry.count or 0
-    heard = {entry.what for entry in log.entries if isinstance(entry, Heard)}
-    own = {saying.what for saying in log.sayings}
-    lost = [
-        what
-        for what in truth.rooms[log.room]
-        if what not in heard
-        and what not in own
-        and (saying := truth.sayings[what]).answer == "ack"
-        and saying.said > began
-    ]
-    if len(lost) <= missed:
-        return []
-    sentence = f"{len(lost)} messages are missing, such as {lost[0]!r}, and notices say {missed}"
-    return [Finding("lost", log.name, sentence)]
+            if entries:
+                yield epoch, entries
+            epoch, entries = entry.epoch, []
+        entries.append(entry)
+    if entries:
+        yield epoch, entries
 
 
 class Usage(msgspec.Struct):
@@ -361,7 +383,7 @@ class Usage(msgspec.Struct):
     tasks: int
     descriptors: int
     memory: int
-    """Bytes."""
+    """Bytes; when all had left, the most that it ever held."""
 
 
 def check_usage(

@@ -8,12 +8,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from wslessons.chaos.run import Report
-from wslessons.chaos.run import run as run_chaos
 from wslessons.errors import UserError, print_line
+
+if TYPE_CHECKING:
+    from wslessons.chaos.run import Report
 
 __all__ = ["add_arguments", "run"]
 
@@ -45,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     """Run ``wslessons chaos``; return 0 if every promise was kept, else 1."""
     if not (args.minutes > 0 and args.every > 0 and args.people > 0 and args.servers > 0):
         raise UserError("minutes, every, people and servers must be above 0.", exit_code=2)
+    # Here, since other commands need none of it.
+    from wslessons.chaos.run import run as run_chaos
+
     seed = args.seed or f"{int(time.time())}"
     print_line(f"seed {seed}, {args.bus}, {args.minutes:g} minutes")
     report = asyncio.run(

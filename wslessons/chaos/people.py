@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import UnsetType
-from websockets import ConnectionClosed, connect
+from websockets import WebSocketException, connect
 
 from wslessons.chaos.checker import Entered, Heard, Log, Missed, Saying
 from wslessons.chat import events
@@ -57,6 +57,7 @@ class Person:
         self._here = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._sayings: set[asyncio.Task[None]] = set()
+        """Sayings that wait for what becomes of them."""
         self._leaving = self._quiet = False
         self._rosters: asyncio.Queue[list[str]] = asyncio.Queue()
 
@@ -69,9 +70,14 @@ class Person:
         self._quiet = True
 
     @property
-    def unanswered(self) -> int:
-        """How many sayings wait for what becomes of them."""
-        return len(self._sayings)
+    def waits(self) -> bool:
+        """Whether something that was said waits for what becomes of it."""
+        return bool(self._sayings)
+
+    def wait_no_longer(self) -> None:
+        """Leave unanswered what is."""
+        for task in self._sayings:
+            task.cancel()
 
     def has_heard(self, words: set[str]) -> bool:
         """Whether all these words were heard, or said by oneself."""
@@ -167,20 +173,18 @@ class Person:
 
     async def _say(self, saying: Saying) -> None:
         await self._here.wait()
+        if (chat := self._chat) is None:
+            saying.answer = "left"
+            return
         try:
-            if self._chat is None:
-                return
-            chat = self._chat
             ack = await chat.send(saying.what)
             saying.answer = "ack"
             if ack is not None:
                 saying.offset, saying.epoch = ack.offset, chat.epoch
         except UserError as exc:
-            saying.answer = type(exc).__name__
-        finally:
             # Who leaves waits for nothing.
-            saying.answer = saying.answer or ("left" if self._leaving else "")
-            saying.answered = self._now()
+            saying.answer = "left" if self._leaving else type(exc).__name__
+        saying.answered = self._now()
 
     def _take(self, event: Event) -> None:
         now, entries = self._now(), self.log.entries
@@ -212,7 +216,7 @@ async def read_nothing(url: str, name: str, seconds: float) -> None:
         name: under which to join.
         seconds: how long to stay.
     """
-    with contextlib.suppress(OSError, TimeoutError, ConnectionClosed):
+    with contextlib.suppress(OSError, TimeoutError, WebSocketException):
         async with asyncio.timeout(5):
             connection = await connect(url, proxy=None, ping_interval=None)
             await connection.send(name)

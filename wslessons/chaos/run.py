@@ -84,11 +84,15 @@ class _Chaos:
     ) -> None:
         self._world, self._seed, self._tell = world, seed, tell
         self._findings: list[Finding] = []
-        self._memory = 0
+        self._memory: dict[str, int] = {}
+        """The most bytes that each server held."""
         self._passers_by = 0
         rooms = max(1, people // ROOM)
+        # People of one room are on all links, and so on all servers.
         self._people = [
-            self._person(number, f"person{number}", f"/rooms/room{number % rooms}")
+            self._person(
+                number, f"person{number}", f"/rooms/room{number // len(world.links) % rooms}"
+            )
             for number in range(people)
         ]
         self._gone: list[Person] = []
@@ -142,7 +146,7 @@ class _Chaos:
                 for each in range(3 + int(step.strength * 20))
             ]
         else:
-            options = {"pace": 0.2, "burst": 20 + int(step.strength * 100), "size": 1500}
+            options = {"pace": 0.2, "burst": 20 + int(step.strength * 100), "size": 3000}
             passers_by = [self._person(link, f"flood{number}", room, **options)]
         self._gone += passers_by
         for person in passers_by:
@@ -155,7 +159,8 @@ class _Chaos:
     async def _watch(self) -> None:
         while True:
             usage = await self._world.usage()
-            self._memory = max([self._memory, *(each.memory for each in usage.values())])
+            for name, each in usage.items():
+                self._memory[name] = max(self._memory.get(name, 0), each.memory)
             await asyncio.sleep(1)
 
     # When nothing goes wrong any more.
@@ -171,9 +176,11 @@ class _Chaos:
                     self._findings.append(finding)
 
         async def answered() -> bool:
-            return not sum(person.unanswered for person in self._people)
+            return not any(person.waits for person in self._people)
 
         await _until(answered, CALM)
+        for person in self._people:
+            person.wait_no_longer()
         self._tell("all is mended, and everybody is quiet")
 
     async def _say_last_words(self) -> None:
@@ -184,10 +191,14 @@ class _Chaos:
             words.setdefault(person.log.room, set()).add(last)
 
         async def all_heard() -> bool:
-            return all(person.has_heard(words[person.log.room]) for person in self._people)
+            return all(
+                person.has_heard(words[person.log.room]) and not person.waits
+                for person in self._people
+            )
 
         await _until(all_heard, CALM)
         for person in self._people:
+            person.wait_no_longer()
             person.log.last_words = sorted(words[person.log.room])
 
     async def _call_the_roll(self) -> None:
@@ -214,6 +225,9 @@ class _Chaos:
         async def is_clean() -> bool:
             nonlocal after, findings
             after = await self._world.usage()
+            for name, usage in after.items():
+                # It has to be bounded at all times.
+                usage.memory = max(usage.memory, self._memory.get(name, 0))
             findings = check_usage(self._world.before, after)
             return not findings
 
@@ -237,7 +251,7 @@ class _Chaos:
             heard=sum(isinstance(entry, Heard) for log in logs for entry in log.entries),
             missed=sum(filter(None, missed)),
             gaps=missed.count(None),
-            memory=self._memory,
+            memory=max(self._memory.values(), default=0),
             logs=logs,
         )
 

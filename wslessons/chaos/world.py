@@ -9,8 +9,8 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Self
-from urllib.parse import urlsplit
+from typing import Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
 from wslessons.chaos.checker import Usage
 from wslessons.chaos.schedule import KINDS, Step
@@ -28,6 +28,8 @@ BEAT = 0.5
 """Seconds between the servers' signs of life."""
 HEARTBEAT = (2.0, 2.0)
 """Seconds between a server's pings, and of silence after one until a client is dropped."""
+TRIES = 60
+"""How often something is tried, each half a second after the one before, until it is mended."""
 LINKS = 2
 """Links of people to each server."""
 
@@ -51,7 +53,10 @@ class World:
                 f"chaos can't break {bus!r}: give nats or redis, with ?stream=NAME for a log.",
                 exit_code=2,
             )
+        if nodes > 1 and self.kind != "nats":
+            raise UserError("chaos has several nodes of nats only: leave --nodes out.", exit_code=2)
         self.has_log = "stream=" in self._options
+        self._stream = dict(parse_qsl(self._options)).get("stream", "")
         self.links: list[Link] = []
         """The links of people, `LINKS` for each server."""
         self.bus_links: list[Link] = []
@@ -62,6 +67,7 @@ class World:
         self._nodes, self._count = nodes, servers
         self._down: Counter[int] = Counter()
         self._frozen: Counter[int] = Counter()
+        self._starting = asyncio.Lock()
         self._ports: list[int] = []
         self._stack = contextlib.AsyncExitStack()
 
@@ -84,13 +90,13 @@ class World:
                     host="127.0.0.1",
                     port=0,
                     beat=BEAT,
-                    chat={"rate": 0},
+                    # So little is kept that whoever reads slowly is told of gaps.
+                    chat={"rate": 0, "capacity": 64},
                     secret=secret,
                     max_connections=None,
                     max_per_address=0,
                     heartbeat=HEARTBEAT,
-                    # Whoever starts again has the name of the one who died.
-                    node=f"server-{number}",
+                    send_buffer=2**14,
                 )
                 self.servers.append(ServerProcess(number, config))
             self._stack.push_async_callback(self._stop_servers)
@@ -165,9 +171,11 @@ class World:
             "kill server": lambda step: self._server_down(step, ServerProcess.kill),
             "stop server": lambda step: self._server_down(step, ServerProcess.stop),
             "freeze server": lambda step: self._freeze(self._server(step)),
+            "block loop": self._hold_up,
             "kill broker": self._broker_down,
             "freeze broker": lambda step: self._freeze(self._node(step)),
             "empty broker": self._empty,
+            "fill broker": self._fill,
             "stall bus": lambda step: _fault(self._bus_link(step), "stall", step),
             "cut bus": lambda step: _fault(self._bus_link(step), "cut", step),
             "delay bus": lambda step: _fault(self._bus_link(step), "delay", step),
@@ -205,23 +213,25 @@ class World:
         self._down[server.number] -= 1
         if not self._down[server.number]:
             # Without its broker, or while something else is wrong, it can't start: try again.
-            while True:
-                try:
+            for _ in range(TRIES):
+                with contextlib.suppress(UserError):
                     await server.start()
                     return
-                except UserError:
-                    await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)
 
     @contextlib.asynccontextmanager
     async def _broker_down(self, step: Step) -> AsyncGenerator[None]:
         node = self._node(step)
         key = -1 - self.broker.nodes.index(node)
-        self._down[key] += 1
-        await node.kill()
+        # What starts is not killed before it has: the one who starts it would call that an error.
+        async with self._starting:
+            self._down[key] += 1
+            await node.kill()
         yield
-        self._down[key] -= 1
-        if not self._down[key]:
-            await node.restart()
+        async with self._starting:
+            self._down[key] -= 1
+            if not self._down[key]:
+                await node.restart()
 
     @contextlib.asynccontextmanager
     async def _freeze(self, victim: ServerProcess | brokers.Node) -> AsyncGenerator[None]:
@@ -237,24 +247,40 @@ class World:
             _send(pid, signal.SIGCONT)
 
     @contextlib.asynccontextmanager
+    async def _hold_up(self, step: Step) -> AsyncGenerator[None]:
+        self._server(step).hold_up(step.seconds)
+        yield
+
+    @contextlib.asynccontextmanager
     async def _empty(self, step: Step) -> AsyncGenerator[None]:
         """Delete what the broker has kept, if it can be reached in time."""
-        with contextlib.suppress(Exception):
+        await self._tell_broker("empty")
+        yield
+
+    @contextlib.asynccontextmanager
+    async def _fill(self, step: Step) -> AsyncGenerator[None]:
+        """Let the broker take nothing more, as one whose disk or memory is full."""
+        await self._tell_broker("fill")
+        yield
+        # It may be away itself now.
+        for _ in range(TRIES):
+            if await self._tell_broker("free"):
+                break
+            await asyncio.sleep(0.5)
+
+    async def _tell_broker(self, what: Literal["empty", "fill", "free"]) -> bool:
+        """Do something at the broker, past all links; return whether it was done in time."""
+        urls = [node.url for node in self.broker.nodes]
+        try:
             async with asyncio.timeout(5):
                 if self.kind == "nats":
-                    import nats
-
-                    client = await nats.connect(self.broker.nodes[0].url, allow_reconnect=False)
-                    jetstream = client.jetstream()
-                    for info in await jetstream.streams_info():
-                        await jetstream.delete_stream(info.config.name or "")
-                    await client.close()
+                    await _tell_nats(urls, self._stream, what)
                 else:
-                    from redis.asyncio import Redis
-
-                    async with Redis.from_url(self.broker.nodes[0].url) as redis:
-                        await redis.flushall()
-        yield
+                    await _tell_redis(urls[0], what)
+        except Exception:
+            # It is down, or frozen, or has been emptied.
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def _move(self, step: Step) -> AsyncGenerator[None]:
@@ -288,6 +314,42 @@ async def _fault(link: Link, kind: str, step: Step) -> AsyncGenerator[None]:
             fault = link.drop_after(int(step.strength * 20_000), way)
     yield
     fault.undo()
+
+
+async def _tell_nats(urls: list[str], stream: str, what: str) -> None:
+    import nats
+    from nats.js.api import DiscardPolicy
+    from nats.js.errors import NotFoundError
+
+    async def ignore(exc: Exception) -> None:
+        """Log nothing: a broker that is away is what this is about."""
+
+    client = await nats.connect(urls, allow_reconnect=False, error_cb=ignore)
+    try:
+        jetstream = client.jetstream()
+        if what == "empty":
+            await jetstream.delete_stream(stream)
+            return
+        try:
+            info = await jetstream.stream_info(stream)
+        except NotFoundError:
+            return
+        size, policy = max(1, info.state.bytes), DiscardPolicy.NEW
+        if what == "free":
+            size, policy = 2**28, DiscardPolicy.OLD
+        await jetstream.update_stream(info.config.evolve(max_bytes=size, discard=policy))
+    finally:
+        await client.close()
+
+
+async def _tell_redis(url: str, what: str) -> None:
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(url) as redis:
+        if what == "empty":
+            await redis.flushall()
+        else:
+            await redis.config_set("maxmemory", 1 if what == "fill" else 0)
 
 
 def _send(pid: int, number: int) -> None:

@@ -1,7 +1,8 @@
 """What a cluster and its servers tell each other: one line of JSON each, over the pipes.
 
-The cluster writes a `Config`, then an empty line for each `Stats` that it wants. The server answers
-once with `Ready` or `Failed`. The end of its pipe tells a server that the cluster is gone.
+The cluster writes a `Config`, then an empty line for each `Stats` that it wants, or a number: for
+so many seconds the server's event loop is held up. The server answers the `Config` once with
+`Ready` or `Failed`. The end of its pipe tells a server that the cluster is gone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class Config(msgspec.Struct):
     """See `wslessons.serving.serve`."""
     node: str = ""
     """Its name on the bus; made up if not given."""
+    send_buffer: int = 0
+    """Bytes that the kernel holds for each connection; 0 for as much as the system likes. With few
+    a slow reader is soon a blocked one."""
     reuse_port: bool = False
     """Whether other servers may listen on the same port (SO_REUSEPORT)."""
 

@@ -116,6 +116,15 @@ class ServerProcess:
         except TimeoutError:
             raise UserError(f"server {self.number} does not answer.") from None
 
+    def hold_up(self, seconds: float) -> None:
+        """Hold its event loop up, as a handler does that computes without awaiting.
+
+        Args:
+            seconds: for how long; nothing happens if it does not run.
+        """
+        if self.state == "running":
+            self._write(f"{seconds}".encode())
+
     async def kill(self) -> None:
         """End it with SIGKILL, as a crash would: no close frame, no goodbye to the others."""
         if self._process is not None and self._process.returncode is None:

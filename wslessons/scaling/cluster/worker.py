@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import statistics
 import sys
 import time
@@ -124,6 +125,10 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
                 reuse_port=config.reuse_port or None,
                 **chat.options,
             )
+        for listening in server.sockets:
+            if config.send_buffer:
+                # Accepted sockets inherit it.
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, config.send_buffer)
         answer(Ready(serving.urls(server)[0]))
 
         async def tell() -> None:
@@ -147,8 +152,12 @@ async def main() -> None:
     config = msgspec.json.decode(await anext(lines), type=Config)
 
     async def take_questions() -> None:
-        async for _ in lines:
-            asked.put_nowait(None)
+        async for line in lines:
+            if line:
+                # As by a handler that computes, and forgets that others wait.
+                time.sleep(float(line))  # noqa: ASYNC251
+            else:
+                asked.put_nowait(None)
 
     with serving.stop_event() as stop, fold_accept_errors():
         work = asyncio.create_task(serve(config, asked, stop))
