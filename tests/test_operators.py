@@ -19,7 +19,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 SERVING = ("echo", "chat", "cluster", "web")
 NO_BOUNDS = {
     *("--help", "--host", "--port", "--raw", "--fast", "--bus", "--servers", "--nodes"),
-    *("--share-port", "--certfile", "--keyfile"),
+    *("--share-port", "--certfile", "--keyfile", "--loop"),
 }
 """What options of the serving commands set that is no bound, and lets nobody in."""
 
