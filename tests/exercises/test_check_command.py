@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from wslessons import serving
 from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
+from wslessons.cli import main
 from wslessons.echo import echo, echo_raw
 from wslessons.exercises import check
 from wslessons.exercises.conformance import CONFORMANCE
@@ -20,19 +22,40 @@ from wslessons.exercises.verdict import State
 COUNTER = check.counter.solution_source
 
 
-def run(*words: str, timeout: float = 100) -> tuple[int, str, str]:
-    """Run the command; return exit code, output and errors."""
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process; return exit code, output and errors."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def command(*words: str) -> tuple[int, str, str]:
+        try:
+            code = main(["check", *words])
+        except SystemExit as error:  # argparse's own
+            code = int(error.code or 0)
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_a_file_in_a_process_of_its_own(tmp_path: Path):
+    """As a shell runs it: the verdict on standard output, and the exit code."""
+    file = tmp_path / "mine.py"
+    file.write_text(COUNTER)
     done = subprocess.run(
-        [sys.executable, "-m", "wslessons", "check", *words],
+        [sys.executable, "-m", "wslessons", "check", f"{file}:counter", "--as", "counter"],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=55,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "check.counter: passed")
+    assert not done.stderr
 
 
-def test_a_file_that_passes_and_one_that_fails(tmp_path: Path):
+def test_a_file_that_passes_and_one_that_fails(tmp_path: Path, run: Run):
     """0 and 1, with the verdict on standard output."""
     file = tmp_path / "mine.py"
     file.write_text(COUNTER)
@@ -52,7 +75,7 @@ def repr_of_stub() -> str:
     return head + "  Write it in the cell above, run that cell, then this one again.\n"
 
 
-def test_a_handler_as_echo(tmp_path: Path):
+def test_a_handler_as_echo(tmp_path: Path, run: Run):
     """A file's handler is judged like a running server."""
     file = tmp_path / "mine.py"
     file.write_text("from wslessons.echo import echo as handler\n")
@@ -73,7 +96,7 @@ def test_a_handler_as_echo(tmp_path: Path):
         (["--url", "ws://127.0.0.1:1", "--as", "echo"], 1, "nobody listens at ws://127.0.0.1:1"),
     ],
 )
-def test_words_that_do_not_fit(words: list[str], code: int, said: str):
+def test_words_that_do_not_fit(run: Run, words: list[str], code: int, said: str):
     """One sentence each."""
     got, _, errors = run(*words)
     assert got == code
@@ -92,7 +115,7 @@ def test_words_that_do_not_fit(words: list[str], code: int, said: str):
         ("x = 1\n", "defines no handler"),
     ],
 )
-def test_files_that_cannot_be_judged(tmp_path: Path, text: str, said: str):
+def test_files_that_cannot_be_judged(tmp_path: Path, run: Run, text: str, said: str):
     """What is wrong with the file, in one sentence."""
     file = tmp_path / "mine.py"
     file.write_text(text)
@@ -131,7 +154,7 @@ async def test_our_echo_conforms(handler):
 @pytest.mark.parametrize("handler", [echo_in_capitals, echo_once])
 async def test_other_echoes_do_not(handler):
     """And it is said what is wrong."""
-    verdict = await against(handler, "echo")
+    verdict = await CONFORMANCE["echo"].judge(handler)
     assert verdict.state is State.FAIL
     assert verdict.lines[0].hint
 
@@ -146,7 +169,8 @@ async def test_our_chat_conforms():
 
 async def failures(chat) -> set[str]:
     """Return which behaviours fail, by their words."""
-    verdict = await against(chat.handler, "chat")
+    async with asyncio.timeout(55):
+        verdict = await CONFORMANCE["chat"].judge(chat.handler)
     return {line.behaviour for line in verdict.lines if line.state is not State.PASS}
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,14 @@ def load(what: str, default: str) -> Any:
     path = Path(file)
     if not path.is_file() or path.suffix != ".py":
         raise UserError(f"there is no Python file {file}: name one as FILE.py:NAME.", exit_code=2)
-    spec = importlib.util.spec_from_file_location("answer", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType("answer")
+    module.__file__ = str(path)
     # As for a script, modules beside the file can be imported.
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        # Not by the import system: it would keep bytecode beside the file, and take that for the
+        # file's when an edit changes neither its second nor its size.
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
