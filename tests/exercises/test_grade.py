@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import psutil
@@ -17,6 +18,8 @@ import pytest
 
 from wslessons.cli import main
 from wslessons.exercises import check
+from wslessons.exercises.grade import kernel
+from wslessons.exercises.grade.grader import Limits, Result, find, grade
 from wslessons.exercises.grade.handedin import read
 
 IMPORT = "from wslessons.exercises import check"
@@ -340,6 +343,30 @@ def test_every_solution_passes(graded: Graded, name: str):
 def test_what_is_wrong_gets_the_same_hint_as_in_a_notebook(graded: Graded, name: str):
     """A crash, a forgotten await and a wrong value are explained from another process, too."""
     assert ANSWERS[name][1] in graded.told(f"{name}.ipynb")
+
+
+async def graded_here(folder: Path, *notebooks: list[str]) -> list[Result]:
+    """Grade notebooks in this process, one after the other."""
+    for number, cells in enumerate(notebooks):
+        (folder / f"{number}.ipynb").write_text(notebook(cells))
+    return await grade(folder, find(folder), Limits(jobs=1))
+
+
+async def test_whoever_ends_the_process_that_forks_ends_nobody_else(tmp_path: Path):
+    """It is started again, for the one and for those who come later."""
+    end = plain("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
+    ending, good = await graded_here(tmp_path, end if sys.platform == "linux" else plain(), plain())
+    assert ending.verdicts["counter"].passed
+    assert good.verdicts["counter"].passed
+
+
+async def test_a_system_without_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each kernel is started by itself there."""
+    elsewhere = SimpleNamespace(platform="elsewhere", executable=sys.executable)
+    monkeypatch.setattr(kernel, "sys", elsewhere)
+    (result,) = await graded_here(tmp_path, plain("while True:\n    pass"[:0] or "1 / 0"))
+    assert result.verdicts["counter"].passed
+    assert result.errors == [(1, "ZeroDivisionError: division by zero")]
 
 
 def test_the_untouched_lesson_holds_its_exercises(tmp_path: Path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -14,8 +17,7 @@ from typing import Any
 
 import psutil
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.connect import write_connection_file
 
 from wslessons.exercises import progress
 from wslessons.exercises.grade import wire
@@ -36,20 +38,79 @@ class Died(Exception):
 
 
 class Office:
-    """Where agents report, on loopback; each is known by its token."""
+    """Where kernels are started, and where their agents report; each is known by its token."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[Any]] = {}
+        self._template: asyncio.subprocess.Process | None = None
+        self._started: list[asyncio.subprocess.Process] = []
+        self._turns = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator[Office]:
-        """Listen while the block runs."""
+        """Listen on loopback while the block runs."""
         server = await asyncio.start_server(self._on_agent, "127.0.0.1", 0, limit=wire.LIMIT)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             server.close()
+            if self._template is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._template.kill()
+                await self._template.wait()
+
+    async def start(
+        self, folder: Path, connection: str, environment: dict[str, str]
+    ) -> psutil.Process:
+        """Start a kernel, the leader of a session of its own.
+
+        Args:
+            folder: its current folder.
+            connection: its connection file.
+            environment: its environment.
+
+        Raises:
+            Died: it does not start.
+        """
+        if sys.platform == "linux":
+            return await self._fork(folder, connection, environment)
+        started = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ipykernel_launcher", "-f", connection),
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        # Whoever forgets it ends it.
+        self._started.append(started)
+        return psutil.Process(started.pid)
+
+    async def _fork(
+        self, folder: Path, connection: str, environment: dict[str, str]
+    ) -> psutil.Process:
+        request = json.dumps([str(folder), connection, environment]).encode() + b"\n"
+        # The second time if a notebook has ended the process that forks.
+        for _ in range(2):
+            async with self._turns:
+                if self._template is None or self._template.returncode is not None:
+                    self._template = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "wslessons.exercises.grade.template"),
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                    )
+                ask, answer = self._template.stdin, self._template.stdout
+                assert ask is not None
+                assert answer is not None
+                with contextlib.suppress(OSError, ValueError, psutil.Error):
+                    ask.write(request)
+                    await ask.drain()
+                    return psutil.Process(int(await answer.readline()))
+                await self._template.wait()
+        raise Died("the kernel did not start")
 
     async def _on_agent(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         token = None
@@ -84,10 +145,6 @@ class StudentKernel:
         Raises:
             Died: it does not start.
         """
-        # With no folder to search, python3 is the kernel of this very environment.
-        self.manager = AsyncKernelManager(
-            kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
-        )
         with tempfile.TemporaryDirectory(prefix="wslessons-home-") as home:
             environment = {
                 **os.environ,
@@ -96,14 +153,12 @@ class StudentKernel:
                 "IPYTHONDIR": home,
                 "MPLCONFIGDIR": home,
                 "PYTHONDONTWRITEBYTECODE": "1",
+                # With it a kernel ends when whoever has started it is gone.
+                "JPY_PARENT_PID": str(os.getpid()),
             }
             environment.pop("WSLESSONS_SOLUTIONS", None)
-            await self.manager.start_kernel(
-                cwd=str(self.folder),
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self.connection, _ = write_connection_file(str(Path(home) / "kernel.json"))
+            self.process = await self.office.start(self.folder, self.connection, environment)
             watch = asyncio.create_task(self._watch())
             try:
                 await self._connect()
@@ -114,9 +169,8 @@ class StudentKernel:
                 await self._end()
 
     async def _connect(self) -> None:
-        client = self.manager.client()
-        assert isinstance(client, AsyncKernelClient)
-        self.client = client
+        self.client = client = AsyncKernelClient()
+        client.load_connection_file(self.connection)
         client.start_channels()
         try:
             await client.wait_for_ready(timeout=START)
@@ -149,7 +203,7 @@ class StudentKernel:
         late = f"no end within {seconds:g} s"
         with contextlib.suppress(TimeoutError, RuntimeError, OSError):
             async with asyncio.timeout(INTERRUPT):
-                await self.manager.interrupt_kernel()
+                self._interrupt()
                 await self._idle()
                 return late
         self.why = self.why or f"{late}, and it can't be interrupted"
@@ -192,7 +246,7 @@ class StudentKernel:
         while (left := end - loop.time()) > 0:
             with contextlib.suppress(Exception):  # queue.Empty, and what can't be parsed
                 return await self.client.get_iopub_msg(timeout=min(left, 0.5))
-            if not await self.manager.is_alive():
+            if not self._alive():
                 raise Died(self.why or "the kernel has ended")
         raise TimeoutError
 
@@ -218,9 +272,8 @@ class StudentKernel:
     async def _watch(self) -> None:
         """End it when it takes too much memory, its children's included."""
         try:
-            top = psutil.Process(getattr(self.manager.provisioner, "pid", None))
             while True:
-                used = 0
+                used, top = 0, self.process
                 for process in [top, *top.children(recursive=True)]:
                     with contextlib.suppress(psutil.Error):
                         used += process.memory_info().rss
@@ -232,11 +285,20 @@ class StudentKernel:
         except psutil.Error:
             return
 
+    def _alive(self) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def _interrupt(self) -> None:
+        """Do what the stop button does, to the kernel and what it has started."""
+        if hasattr(os, "killpg"):
+            os.killpg(self.process.pid, signal.SIGINT)
+
     def _kill(self) -> None:
         """End the process and its children, at once."""
-        with contextlib.suppress(psutil.Error, AttributeError, TypeError):
-            top = psutil.Process(getattr(self.manager.provisioner, "pid", None))
-            for process in [*top.children(recursive=True), top]:
+        with contextlib.suppress(psutil.Error):
+            for process in [*self.process.children(recursive=True), self.process]:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
 
@@ -246,6 +308,4 @@ class StudentKernel:
         if hasattr(self, "client"):
             self.client.stop_channels()
         self._kill()
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(INTERRUPT):
-                await self.manager.shutdown_kernel(now=True)
+        await asyncio.to_thread(psutil.wait_procs, [self.process], INTERRUPT)
