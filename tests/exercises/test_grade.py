@@ -364,7 +364,7 @@ async def test_a_system_without_fork(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Each kernel is started by itself there."""
     elsewhere = SimpleNamespace(platform="elsewhere", executable=sys.executable)
     monkeypatch.setattr(kernel, "sys", elsewhere)
-    (result,) = await graded_here(tmp_path, plain("while True:\n    pass"[:0] or "1 / 0"))
+    (result,) = await graded_here(tmp_path, plain("1 / 0"))
     assert result.verdicts["counter"].passed
     assert result.errors == [(1, "ZeroDivisionError: division by zero")]
 
