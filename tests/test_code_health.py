@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "wslessons").rglob("*.py"))
+DOCUMENTED = [
+    "asgi",
+    "chat",
+    "cli",
+    "client",
+    "connection",
+    "errors",
+    "exercises",
+    "heartbeat",
+    "limits",
+    "link",
+    "logs",
+    "processes",
+    "scaling.brokers",
+    "scaling.bus",
+    "scaling.cluster",
+    "serving",
+    "tables",
+    "wire",
+]
+"""The modules and packages whose public names are documented in full."""
 
 
 def public_definitions(module: Path) -> list[str]:
@@ -75,6 +100,56 @@ def test_docstrings_have_one_format(room: str):
                     found.append(f"{path.name}: {getattr(node, 'name', 'the module')}")
     assert checked > 5
     assert found == []
+
+
+def missing_sections(function: Callable[..., Any], docstring: str) -> str:
+    """Say what the Google docstring of a function or class lacks, or has too much."""
+    signature = inspect.signature(function)
+    takes = {name for name in signature.parameters if name not in ("self", "cls")}
+    block = re.search(r"(?m)^Args:\n((?:    .*\n|\n)+)", docstring + "\n")
+    listed = re.findall(r"(?m)^    (\w+):", block[1]) if block else []
+    if sorted(listed) != sorted(takes):
+        return f"takes {sorted(takes)}, and its docstring lists {listed}"
+    returns = str(signature.return_annotation)
+    if takes and returns not in ("None", "Self", "Generator[None]", str(inspect.Signature.empty)):
+        return (
+            "" if re.search("(?m)^(Returns|Yields):", docstring) else f"says not what {returns} is"
+        )
+    return ""
+
+
+def documented(public: object) -> Iterator[tuple[str, Callable[..., Any], str]]:
+    """Yield what of a public name has to be documented: its name, the function, the docstring.
+
+    Inherited names are documented where they come from, and the fields of a dataclass where they
+    stand.
+    """
+    if inspect.isfunction(public):
+        yield public.__qualname__, public, inspect.getdoc(public) or ""
+    elif inspect.isclass(public) and public.__module__.startswith("wslessons."):
+        for name, member in vars(public).items():
+            method = getattr(member, "__func__", member)
+            if not inspect.isfunction(method) or method.__module__ != public.__module__:
+                continue
+            if name == "__init__" and not is_dataclass(public):
+                yield public.__qualname__, method, (inspect.getdoc(public) or "") + "\nReturns:"
+            elif not name.startswith("_") and not any(
+                name in vars(base) for base in public.__mro__[1:]
+            ):
+                yield method.__qualname__, method, inspect.getdoc(method) or ""
+
+
+@pytest.mark.parametrize("room", DOCUMENTED)
+def test_docstrings_list_what_goes_in_and_what_comes_out(room: str):
+    """What a package makes public lists under `Args:` its parameters, and says what it returns."""
+    package = importlib.import_module(f"wslessons.{room}")
+    found = {
+        name: fault
+        for public in package.__all__
+        for name, function, docstring in documented(getattr(package, public))
+        if (fault := missing_sections(function, docstring))
+    }
+    assert found == {}
 
 
 def test_ci_runs_the_readmes_commands():

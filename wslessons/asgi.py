@@ -89,6 +89,10 @@ class _Uvicorn(uvicorn.Server):
 class AppServer:
     """An application that is being served; made by `start`.
 
+    Args:
+        server: uvicorn's, not started yet.
+        sock: where it listens, bound.
+
     Attributes:
         url: where it listens, such as ``http://127.0.0.1:54321``; ``https://`` with a certificate.
         ws_url: the same for WebSockets, ``ws://127.0.0.1:54321`` or ``wss://``.
@@ -166,6 +170,9 @@ async def start(
             dropped.
         options: whatever else `uvicorn.Config` takes.
 
+    Returns:
+        The server; `AppServer.stop` ends it.
+
     Raises:
         UserError: the address can't be bound, or the application fails to start.
 
@@ -201,7 +208,17 @@ async def start(
 async def serve(
     app: Any, host: str = "127.0.0.1", port: int = 0, **options: Any
 ) -> AsyncGenerator[AppServer]:
-    """Serve `app` while the block runs; the arguments are those of `start`."""
+    """Serve `app` while the block runs; the arguments are those of `start`.
+
+    Args:
+        app: the application.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        options: the others of `start`.
+
+    Yields:
+        The server, which accepts connections.
+    """
     server = await start(app, host, port, **options)
     try:
         yield server

@@ -68,6 +68,13 @@ def host_port(address: Any) -> str:
 
     >>> host_port(("::1", 8765, 0, 0))
     '[::1]:8765'
+
+    Args:
+        address: as a socket gives it: host, port, and for IPv6 two numbers more; nothing where it
+            is not known.
+
+    Returns:
+        The address, or ``unknown peer``.
     """
     if not address:
         return "unknown peer"
@@ -76,7 +83,14 @@ def host_port(address: Any) -> str:
 
 
 def peer(connection: ServerConnection) -> str:
-    """Name the other end of `connection` by its address, for the log."""
+    """Name the other end of `connection` by its address, for the log.
+
+    Args:
+        connection: one of `websockets`.
+
+    Returns:
+        The address, as `host_port` writes it.
+    """
     return host_port(connection.remote_address)
 
 
@@ -88,6 +102,12 @@ def text_frame(payload: bytes) -> bytes:
 
     The library's ``Frame(Opcode.TEXT, payload).serialize(mask=False)`` makes the same bytes, in six
     times the time.
+
+    Args:
+        payload: UTF-8, of any length.
+
+    Returns:
+        The frame: a header of 2, 4 or 10 bytes, then the payload.
 
     Source: RFC 6455, section 5.2.
     """
@@ -174,6 +194,9 @@ class Door:
 
     Who comes in vain gets an answer over HTTP, for which it has to stay until its request is here.
     So there is a bound on those, too; the others are cut off.
+
+    Args:
+        limit: counts who is in, and knows who is too many.
     """
 
     MOST_WAITING = 32
@@ -184,13 +207,25 @@ class Door:
         """Connections that are to be refused."""
 
     def enter(self, host: str | None) -> str:
-        """Count a connection; return a few words if there is no room for it."""
+        """Count a connection.
+
+        Args:
+            host: the other end's address, None where it has none.
+
+        Returns:
+            Nothing if there is room, else a few words.
+        """
         if words := self.limit.enter(host):
             self.waiting += 1
         return words
 
     def leave(self, host: str | None, words: str) -> None:
-        """Count a connection less, about which `enter` had these words."""
+        """Count a connection less.
+
+        Args:
+            host: the one that `enter` was given.
+            words: what `enter` returned for it.
+        """
         if words:
             self.waiting -= 1
         else:
@@ -198,7 +233,14 @@ class Door:
 
     @staticmethod
     def answer(words: str) -> tuple[HTTPStatus, str]:
-        """Return the HTTP status and the sentence that refuse a connection for these words."""
+        """Say over HTTP why there is no room for a connection.
+
+        Args:
+            words: those of `enter`.
+
+        Returns:
+            The HTTP status and the sentence.
+        """
         status = HTTPStatus.TOO_MANY_REQUESTS if "from" in words else HTTPStatus.SERVICE_UNAVAILABLE
         return status, f"{words.capitalize()}: try again later.\n"
 
@@ -220,6 +262,11 @@ class LoggedConnection(ServerConnection):
     to its queue at once, see `plain_frames`; and `direct` is the socket's own `send` while nothing
     stands between a ready-made frame and the socket. Nobody has to ask for the connection's state
     before each write, since whatever changes it passes through `send_data` or `connection_lost`.
+
+    Args:
+        args: those of `websockets.asyncio.server.ServerConnection`.
+        door: who may come in; None for everybody.
+        kwargs: the same class's.
     """
 
     alive: ClassVar[weakref.WeakSet[LoggedConnection]] = weakref.WeakSet()
@@ -331,13 +378,16 @@ class LoggedConnection(ServerConnection):
             self.transport.resume_reading()
 
     def go_direct(self, on_change: Callable[[], object]) -> bool:
-        """Set `direct` if a frame may now go straight to the socket; return whether it may.
+        """Set `direct` if a frame may now go straight to the socket.
 
         Args:
             on_change: called once, when it no longer may.
 
         It may while the connection is open, no fragmented message is on its way (RFC 6455, section
         5.4), and the transport holds nothing back, so that nothing can be overtaken.
+
+        Returns:
+            Whether it may.
         """
         transport = self.transport
         sock = getattr(transport, "_sock", None)

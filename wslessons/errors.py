@@ -15,6 +15,10 @@ class UserError(Exception):
 
     The command line prints the sentence after ``wslessons: `` and exits with `exit_code`:
     2 for words that don't fit the command (as argparse does), 1 for everything else.
+
+    Args:
+        sentence: what was wrong and what to do.
+        exit_code: the command line's.
     """
 
     def __init__(self, sentence: str, *, exit_code: int = 1) -> None:
@@ -51,6 +55,13 @@ def need(module: str, extra: str) -> ModuleType:
 
     >>> need("json", "lab").__name__
     'json'
+
+    Args:
+        module: its full name.
+        extra: the extra of this package that brings it.
+
+    Returns:
+        The module.
     """
     try:
         return importlib.import_module(module)

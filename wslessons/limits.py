@@ -116,7 +116,11 @@ class ConnectionLimit:
         return self.open >= self.most
 
     def leave(self, host: str | None) -> None:
-        """Count one connection less, of those that `enter` has let in."""
+        """Count one connection less, of those that `enter` has let in.
+
+        Args:
+            host: the address that `enter` was given.
+        """
         self.open -= 1
         if key := _key(host):
             self._by_address[key] -= 1

@@ -42,6 +42,9 @@ def one_line(text: object, longest: int = LONGEST) -> str:
     Args:
         text: what a client sent, or an object that is written with `str`.
         longest: characters to keep.
+
+    Returns:
+        The line.
     """
     text = str(text)
     if len(text) > longest:
@@ -169,7 +172,11 @@ class Folded:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def log(self, line: str) -> None:
-        """Log `line` now, or count it and log it within a second. Needs a running event loop."""
+        """Log `line` now, or count it and log it within a second. Needs a running event loop.
+
+        Args:
+            line: what to log.
+        """
         loop, now = asyncio.get_running_loop(), time.monotonic()
         if self._loop is not loop:
             self._loop, self._timer = loop, None

@@ -78,7 +78,15 @@ def check_close(code: int, reason: str = "") -> None:
 
 
 def urls(server: Server, scheme: str = "ws") -> list[str]:
-    """List the URLs where `server` accepts connections, with real ports, one per socket."""
+    """List the URLs where `server` accepts connections, with real ports, one per socket.
+
+    Args:
+        server: one of `serve`, that has started.
+        scheme: ``ws``, or ``wss`` behind TLS.
+
+    Returns:
+        The URLs, such as ``ws://127.0.0.1:54321``.
+    """
     return [f"{scheme}://{host_port(sock.getsockname())}" for sock in server.sockets]
 
 
@@ -201,7 +209,12 @@ def stop_event() -> Generator[asyncio.Event]:
 
 @contextlib.contextmanager
 def explained_bind_errors(host: str, port: int) -> Generator[None]:
-    """Turn the errors of binding a listening socket into a `UserError` that says what to do."""
+    """Turn the errors of binding a listening socket into a `UserError` that says what to do.
+
+    Args:
+        host: the address that is bound, for the sentence.
+        port: the TCP port.
+    """
     try:
         yield
     except socket.gaierror:
@@ -280,6 +293,12 @@ async def serve_until_stopped(handler: Handler, host: str, port: int, **options:
     """Serve `handler` from a shell, as `run_until_stopped` says.
 
     On the signal, clients get close code 1001 (going away), and the call returns in bounded time.
+
+    Args:
+        handler: serves one connection; as for `serve`.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        options: those of `serve`.
 
     Raises:
         UserError: the address can't be bound.

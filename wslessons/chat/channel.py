@@ -43,7 +43,11 @@ class Empty(Exception):
 
 
 class Lagged(Exception):
-    """The reader fell out of the log: `skipped` items are gone for it. It may go on reading."""
+    """The reader fell out of the log: `skipped` items are gone for it. It may go on reading.
+
+    Args:
+        skipped: how many.
+    """
 
     def __init__(self, skipped: int) -> None:
         super().__init__(f"skipped {skipped} item{'' if skipped == 1 else 's'}")
@@ -152,11 +156,14 @@ class Channel(Generic[T]):
         return len(self._receivers)
 
     def subscribe(self, since: int | None = None) -> Receiver[T]:
-        """Return a new reader. What it asks for and is no longer kept, its first read reports.
+        """Add a reader. What it asks for and is no longer kept, its first read reports.
 
         Args:
             since: the offset of the last item it has seen; None begins with the next item sent,
                 0 with the first ever.
+
+        Returns:
+            The reader.
 
         Raises:
             ValueError: no item has this offset yet.
@@ -189,6 +196,10 @@ class Receiver(Generic[T]):
 
     `async for item in receiver` ends when the channel is closed. `Lagged` comes out of the loop as
     an exception; a new `async for` over the same receiver goes on after the gap.
+
+    Args:
+        channel: what is read.
+        offset: that of the last item before those it reads.
     """
 
     def __init__(self, channel: Channel[T], offset: int) -> None:

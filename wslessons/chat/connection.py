@@ -59,11 +59,20 @@ class Connection(Protocol):
         ...
 
     async def send(self, payload: bytes) -> None:
-        """Send one text message, given in UTF-8; wait while the peer reads too slowly."""
+        """Send one text message; wait while the peer reads too slowly.
+
+        Args:
+            payload: the text in UTF-8.
+        """
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """Complete the closing handshake, in bounded time. Idempotent, never raises."""
+        """Complete the closing handshake, in bounded time. Idempotent, never raises.
+
+        Args:
+            code: the close code (RFC 6455, section 7.4).
+            reason: at most 123 bytes of UTF-8.
+        """
         ...
 
 

@@ -172,7 +172,11 @@ class Fanout(Generic[I]):
         }
 
     def send(self, item: I) -> None:
-        """Append `item` to the channel; members get it on the loop's next turn. Never waits."""
+        """Append `item` to the channel; members get it on the loop's next turn. Never waits.
+
+        Args:
+            item: what everyone gets.
+        """
         channel = self.channel
         self._unflushed += item.size
         if channel.offset - self._flushed >= channel.capacity or (
@@ -187,14 +191,25 @@ class Fanout(Generic[I]):
             self._tick = asyncio.get_running_loop().call_soon(self.flush)
 
     def join(self, id: str, codec: Codec[I], writer: Writer, cursor: Receiver[I]) -> None:
-        """Serve a new member from `cursor` on, which the fan-out now owns."""
+        """Serve a new member from `cursor` on, which the fan-out now owns.
+
+        Args:
+            id: the connection's.
+            codec: how its protocol writes items.
+            writer: writes to it.
+            cursor: a reader of the channel.
+        """
         member = self._members[id] = _Member(id, codec, writer, cursor)
         if codec not in self._in_sync:
             self._in_sync[codec] = _InSync(self.channel.subscribe())
         self._resume(member)
 
     def leave(self, id: str) -> None:
-        """Serve this member no longer. Does nothing when there is no such member."""
+        """Serve this member no longer. Does nothing when there is no such member.
+
+        Args:
+            id: the connection's.
+        """
         member = self._members.pop(id, None)
         if member is None:
             return

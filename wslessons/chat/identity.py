@@ -75,7 +75,13 @@ class Opening:
     since: float = field(default_factory=time.monotonic)
 
     async def identify(self, token: str) -> Opening:
-        """Return the same with an identity, which whoever is to be asked gives for `token`.
+        """Ask who somebody is that shows a token.
+
+        Args:
+            token: the proof; empty for none.
+
+        Returns:
+            A copy that holds the identity, and no token.
 
         Raises:
             Denied: there is none.
@@ -121,10 +127,16 @@ Authenticate = Callable[[Opening], Awaitable[Identity]]
 
 
 def bearer(headers: Mapping[str, str]) -> str:
-    """Return the token of ``Authorization: Bearer TOKEN``, empty if there is none.
+    """Read the token of ``Authorization: Bearer TOKEN``.
 
     >>> bearer({"Authorization": "Bearer abc"})
     'abc'
+
+    Args:
+        headers: those of a request; names in any case find them.
+
+    Returns:
+        The token, empty if there is none.
     """
     try:
         scheme, _, token = headers.get("Authorization", "").partition(" ")

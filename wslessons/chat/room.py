@@ -75,13 +75,16 @@ class Room:
         """By session and id of a message: its offset, or while it has none, whom to acknowledge."""
 
     async def admit(self, hello: Hello, first: int = 0) -> Admission:
-        """Return where somebody begins who says `hello`: now, or after what they have seen.
+        """Begin for somebody who says `hello`: now, or after what they have seen.
 
         When `hello.epoch` is over nobody knows what was missed: then they begin at the oldest kept.
 
         Args:
             hello: what they said; of its epoch only the life of the room.
             first: a number of this life; what is not after it is not for them.
+
+        Returns:
+            A cursor, the first offset, and whether something may be missing between.
         """
         log, since, gap = self.log, hello.since, False
         if since is None:
@@ -93,7 +96,14 @@ class Room:
         return Admission(cursor, cursor.offset, gap)
 
     def codec(self, codec: TextCodec | JsonCodec) -> TextCodec | JsonCodec:
-        """Return how this room's events look in one of the two protocols."""
+        """Choose how this room's events look in one of the two protocols.
+
+        Args:
+            codec: that of the protocol.
+
+        Returns:
+            The codec to use in this room.
+        """
         return codec
 
     def enter(self, id: str, name: str) -> tuple[int, str] | None:
@@ -111,7 +121,11 @@ class Room:
         return None
 
     def leave(self, id: str) -> None:
-        """Remove somebody and tell everyone who is left."""
+        """Remove somebody and tell everyone who is left.
+
+        Args:
+            id: the connection of the one who leaves.
+        """
         self.fanout.leave(id)
         self._publish(Left(self.members.pop(id)))
 
@@ -145,15 +159,33 @@ class Room:
         return None
 
     def announce(self, sender: str, text: str) -> None:
-        """Publish what `sender`, who need not be here, says."""
+        """Publish what somebody, who need not be here, says.
+
+        Args:
+            sender: the name under which it appears.
+            text: what is said.
+        """
         self._publish(Message(sender, text))
 
     def was_said(self, message_id: str, session: str) -> bool:
-        """Return whether a message is known already, so that nobody has to judge it again."""
+        """Tell whether a message is known already, so that nobody has to judge it again.
+
+        Args:
+            message_id: the id that the member gave it.
+            session: the member's session.
+
+        Returns:
+            Whether it is.
+        """
         return f"{len(session)}:{session}/{message_id}" in self._published
 
     def take_note(self, message_id: str, session: str) -> None:
-        """Remember a message that was taken and is not for the room: a repeat is none either."""
+        """Remember a message that was taken and is not for the room: a repeat is none either.
+
+        Args:
+            message_id: the id that the member gave it.
+            session: the member's session.
+        """
         self._published[f"{len(session)}:{session}/{message_id}"] = 0
         if len(self._published) > IDS:
             self._published.popitem(last=False)

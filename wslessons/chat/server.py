@@ -223,7 +223,14 @@ class ChatServer(Application):
             self._order = bus.orders(self._obey)
 
     def people(self, path: str = "/") -> list[str]:
-        """Return the names of all who are in a room, in the order in which they came."""
+        """List all who are in a room, in the order in which they came.
+
+        Args:
+            path: the room's.
+
+        Returns:
+            The names.
+        """
         room = self.rooms.get(path)
         return list(room.members.values()) if room else []
 
@@ -253,6 +260,9 @@ class ChatServer(Application):
             port: the TCP port; 0 takes a free one, see `wslessons.serving.urls`.
             options: those of `wslessons.serving.serve`, which go before those of the chat. Each
                 connection has a heartbeat, unless `ping_interval` asks for the library's keepalive.
+
+        Returns:
+            What `websockets.serve` returns: awaited, or used as a context manager, a server.
         """
         if "ping_interval" not in options:
             options.setdefault("heartbeat", (20, 20))
@@ -261,7 +271,15 @@ class ChatServer(Application):
     def process_request(
         self, connection: ServerConnection, request: Request
     ) -> Response | Awaitable[Response | None] | None:
-        """Refuse a path where there is no room, and who may not come in, before the handshake."""
+        """Refuse a path where there is no room, and who may not come in, before the handshake.
+
+        Args:
+            connection: one whose handshake has begun.
+            request: its first line and headers.
+
+        Returns:
+            The HTTP response that refuses it; None to go on.
+        """
         host = connection.remote_address[0] if connection.remote_address else None
         refusal = self.refusal(request.path.partition("?")[0], host)
         if refusal:
@@ -282,18 +300,28 @@ class ChatServer(Application):
         return None
 
     def handler(self, connection: ServerConnection) -> Awaitable[None]:
-        """Serve one connection of `websockets`: what `websockets.serve` takes and awaits."""
+        """Serve one connection of `websockets`: what `websockets.serve` takes.
+
+        Args:
+            connection: one whose opening handshake is done.
+
+        Returns:
+            To be awaited until the connection has ended.
+        """
         opening = self._openings.pop(connection, None)
         return self.handle(LibraryConnection(connection, fanout=self.fanout, opening=opening))
 
     # With any library.
 
     def refusal(self, path: str, host: str | None = None) -> tuple[HTTPStatus, str] | None:
-        """Return the HTTP status and sentence with which to refuse somebody, or None.
+        """Judge by path and address whether there is room for somebody.
 
         Args:
             path: the room's.
             host: the address of the one who wants to come in.
+
+        Returns:
+            The HTTP status and a sentence; None for whoever may come in.
         """
         if not PATH.fullmatch(path):
             return HTTPStatus.NOT_FOUND, "There is no room here: connect to / or /rooms/NAME.\n"
@@ -313,6 +341,9 @@ class ChatServer(Application):
         """Serve one connection from its name to its end, and close it.
 
         Nothing a client does raises: it is refused with a close code and a reason that says why.
+
+        Args:
+            connection: one that is open.
         """
         codec = JSON if connection.subprotocol == SUBPROTOCOL else TEXT
         self._loop = asyncio.get_running_loop()
@@ -374,6 +405,10 @@ class ChatServer(Application):
         self, connection: Connection, codec: TextCodec | JsonCodec
     ) -> Hello | None:
         """Wait for the first message and return it, with a name that may be used.
+
+        Args:
+            connection: one that has said nothing yet.
+            codec: that of its protocol.
 
         Returns:
             None if it did not come in time or was wrong: then the connection has been closed.
@@ -571,7 +606,11 @@ class ChatServer(Application):
         return room
 
     def forget(self, path: str) -> None:
-        """Let go of the room at `path`: the next one who comes there opens a new one."""
+        """Let go of a room: the next one who comes there opens a new one.
+
+        Args:
+            path: the room's.
+        """
         del self.rooms[path]
         if (later := self._idle.pop(path, None)) is not None:
             later.cancel()

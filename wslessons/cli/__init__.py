@@ -151,8 +151,12 @@ def interruptible() -> Generator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 for a clean end, 2 for words that don't fit the command, 1 for anything else that went
-    wrong; then one sentence on stderr says what and how to put it right.
+    Args:
+        argv: the words after ``wslessons``; by default those of the process.
+
+    Returns:
+        0 for a clean end, 2 for words that don't fit the command, 1 for anything else that went
+        wrong; then one sentence on stderr says what and how to put it right.
     """
     if sys.version_info < OLDEST_PYTHON:
         have, need = (".".join(map(str, v[:2])) for v in (sys.version_info, OLDEST_PYTHON))

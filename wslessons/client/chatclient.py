@@ -176,6 +176,10 @@ class ChatClient:
         Args:
             text: what to say; the server trims it and puts it on one line.
 
+        Returns:
+            The server's acknowledgement, with the message's number and time; None in plain text,
+            which has none.
+
         Raises:
             ValueError: the text is blank, is longer than `max_say`, or has half a surrogate pair,
                 which UTF-8 can't carry.

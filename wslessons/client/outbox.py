@@ -20,14 +20,23 @@ class ChatClosed(UserError):
 
 
 class Unconfirmed(UserError):
-    """The message was sent, and nobody can know whether it arrived."""
+    """The message was sent, and nobody can know whether it arrived.
+
+    Args:
+        why: why there will be no answer, a clause.
+    """
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}: the message may or may not have arrived.")
 
 
 class Refused(UserError):
-    """The server said no to a message; `code` is its word for why."""
+    """The server said no to a message; `code` is its word for why.
+
+    Args:
+        code: the server's word for why, such as ``rate``.
+        text: its sentence, without the full stop.
+    """
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(f"the server refused the message: {text}.")

@@ -61,6 +61,14 @@ def full_jitter(
     Pass it to ``connect(reconnect_delays=...)``. Source: "full jitter" of
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/; RFC 6455, section
     7.2.3, asks for a random first delay too.
+
+    Args:
+        base: bound of the first delay, in seconds.
+        cap: bound of any delay, in seconds.
+        uniform: draws a number between two; for tests.
+
+    Yields:
+        The next delay in seconds, without end.
     """
     bound = base
     while True:

@@ -39,7 +39,14 @@ class Check:
             yield from importlib.import_module(f"{__name__}.{word}").EXERCISES
 
     def of_lesson(self, number: int) -> list[Exercise]:
-        """Return the exercises of lesson `number`, easiest first."""
+        """Find the exercises of a lesson.
+
+        Args:
+            number: the lesson's.
+
+        Returns:
+            Its exercises, easiest first.
+        """
         return [exercise for exercise in self if exercise.lesson == number]
 
     def __getattr__(self, name: str) -> Exercise:

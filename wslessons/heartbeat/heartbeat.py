@@ -214,7 +214,14 @@ class Heartbeat:
             type(connection).acknowledge_pings(connection, payload)
 
     def pong(self, payload: bytes) -> bool:
-        """Take a pong; return whether it answers a ping of ours."""
+        """Take a pong.
+
+        Args:
+            payload: what the pong carries.
+
+        Returns:
+            Whether it answers a ping of ours.
+        """
         connection = self._connection
         if connection is None:
             return False
@@ -232,7 +239,15 @@ class Heartbeat:
         return False
 
     def tick(self, now: float, late: float) -> float | None:
-        """Do what is due; the `Pacer` calls it, and is told when to call again."""
+        """Do what is due, for the `Pacer` that calls it.
+
+        Args:
+            now: the loop's clock, in seconds.
+            late: seconds for which the loop stood still, and could not call.
+
+        Returns:
+            When to call again, by the same clock; None for never.
+        """
         connection = self._connection
         if connection is None:
             return None

@@ -87,7 +87,12 @@ class Pacer:
         return sum(not item.ended for _, _, item in self._heap)
 
     def add(self, item: Paced, due: float) -> None:
-        """Call ``item.tick`` at `due`, by the loop's clock, and again whenever it asks for it."""
+        """Call ``item.tick`` at `due`, by the loop's clock, and again whenever it asks for it.
+
+        Args:
+            item: what has its turns, until it says that it has ended.
+            due: when, in seconds.
+        """
         heapq.heappush(self._heap, (due, next(self._numbers), item))
         self._arm()
 

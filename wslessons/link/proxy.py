@@ -115,7 +115,13 @@ class Link(Faults):
         self._server = None
 
     async def wait_for_connection(self, number: int = 1) -> Connection:
-        """Return the link's connection of that number, 1 being the first, once it was accepted.
+        """Wait until a connection was accepted.
+
+        Args:
+            number: 1 for the first.
+
+        Returns:
+            The connection, which may be over already.
 
         Raises:
             LookupError: it is over and was forgotten.

@@ -64,9 +64,15 @@ class Recording:
         return self._closed.is_set()
 
     async def wait_for(self, predicate: Callable[[Record], bool]) -> Record:
-        """Return the first record, kept or yet to come, for which `predicate` is true.
+        """Wait for the first record, kept or yet to come, for which `predicate` is true.
 
         For a limit in time, put it into `asyncio.timeout`. What the predicate raises, this raises.
+
+        Args:
+            predicate: called with each record.
+
+        Returns:
+            The record.
 
         Raises:
             ConnectionError: the connection has closed without such a record.
@@ -80,6 +86,9 @@ class Recording:
 
         What the condition raises, this raises.
 
+        Args:
+            condition: called with this connection whenever something has changed.
+
         Raises:
             ConnectionError: the connection has closed before.
         """
@@ -91,7 +100,11 @@ class Recording:
         await self._closed.wait()
 
     def changed(self, new: Sequence[Record] = ()) -> None:
-        """Wake those who wait for one of the `new` records, or for a change of the counts."""
+        """Wake those who wait for one of the `new` records, or for a change of the counts.
+
+        Args:
+            new: records that were added.
+        """
         for check, future in self._watchers:
             if future.done():
                 continue

@@ -72,6 +72,13 @@ class Connection(Recording):
 
     What it carried, and how to wait for it, is described at `Recording`. `up` and `down`
     count the bytes `received`, `forwarded` and `held` each way.
+
+    Args:
+        number: 1 for the link's first connection.
+        faults: those in force, shared with the link.
+        target: host and port that the link leads to.
+        rng: where chance comes from.
+        opt: the link's options.
     """
 
     def __init__(
@@ -99,7 +106,12 @@ class Connection(Recording):
     def cut(
         self, text: str = "The link reset both sides.", direction: Direction = CLIENT_TO_SERVER
     ) -> None:
-        """Break this connection off, both sides with an RST, whatever faults are in force."""
+        """Break this connection off, both sides with an RST, whatever faults are in force.
+
+        Args:
+            text: what the record of it says.
+            direction: whose record it is.
+        """
         if self._end is None:
             self._record_event(direction, "CUT", text)
             self._finish(reset)
@@ -112,7 +124,12 @@ class Connection(Recording):
             self._finish(lambda transport: transport.abort())
 
     def note_fault(self, fault: Fault, *, began: bool) -> None:
-        """Record that a fault of the link began or ended."""
+        """Record that a fault of the link began or ended.
+
+        Args:
+            fault: which.
+            began: False if it ended.
+        """
         for direction in fault.directions:
             text = f"Fault {'set' if began else 'undone'}: {str(fault)[1:-1]}."
             self._record_event(direction, "FAULT", text)
@@ -126,7 +143,11 @@ class Connection(Recording):
     # What endpoints and pipes report.
 
     def endpoint_made(self, transport: asyncio.Transport) -> None:
-        """Take note of a socket."""
+        """Take note of a socket.
+
+        Args:
+            transport: its transport.
+        """
         self._transports.append(transport)
         self._open_sockets += 1
         if self._end is not None:
@@ -140,7 +161,12 @@ class Connection(Recording):
             self._finish(lambda transport: transport.abort())
 
     def received(self, pipe: Pipe, data: bytes) -> None:
-        """Record bytes and give them to their pipe."""
+        """Record bytes and give them to their pipe.
+
+        Args:
+            pipe: that of their direction.
+            data: the bytes.
+        """
         if self._end is not None:
             return
         new = self._record_bytes(pipe.direction, data)
@@ -148,7 +174,12 @@ class Connection(Recording):
         self.changed(new)
 
     def ended(self, pipe: Pipe, end: Literal["FIN", "RST"]) -> None:
-        """Record the end of what a side sends and give it to the pipe."""
+        """Record the end of what a side sends and give it to the pipe.
+
+        Args:
+            pipe: that of its direction.
+            end: in good order (FIN), or by a reset (RST).
+        """
         if self._end is not None:
             return
         if end == "FIN":

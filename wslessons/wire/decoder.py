@@ -78,7 +78,16 @@ class Decoder:
         }
 
     def feed(self, direction: Direction, data: bytes, time: float) -> list[Record]:
-        """Take the next bytes of `direction`, seen at `time` (seconds); return the new records."""
+        """Take the next bytes of a direction.
+
+        Args:
+            direction: who sent them.
+            data: any piece of the stream.
+            time: when they were seen, in seconds.
+
+        Returns:
+            The new records.
+        """
         reader = self._sides[direction].reader
         if direction in self._parsers and not reader.eof:
             reader.feed_data(data)
@@ -86,7 +95,15 @@ class Decoder:
         return self._take_new()
 
     def feed_eof(self, direction: Direction, time: float) -> list[Record]:
-        """Take a FIN, after which `direction` carries nothing; return the new records."""
+        """Take a FIN.
+
+        Args:
+            direction: the one that carries nothing any more.
+            time: when it was seen, in seconds.
+
+        Returns:
+            The new records.
+        """
         if not self._sides[direction].reader.eof:
             self._sides[direction].reader.feed_eof()
         self._run(time)
@@ -96,7 +113,17 @@ class Decoder:
     def add_event(
         self, direction: Direction, time: float, event: TransportKind, text: str
     ) -> list[Record]:
-        """Add a record of what happened to the connection itself; return the new records."""
+        """Add a record of what happened to the connection itself.
+
+        Args:
+            direction: whose.
+            time: when it happened, in seconds.
+            event: which.
+            text: a sentence about it.
+
+        Returns:
+            The new records.
+        """
         self._add(TransportEvent(direction, time, event, text))
         return self._take_new()
 

@@ -54,7 +54,14 @@ class HandshakeRequest:
         return printable(f"{self.method} {self.path}")
 
     def header(self, name: str) -> str | None:
-        """Return the value of the first header called `name`, in any case, or None."""
+        """Look up the first header of a name.
+
+        Args:
+            name: in any case.
+
+        Returns:
+            Its value; None where there is none.
+        """
         return _first(self.headers, name)
 
 
@@ -82,7 +89,14 @@ class HandshakeResponse:
         return printable(f"{self.status} {self.reason}{body}")
 
     def header(self, name: str) -> str | None:
-        """Return the value of the first header called `name`, in any case, or None."""
+        """Look up the first header of a name.
+
+        Args:
+            name: in any case.
+
+        Returns:
+            Its value; None where there is none.
+        """
         return _first(self.headers, name)
 
 

@@ -170,7 +170,17 @@ async def _stop_when_started(starting: asyncio.Future[Broker]) -> None:
 async def run(
     kind: str, nodes: int = 1, *, own: bool = False, password: str = ""
 ) -> AsyncGenerator[Broker]:
-    """Start a broker as `start` does, with the same arguments, for the length of a block."""
+    """Start a broker as `start` does, and stop it with the block.
+
+    Args:
+        kind: as for `start`.
+        nodes: how many servers.
+        own: start one even where the environment names a broker.
+        password: what clients have to show; empty for none.
+
+    Yields:
+        The broker, which runs.
+    """
     async with await start(kind, nodes, own=own, password=password) as broker:
         yield broker
 

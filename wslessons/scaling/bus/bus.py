@@ -148,7 +148,15 @@ class Bus:
                 self._awaited.remove(waiter)
 
     def has_read(self, room: str, offset: int) -> bool:
-        """Return whether this server has read up to number `offset` of a room."""
+        """Tell whether this server has read up to a number of a room.
+
+        Args:
+            room: the room's path.
+            offset: a number of it.
+
+        Returns:
+            Whether it has.
+        """
         return self._at >= offset
 
     def items(self) -> Iterator[tuple[int, Item]]:
@@ -156,7 +164,14 @@ class Bus:
         return enumerate(self._channel, self._channel.oldest)
 
     def newest(self, room: str) -> int:
-        """Return a number after which nothing has happened in `room`."""
+        """Look up a number after which nothing has happened in a room.
+
+        Args:
+            room: the room's path.
+
+        Returns:
+            The number.
+        """
         return self._newest.get(room, self._start)
 
     def listen(self, listener: Callable[[Item], object]) -> None:
@@ -170,7 +185,15 @@ class Bus:
     def room_factory(
         self, rooms: Mapping[str, Room], forget: Callable[[str], None]
     ) -> Callable[[str, int], Room]:
-        """Return what opens rooms for a chat server: see `wslessons.chat.server.RoomSource`."""
+        """Bring the rooms of a chat server: see `wslessons.chat.server.RoomSource`.
+
+        Args:
+            rooms: the chat's, by their paths.
+            forget: called with the path of a room that the bus has ended.
+
+        Returns:
+            Opens a room, given its path and its capacity in events.
+        """
         raise NotImplementedError
 
     def orders(self, obey: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -193,13 +216,31 @@ class Bus:
     # Who is where: see `wslessons.scaling.bus.presence`.
 
     def enter(self, room: str, connection: str, name: str) -> None:
-        """Let the other servers know that somebody is here."""
+        """Let the other servers know that somebody is here.
+
+        Args:
+            room: the room's path.
+            connection: whose id is different for each on all servers.
+            name: what the others call them.
+        """
 
     def leave(self, room: str, connection: str) -> None:
-        """Let the other servers know that somebody is not here any more."""
+        """Let the other servers know that somebody is not here any more.
+
+        Args:
+            room: the room's path.
+            connection: the id that `enter` was given.
+        """
 
     def members(self, room: str) -> tuple[Members, int]:
-        """Return who is in `room` on other servers: some by connection id, and how many."""
+        """Look up who is in a room on other servers.
+
+        Args:
+            room: the room's path.
+
+        Returns:
+            Names by connection id, of some; and how many there are.
+        """
         return {}, 0
 
     # Life.
@@ -340,6 +381,11 @@ class Subscription:
 
     One that reads too slowly gets a `Gap` with the exact number of items it lost. `Bus.subscribe`
     makes it.
+
+    Args:
+        bus: whose items.
+        receiver: its cursor in the local copy.
+        gap: whether it begins with a `Gap` of unknown size.
     """
 
     def __init__(self, bus: Bus, receiver: Receiver[Item], *, gap: bool = False) -> None:

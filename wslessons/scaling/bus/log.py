@@ -96,7 +96,12 @@ class Log(Remote):
     # What a transport with a log calls as well: see `LogHost`.
 
     def on_opened(self, epoch: str, before: int) -> None:
-        """Take note which life of the log this is, and where reading begins."""
+        """Take note which life of the log this is, and where reading begins.
+
+        Args:
+            epoch: the name of this life.
+            before: the number after which reading begins.
+        """
         if not self._opened:
             self._opened, self.epoch = True, epoch
         else:
@@ -106,7 +111,12 @@ class Log(Remote):
         self._start = self._at = before
 
     def on_entry(self, first: int, data: bytes) -> None:
-        """Deliver the events of one entry."""
+        """Deliver the events of one entry.
+
+        Args:
+            first: the number of the first of them.
+            data: the entry as it was written.
+        """
         try:
             parts = decode(data)
         except ValueError as exc:
@@ -118,7 +128,12 @@ class Log(Remote):
         self._progress(first + max(0, len(parts) - 1))
 
     def on_trimmed(self, number: int, count: int | None) -> None:
-        """Report what the log did not keep until we could read it."""
+        """Report what the log did not keep until we could read it.
+
+        Args:
+            number: the last that is gone.
+            count: how many are; None where nobody knows.
+        """
         self.missed += count or 0
         self._start = number
         self._newest.clear()
