@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from looks import complaints
 from playwright.async_api import Page, expect
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -304,35 +305,9 @@ async def test_it_fits_a_phone_and_can_be_read(page: Page, scheme: Any):
             await say(page, "b" * 200)
             await expect(page.get_by_text("a" * 200)).to_be_visible()
             assert await page.evaluate("document.documentElement.scrollWidth") == 360
-            ratios = await page.evaluate(CONTRAST)
-            assert min(ratios.values()) >= 4.5, ratios
+            assert await complaints(page.locator("#chat")) == []
             reached = set()
             for _ in range(8):
                 await page.keyboard.press("Tab")
                 reached.add(await page.evaluate("document.activeElement.tagName"))
             assert {"BUTTON", "INPUT", "SUMMARY", "OL"} <= reached
-
-
-# WCAG 2.2, success criterion 1.4.3: the ratio of relative luminances of text and background.
-CONTRAST = """() => {
-    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-    const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const ground = (element) => {
-        for (let e = element; e; e = e.parentElement) {
-            const colour = parse(getComputedStyle(e).backgroundColor);
-            if (colour.length === 3 || colour[3] > 0) return colour;
-        }
-        return [255, 255, 255];
-    };
-    const found = {};
-    const kinds = "p, h1, h2, .text, .who, .meta, .event, button, input";
-    for (const e of document.querySelectorAll(`#chat :is(${kinds})`)) {
-        if (!e.checkVisibility() || e.classList.contains("hidden")) continue;
-        const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        found[`${e.tagName} ${e.className} ${e.id}`] = ratio;
-    }
-    return found;
-}"""
