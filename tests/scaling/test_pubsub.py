@@ -251,4 +251,4 @@ async def test_a_loss_in_a_servers_last_moment_is_told():
             say(one, "/", 3)
         await until(lambda: two.missed == 3)
         gaps = [item for item in reader.look().items if isinstance(item, Gap)]
-        assert gaps == [Gap(None, None, "one")]
+        assert gaps == [Gap(None, None, one.node)]

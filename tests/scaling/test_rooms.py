@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import redis.asyncio
 import waits
 from test_bus import NAMES, linked, status, url_for
 from waits import until
@@ -18,7 +19,7 @@ from websockets.asyncio.client import ClientConnection
 
 from wslessons import serving
 from wslessons.chat import ChatServer
-from wslessons.chat.events import SUBPROTOCOL, Message, Missed, Roster
+from wslessons.chat.events import SUBPROTOCOL, Message, Missed, Roster, Welcome
 from wslessons.client import ChatClient
 from wslessons.link import Link
 from wslessons.scaling.brokers import Broker
@@ -406,47 +407,139 @@ async def test_ghosts_are_told_to_have_left(kind: str, brokers: dict[str, Broker
         assert (await bob.heard("left", "message"))["type"] == "message"
 
 
-@pytest.mark.parametrize("kind", ["jetstream", "streams"])
-async def test_people_who_were_only_cut_off_join_again(kind: str, brokers: dict[str, Broker]):
-    """Their server finds them gone in the log when it is back, and says that they are here."""
+@pytest.mark.parametrize("kind", ["nats", "jetstream", "redis", "streams"])
+async def test_members_who_are_cut_off_leave_and_join_each_time(
+    kind: str, brokers: dict[str, Broker]
+):
+    """However often it happens; with a log their own server says that they are here, when it
+    finds them gone.
+    """
     name = f"t{next(NAMES)}"
     base = {each: one.url for each, one in brokers.items()}
     async with (
-        asyncio.timeout(40),
+        asyncio.timeout(60),
         linked(FAMILY[kind], brokers[FAMILY[kind]]) as (through, link),
         serving_on(url_for(kind, base, name), beat=0.2) as far,
         serving_on(url_for(kind, {FAMILY[kind]: through}, name), beat=0.2) as near,
         far.json("faraway") as away,
         near.json("alice"),
     ):
-        while (await away.heard("joined"))["name"] != "alice":
-            pass
-        with link.cut():
-            assert (await away.heard("left"))["name"] == "alice"
-        assert (await away.heard("joined"))["name"] == "alice"
-        await until(lambda: far.bus.members("/")[1] == 1)
+        await joined(away, "alice")
+        for _ in range(3):
+            await until(lambda: far.bus.members("/")[1] == 1)
+            with link.cut():
+                assert (await away.heard("left", "joined"))["type"] == "left"
+            assert (await away.heard("left", "joined"))["type"] == "joined"
+
+
+@contextlib.asynccontextmanager
+async def chat_on_redis() -> AsyncGenerator[tuple[Running, Callable[[], Awaitable[None]]]]:
+    """Serve on a stream of a Redis of its own; the second value is what empties that."""
+    async with run_broker("redis", own=True) as own, serving_on(f"{own.url}?stream=chat") as one:
+
+        async def empty() -> None:
+            async with redis.asyncio.from_url(own.url) as client:
+                await client.flushall()
+            # Somebody says something somewhere, and the bus notices.
+            one.bus.publish(Event("/elsewhere", "?"))
+
+        yield one, empty
+
+
+async def closed_with(client: Raw) -> int:
+    """Read to the end of a connection, and return its close code."""
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.heard("never")
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
 
 
 async def test_a_log_that_begins_anew_sends_people_away_to_come_back():
-    """They are closed with 1012, and on coming back told that nobody knows what they missed."""
-    async with asyncio.timeout(40), run_broker("redis", own=True) as own:
-        url = f"{own.url}?stream=chat"
-        async with serving_on(url) as one, one.json("alice") as alice:
-            await alice.say(type="say", text="old", id="1")
+    """They are closed with 1012, told that nobody knows what they missed, and told what is new."""
+    async with asyncio.timeout(40), chat_on_redis() as (one, empty), one.json("alice") as alice:
+        for number in range(10):
+            await alice.say(type="say", text=f"old {number}", id=f"old {number}")
             seen = await alice.heard("ack")
-            node = own.nodes[0]
-            await node.kill()
-            data = node._server.home / "appendonlydir"
-            data.rename(data.with_name("lost"))
-            await node.restart()
-            with pytest.raises(ConnectionClosed) as closed:
-                await alice.heard("never")
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 1012
-            resume = {"since": seen["offset"], "epoch": alice.welcome["epoch"]}
-            async with one.json("alice", **resume) as alice:
-                assert alice.welcome["epoch"] != resume["epoch"]
-                assert (await alice.heard("missed"))["count"] is None
+        await empty()
+        assert await closed_with(alice) == 1012
+        resume = {"since": seen["offset"], "epoch": alice.welcome["epoch"]}
+        async with one.json("alice", **resume) as alice, one.json("bob") as bob:
+            assert alice.welcome["epoch"] != resume["epoch"]
+            assert (await alice.heard("missed", "message"))["count"] is None
+            await bob.say(type="say", text="new", id="1")
+            ack = await bob.heard("ack", "message")
+            line = await alice.line()
+            assert (line["text"], line["offset"]) == ("new", ack["offset"])
+            # The number is one that the old log has given before.
+            assert line["offset"] < seen["offset"]
+
+
+def soon() -> Generator[float]:
+    """Come back soon."""
+    while True:
+        yield 0.05
+
+
+async def test_a_client_loses_nothing_of_the_new_log():
+    """`ChatClient` comes back by itself, and hears all that is acknowledged from then on."""
+    async with (
+        asyncio.timeout(40),
+        chat_on_redis() as (one, empty),
+        ChatClient(one.url, "alice", reconnect_delays=soon) as alice,
+        ChatClient(one.url, "bob", reconnect_delays=soon) as bob,
+    ):
+        for number in range(10):
+            await alice.send(f"old {number}")
+        epoch = bob.epoch
+        await empty()
+        for client in (alice, bob):
+            async for event in client:
+                if isinstance(event, Welcome) and event.epoch != epoch:
+                    break
+        for number in range(8):
+            await alice.send(f"new {number}")
+        heard: list[str] = []
+        async for event in bob:
+            if isinstance(event, Message):
+                heard.append(event.text)
+                if event.text == "new 7":
+                    break
+        assert heard == [f"new {number}" for number in range(8)]
+
+
+async def test_who_comes_while_the_log_begins_anew_is_sent_away_to_come_back():
+    """A newcomer who was let into the room of the dead log would be deaf for ever."""
+    async with asyncio.timeout(40), chat_on_redis() as (one, empty):
+        async with (
+            one.json("alice") as alice,
+            connect(one.url, subprotocols=[SUBPROTOCOL], proxy=None) as client,
+        ):
+            bob = Raw(client)
+            # A number that nobody has yet: the room waits for it before it lets bob in.
+            await bob.say(type="hello", name="bob", since=10**12, epoch=alice.welcome["epoch"])
+            await until(lambda: one.chat.rooms["/"].visitors == 2)
+            await empty()
+            assert await closed_with(alice) == await closed_with(bob) == 1012
+        async with one.json("alice"):
+            assert one.chat.people() == ["alice"]
+
+
+async def test_an_idle_room_of_a_dead_log_harms_no_visitor(monkeypatch: pytest.MonkeyPatch):
+    """It is forgotten once, and not again when too many rooms are idle."""
+    monkeypatch.setattr("wslessons.chat.server.IDLE_ROOMS", 3)
+    async with asyncio.timeout(40), chat_on_redis() as (one, empty):
+        for name in ("first", "second"):
+            async with connect(f"{one.url}/rooms/{name}", proxy=None) as client:
+                await client.send("bob")
+                await client.recv()
+        await until(lambda: len(one.chat._idle) == 2)
+        await empty()
+        await until(lambda: not one.chat.rooms)
+        for number in range(6):
+            async with connect(f"{one.url}/rooms/{number}", proxy=None) as client:
+                await client.send("bob")
+                assert await client.recv() == "Welcome, bob!"
+        await until(lambda: len(one.chat.rooms) == len(one.chat._idle) == 3)
 
 
 @every_log
@@ -488,3 +581,38 @@ async def test_waiting_for_a_number_that_never_comes_leaves_nothing_behind(url: 
         bus.publish(Event("/", "hello"))
         await bus.flush()
         await bus.reached("/", 1)
+
+
+@every_log
+async def test_a_message_that_only_the_bus_remembers_is_acknowledged(url: str):
+    """Its room was forgotten meanwhile, and the event has fallen out of the local copy."""
+    async with asyncio.timeout(30), serving_on(url, keep=5) as one:
+        async with one.json("alice", session="s") as alice:
+            await alice.say(type="say", text="once", id="1")
+            ack = await alice.heard("ack")
+        for number in range(9):
+            one.bus.publish(Event("/elsewhere", number))
+        await one.bus.flush()
+        await until(lambda: not any(isinstance(i, Event) and i.key for _, i in one.bus.items()))
+        await until(lambda: one.chat._idle)
+        one.chat.forget("/")
+        async with one.json("alice", session="s") as alice:
+            await alice.say(type="say", text="once", id="1")
+            assert (await alice.heard("ack"))["offset"] == ack["offset"]
+
+
+@every
+async def test_a_session_and_an_id_are_compared_as_a_pair(url: str):
+    """What session `a/b` says as `c` is not what session `a` says as `b/c`."""
+    async with (
+        asyncio.timeout(20),
+        serving_on(url) as one,
+        one.json("bob") as bob,
+        one.json("alice", session="a/b") as alice,
+        one.json("carol", session="a") as carol,
+    ):
+        await alice.say(type="say", text="from alice", id="c")
+        assert (await bob.line())["text"] == "from alice"
+        await carol.say(type="say", text="from carol", id="b/c")
+        assert (await carol.heard("ack"))["id"] == "b/c"
+        assert (await bob.line())["text"] == "from carol"

@@ -155,8 +155,8 @@ class Room:
                 return None
             if len(self._published) > IDS:
                 self._published.popitem(last=False)
-        self._publish(Message(self.members[id], text, message_id), id, key)
-        return None
+        offset = self._publish(Message(self.members[id], text, message_id), id, key)
+        return Ack(message_id, offset, time.time()) if offset else None
 
     def announce(self, sender: str, text: str) -> None:
         """Publish what somebody, who need not be here, says.
@@ -194,10 +194,15 @@ class Room:
         """Return the first names, and how many there are."""
         return list(islice(self.members.values(), ROSTER)), len(self.members)
 
-    def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
-        """Give the event its number and put it into the log, for everyone to get."""
+    def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> int:
+        """Give the event its number and put it into the log, for everyone to get.
+
+        Returns:
+            0, or the number under which it had been published before.
+        """
         event.time = time.time()
         event.offset = self.log.offset + 1
         if key:
             self._published[key] = event.offset
         self.fanout.send(Record(event, origin, key, size=memory(event)))
+        return 0

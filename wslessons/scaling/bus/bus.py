@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
 from wslessons.chat.room import Room
 from wslessons.errors import UserError
@@ -30,13 +32,15 @@ ROOMS = 10_000
 """Rooms of which the newest number is remembered, and of each server's how many events."""
 KEYS = 16_384
 """Keys of published events that are remembered, so that none is delivered twice."""
+CLOSED = "the bus is closed: nothing goes out or comes in any more."
 
 
 class Bus:
     """A bus: what one server publishes, the readers of all servers get. An async context manager.
 
     Args:
-        node: this server's name; made up if not given.
+        node: this server's name. A random part is added to it, since a name is used again when the
+            server comes back, or by another one.
         keep: items in the local copy of the log (default 4,096).
     """
 
@@ -46,7 +50,7 @@ class Bus:
     """What signs the proofs of a chat's members, where the log keeps one."""
 
     def __init__(self, *, node: str = "", keep: int = 4096) -> None:
-        self.node = node or secrets.token_hex(4)
+        self.node = f"{node}-{secrets.token_hex(4)}" if node else secrets.token_hex(4)
         self.epoch = secrets.token_hex(8)
         """The life of the log: its numbers mean nothing in another."""
         self.status = Status("reconnecting", "not started yet")
@@ -68,7 +72,10 @@ class Bus:
         """The numbers of what is in the local copy, 0 for what has none."""
         self._fallen = 0
         """The newest number that is not in the local copy any more."""
-        self._keys: OrderedDict[str, None] = OrderedDict()
+        self._born = 0
+        """The place in the local copy after which this life of the log begins."""
+        self._keys: OrderedDict[str, int] = OrderedDict()
+        """By key of an event that was delivered, its number."""
         self._listeners: list[Callable[[Item], object]] = []
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -79,17 +86,26 @@ class Bus:
         """How many events the broker has not acknowledged."""
         return 0
 
-    def publish(self, event: Event, *, force: bool = False) -> None:
-        """Take an event on its way to all readers of all servers. Never waits.
+    def publish(self, event: Event, *, force: bool = False) -> int:
+        """Take a copy of an event on its way to all readers of all servers. Never waits.
 
         Args:
-            event: what happened; the bus fills in where it comes from.
+            event: what happened; the bus says in the copy where it comes from.
             force: take it even if too many wait for the broker.
 
+        Returns:
+            The number of the event that was delivered with the same key, which makes this one
+            superfluous; else 0.
+
         Raises:
-            UserError: too many wait, the event is too large, or the bus was stopped.
+            UserError: too many wait, the event is too large or no JSON, or the bus was stopped.
         """
-        raise NotImplementedError
+        self._check_open()
+        if event.key in self._keys:
+            return self._keys[event.key]
+        changes = {"node": self.node, "seq": self._seq + 1, "nth": 0, "offset": 0, "prev": 0}
+        self._send(msgspec.structs.replace(event, epoch="", **changes), force)
+        return 0
 
     def publish_here(self, event: Event) -> None:
         """Deliver an event to this server's readers only.
@@ -103,8 +119,7 @@ class Bus:
             UserError: the bus was stopped.
         """
         self._check_open()
-        event.node = self.node
-        self._deliver_here(event)
+        self._deliver_here(msgspec.structs.replace(event, node=self.node))
 
     def subscribe(self, since: int | None = None) -> Subscription:
         """Return a reader, which first gets a `Gap` if something it wants is no longer kept here.
@@ -117,7 +132,7 @@ class Bus:
         """
         if since is None:
             return Subscription(self, self._channel.subscribe())
-        place = self._channel.oldest - 1
+        place = max(self._channel.oldest - 1, self._born)
         for local, item in self.items():
             if 0 < _offset_of(item) <= since:
                 place = local
@@ -130,6 +145,9 @@ class Bus:
 
         Args:
             most: how many may still wait; with 0 the broker has them all.
+
+        Raises:
+            UserError: the bus was stopped before.
         """
 
     async def reached(self, room: str, offset: int) -> None:
@@ -138,8 +156,12 @@ class Bus:
         Args:
             room: the room whose number it is.
             offset: the number.
+
+        Raises:
+            UserError: the bus was stopped before.
         """
         if not self.has_read(room, offset):
+            self._check_open()
             waiter = offset, asyncio.get_running_loop().create_future()
             self._awaited.append(waiter)
             try:
@@ -160,8 +182,14 @@ class Bus:
         return self._at >= offset
 
     def items(self) -> Iterator[tuple[int, Item]]:
-        """Iterate over the local copy, the oldest first, each item with its place in it."""
-        return enumerate(self._channel, self._channel.oldest)
+        """Iterate over the local copy of this life of the log, the oldest item first.
+
+        Yields:
+            Each item with its place.
+        """
+        for place, item in enumerate(self._channel, self._channel.oldest):
+            if place > self._born:
+                yield place, item
 
     def newest(self, room: str) -> int:
         """Look up a number after which nothing has happened in a room.
@@ -259,7 +287,8 @@ class Bus:
         self._set_status(Status("closed"))
         self._channel.close()
         for _, future in self._awaited:
-            future.cancel()
+            if not future.done():
+                future.set_exception(UserError(CLOSED))
 
     async def __aenter__(self) -> Self:
         try:
@@ -281,7 +310,11 @@ class Bus:
 
     def _check_open(self) -> None:
         if self._channel.closed:
-            raise UserError("the bus is closed: nothing can be published any more.")
+            raise UserError(CLOSED)
+
+    def _send(self, event: Event, force: bool) -> None:
+        """Take an event on its way; raise `UserError` and take nothing if that can't be."""
+        raise NotImplementedError
 
     def _put(self, item: Item, number: int = 0) -> None:
         """Deliver an item, which has this number if any, to this server's readers."""
@@ -300,8 +333,12 @@ class Bus:
                 logger.exception("a listener of the bus failed with %r", item)
 
     def _number(self, event: Event | Gap, room: str, offset: int) -> None:
-        """Give an event its place in its room."""
+        """Give an event its place in its room, and remember its key."""
         event.prev, event.offset = self.newest(room), offset
+        if isinstance(event, Event) and event.key:
+            self._keys[event.key] = offset
+            if len(self._keys) > KEYS:
+                self._keys.popitem(last=False)
         newest = self._newest
         if room in newest:
             newest[room] = offset
@@ -325,15 +362,6 @@ class Bus:
             if wanted <= offset and not future.done():
                 future.set_result(None)
 
-    def _is_repeat(self, key: str) -> bool:
-        """Return whether an event with this key has been delivered; remember the key."""
-        if not key or key in self._keys:
-            return bool(key)
-        self._keys[key] = None
-        if len(self._keys) > KEYS:
-            self._keys.popitem(last=False)
-        return False
-
     def _set_status(self, status: Status) -> None:
         before, self.status = self.status, status
         # A broker that is away for long gives many reasons, which would drive out the events.
@@ -343,6 +371,8 @@ class Bus:
     def _begin_anew(self, epoch: str) -> None:
         """Forget the numbers of a log that is no more."""
         self.epoch, self._fallen, self._start, self._at = epoch, 0, 0, 0
+        self._born = self._channel.offset
+        self._kept = deque([0] * len(self._kept))
         self._newest.clear()
         self._keys.clear()
         self._put(NewEpoch(epoch))
@@ -362,17 +392,8 @@ class Memory(Bus):
         """Return what opens rooms; shared ones would only be a longer way to the log."""
         return Room
 
-    def publish(self, event: Event, *, force: bool = False) -> None:
-        """Deliver the event.
-
-        Raises:
-            UserError: the bus was stopped.
-        """
-        self._check_open()
-        if self._is_repeat(event.key):
-            return
-        self._seq += 1
-        event.node, event.seq = self.node, self._seq
+    def _send(self, event: Event, force: bool) -> None:
+        self._seq = event.seq
         self._deliver_here(event)
 
 

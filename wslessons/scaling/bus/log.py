@@ -72,25 +72,19 @@ class Log(Remote):
 
     async def stop(self) -> None:
         """Send in a second what can be sent, and disconnect. Idempotent."""
+        stopped = self._channel.closed
         await super().stop()
-        if self.backlog:
+        if self.backlog and not stopped:
             logger.warning("stopped: %s never got %d events", self._log.label, self.backlog)
             self.unsent += self.backlog
-            self._waiting.drop(self.backlog)
 
-    def publish(self, event: Event, *, force: bool = False) -> None:
-        """Take an event on its way to the log.
-
-        Raises:
-            UserError: too many wait, it is too large or no JSON, or the bus was stopped.
-        """
-        if event.key and event.key in self._keys:
-            return
-        event.nth = 0
-        data = self._stamp(event)
+    def _send(self, event: Event, force: bool) -> None:
+        """Take the event on its way to the log."""
+        data = self._encode(event)
         if not force and not self._waiting.has_room(data):
             # This goes to clients too, who need not know which broker.
             raise UserError("too much waits for the broker to take it: try again later.")
+        self._seq = event.seq
         self._waiting.put(event, data)
 
     # What a transport with a log calls as well: see `LogHost`.
@@ -148,7 +142,7 @@ class Log(Remote):
         seqs.move_to_end(event.node)
         if len(seqs) > NODES:
             seqs.popitem(last=False)
-        if self._is_repeat(event.key):
+        if event.key in self._keys:
             return
         event.epoch = self.epoch
         self._number(event, event.room, number)

@@ -106,21 +106,15 @@ class PubSub(Remote):
         await super().start_up()
         self._announce(CountsWanted(self.node, "", 0))
 
-    def publish(self, event: Event, *, force: bool = False) -> None:
-        """Deliver the event to this server's readers, and send it to the others.
-
-        Raises:
-            UserError: it is too large or no JSON, or the bus was stopped.
-        """
-        if event.key and event.key in self._keys:
-            return
+    def _send(self, event: Event, force: bool) -> None:
+        """Deliver the event to this server's readers, and send it to the others."""
         event.nth = self._mine.get(event.room, (0, 0))[0] + 1
-        data = self._stamp(event)
+        data = self._encode(event)
+        self._seq = event.seq
         self._mine[event.room] = event.nth, event.seq
         self._mine.move_to_end(event.room)
         if len(self._mine) > ROOMS:
             self._mine.popitem(last=False)
-        self._is_repeat(event.key)
         if self.status.state == "connected" and self._waiting.has_room(data):
             self._waiting.put(event, data)
         else:
@@ -168,7 +162,7 @@ class PubSub(Remote):
         if not heard.begun and event.room not in heard.rooms:
             heard.rooms[event.room] = heard.before[event.room] = event.nth - 1
         self._report(heard.take(event.room, event.nth) - 1, event.room, event.node)
-        if not self._is_repeat(event.key):
+        if event.key not in self._keys:
             self._deliver_here(event)
 
     def _take_beat(self, beat: Beat) -> None:

@@ -118,14 +118,19 @@ class Remote(Bus):
         await cancel_and_wait(*tasks)
         await self._transport.close()
         await super().stop()
+        self._sent.set()
 
     async def flush(self, most: int = 0) -> None:
         """Wait until few events wait for the broker. Bound it with a timeout.
 
         Args:
             most: how many may still wait; with 0 the broker has them all.
+
+        Raises:
+            UserError: the bus was stopped before.
         """
         while self._is_sending() if most == 0 else self.backlog > most:
+            self._check_open()
             self._sent.clear()
             await self._sent.wait()
 
@@ -185,16 +190,12 @@ class Remote(Bus):
         """Send a part of a message to whoever listens now; if it is lost, the next beat repeats."""
         raise NotImplementedError
 
-    def _stamp(self, event: Event) -> bytes:
-        """Sign an event and encode it.
+    def _encode(self, event: Event) -> bytes:
+        """Return an event as JSON.
 
         Raises:
             UserError: it is too large, or nothing that JSON can hold.
         """
-        self._check_open()
-        event.node, event.seq = self.node, self._seq + 1
-        event.offset = event.prev = 0
-        event.epoch = ""
         try:
             data = encode(event)
         except (TypeError, ValueError, msgspec.MsgspecError) as exc:
@@ -203,7 +204,6 @@ class Remote(Bus):
         limit = min(self.max_event, self._transport.limit - 2)
         if len(data) > limit:
             raise UserError(f"an event of {len(data)} bytes is too large: the limit is {limit}.")
-        self._seq += 1
         return data
 
     def _take_beat(self, beat: Beat) -> None:

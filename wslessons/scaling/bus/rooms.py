@@ -163,13 +163,17 @@ class SharedRoom(Room):
         except UserError as exc:
             return Error("refused", str(exc), message_id)
 
-    def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> None:
+    def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> int:
         event.time = time.time()
         try:
-            self._bus.publish(Event(self.path, event, origin, key))
+            offset = self._bus.publish(Event(self.path, event, origin, key))
         except UserError:
             self._published.pop(key, None)
             raise
+        if offset:
+            # The room had forgotten it, and the bus has not.
+            self._published[key] = offset
+        return offset
 
     def _announce(self, event: RoomEvent, connection: str = "") -> None:
         """Publish what became of somebody who had come in, however much waits for the broker."""
