@@ -4,14 +4,19 @@ On the wire a message is a JSON array of `Event`, `Beat` and `PresenceChange`, t
 ``type``, so that what became ready in one turn of the loop is one message, and ``nats sub`` shows a
 person what is going on. A reader gets `Event`, and, in its place in the order, whatever else there
 is to know.
+
+Whoever can reach the broker can publish, so what comes from it is checked as what comes from a
+socket is: the lengths of texts and the range of numbers here, what they mean by those who use them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from wslessons.errors import UserError
 
 __all__ = [
     "Beat",
@@ -28,11 +33,18 @@ __all__ = [
     "PresenceChange",
     "Status",
     "Wire",
+    "check",
     "decode",
     "encode",
     "join",
 ]
 
+MOST_TEXT = 256
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What a JSON reader of any kind can count with."""
+Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
+"""The name of a server, a room or a connection, or a key."""
+Part = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Members = dict[str, str]
 """Names by connection id."""
 
@@ -44,17 +56,17 @@ class Event(msgspec.Struct, tag="event", omit_defaults=True, gc=False):
     JSON can hold. What the bus fills in when it delivers is not on the wire.
     """
 
-    room: str
+    room: Text
     data: Any = None
-    connection: str = ""
+    connection: Text = ""
     """Id of the connection it came from."""
-    key: str = ""
+    key: Text = ""
     """An event whose key has been published before is delivered to nobody."""
-    node: str = ""
+    node: Text = ""
     """The server it came from; filled in by `publish`, as are the next two."""
-    seq: int = 0
+    seq: Count = 0
     """Its sequence number among all events of that server."""
-    nth: int = 0
+    nth: Count = 0
     """Its sequence number among that server's events in this room, where events can get lost."""
     offset: int = 0
     """Its number in the log; filled in on delivery, as are the next two."""
@@ -115,24 +127,24 @@ Item = Event | Gap | Status | NewEpoch | NodeDown | NodeUp
 class Occupancy(msgspec.Struct, omit_defaults=True):
     """One server's members in one room: the first by name, and how many there are."""
 
-    members: Members
-    count: int
+    members: Annotated[dict[Text, Text], msgspec.Meta(max_length=1000)]
+    count: Count
 
 
 class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
     """A server's sign of life, with its members; in several parts when there are many rooms."""
 
-    node: str
-    age: float
+    node: Text
+    age: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     """Seconds since the server started."""
-    rooms: dict[str, Occupancy]
-    number: int
+    rooms: Annotated[dict[Text, Occupancy], msgspec.Meta(max_length=1000)]
+    number: Count
     """The beat's sequence number, the same in all its parts."""
-    seq: int = 0
+    seq: Count = 0
     """The sequence number of the server's newest event."""
-    part: int = 1
+    part: Part = 1
     """Which of its parts this is."""
-    parts: int = 1
+    parts: Part = 1
     """How many there are: a room in none of them is empty."""
     ask: bool = False
     """Whether the server is new and wants everybody's beat at once."""
@@ -143,33 +155,33 @@ class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
 class PresenceChange(msgspec.Struct, tag="presence", omit_defaults=True):
     """Somebody came, with a name, or went, with none; the next beat says the same again."""
 
-    node: str
-    room: str
-    connection: str
-    name: str = ""
+    node: Text
+    room: Text
+    connection: Text
+    name: Text = ""
 
 
 class CountsWanted(msgspec.Struct, tag="counts wanted", omit_defaults=True):
     """A server misses events of another, and asks in which rooms they were."""
 
-    node: str
-    of: str
+    node: Text
+    of: Text
     """The server that is asked; all of them if empty."""
-    since: int
+    since: Count
     """The sequence number up to which it is sure to miss none."""
 
 
 class Counts(msgspec.Struct, tag="counts", omit_defaults=True):
     """How many events a server has published in each room; in several parts if that is much."""
 
-    node: str
-    seq: int
+    node: Text
+    seq: Count
     """The sequence number of its newest event."""
-    since: int
+    since: Count
     """Rooms in which nothing happened after this sequence number are left out."""
-    rooms: dict[str, int]
-    part: int = 1
-    parts: int = 1
+    rooms: Annotated[dict[Text, Count], msgspec.Meta(max_length=1000)]
+    part: Part = 1
+    parts: Part = 1
 
 
 Wire = Event | Beat | PresenceChange | CountsWanted | Counts
@@ -188,6 +200,20 @@ def decode(data: bytes) -> list[Wire]:
     """Return the parts of a message.
 
     Raises:
-        msgspec.DecodeError: it is none of ours.
+        ValueError: it is none of ours.
     """
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except RecursionError:
+        raise ValueError("too many brackets within each other") from None
+
+
+def check(event: Event) -> None:
+    """Refuse an event that others would not take.
+
+    Raises:
+        UserError: a text of it is too long.
+    """
+    for name in ("room", "connection", "key"):
+        if len(getattr(event, name)) > MOST_TEXT:
+            raise UserError(f"the {name} of an event has at most {MOST_TEXT} characters.")

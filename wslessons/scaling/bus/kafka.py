@@ -165,7 +165,7 @@ class Topic(LogTransport):
         consumer.seek(self._presence, oldest)
         record = await consumer.getone(self._presence)
         consumer.resume(self._log)
-        return dict(record.headers).get("epoch", b"").decode()
+        return dict(record.headers).get("epoch", b"").decode(errors="replace")
 
     async def _serve(self) -> None:
         try:

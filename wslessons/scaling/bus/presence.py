@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from wslessons.chat.rules import clean_name
 from wslessons.scaling.bus.items import Beat, Members, NodeDown, NodeUp, Occupancy, PresenceChange
 
 __all__ = ["NAMES", "Peer", "Presence"]
@@ -29,6 +30,8 @@ BEATS = 3
 """Beats that may be missing before a server counts as gone."""
 PEERS = 1000
 """Other servers that are remembered."""
+PEER_ROOMS = 20_000
+"""Rooms of another server that are remembered."""
 
 
 class Peer:
@@ -47,7 +50,11 @@ class Peer:
         if beat.number != self._beat:
             self._beat, self._parts = beat.number, {}
         self._parts[beat.part] = set(beat.rooms)
-        self.rooms |= beat.rooms
+        for room, there in beat.rooms.items():
+            there.members = {id: name for id, name in there.members.items() if _is_name(name)}
+            self.rooms[room] = there
+        while len(self.rooms) > PEER_ROOMS:
+            del self.rooms[next(iter(self.rooms))]
         if len(self._parts) < beat.parts:
             return False
         # Only now: what is in a part that was lost is not gone.
@@ -150,13 +157,16 @@ class Presence:
 
     def take_change(self, change: PresenceChange) -> None:
         """Take note that somebody came or went on another server."""
-        there = self.take_sign(change.node).rooms.setdefault(change.room, Occupancy({}, 0))
+        rooms = self.take_sign(change.node).rooms
+        if change.room not in rooms and len(rooms) >= PEER_ROOMS:
+            return
+        there = rooms.setdefault(change.room, Occupancy({}, 0))
         if not change.name:
             there.members.pop(change.connection, None)
             there.count = max(0, there.count - 1)
         elif change.connection not in there.members:
             there.count += 1
-            if len(there.members) < NAMES:
+            if len(there.members) < NAMES and _is_name(change.name):
                 there.members[change.connection] = change.name
 
     def expired(self) -> Iterator[NodeDown]:
@@ -180,3 +190,11 @@ class Presence:
         members = self.mine[room]
         first = dict(pair for pair, _ in zip(members.items(), range(NAMES), strict=False))
         return Occupancy(first, len(members))
+
+
+def _is_name(text: str) -> bool:
+    """Return whether somebody may be called so: no other name from elsewhere is shown."""
+    try:
+        return clean_name(text) == text
+    except ValueError:
+        return False

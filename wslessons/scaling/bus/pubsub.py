@@ -159,7 +159,7 @@ class PubSub(Remote):
     def _take_event(self, event: Event) -> None:
         self._presence.take_sign(event.node)
         heard = self._heard_of(event.node)
-        if not heard.begun and event.room not in heard.rooms:
+        if not heard.begun and event.room not in heard.rooms and len(heard.before) < ROOMS:
             heard.rooms[event.room] = heard.before[event.room] = event.nth - 1
         self._report(heard.take(event.room, event.nth) - 1, event.room, event.node)
         if event.key not in self._keys:

@@ -27,6 +27,7 @@ from wslessons.errors import UserError, need
 from wslessons.scaling.bus.transport import (
     CHECK,
     LOST_AFTER,
+    PLACES,
     LogTransport,
     Transport,
     Unreachable,
@@ -53,7 +54,9 @@ local number = tonumber(redis.call('HGET', KEYS[2], 'number') or '0')
 local seen = tonumber(ARGV[3])
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 local before = number
-if oldest then before = tonumber(string.match(oldest[1], '%d+')) - tonumber(oldest[2][2]) end
+if oldest then
+  before = tonumber(string.match(oldest[1], '%d+')) - (tonumber(oldest[2][2]) or 1)
+end
 local same = true
 if epoch == ARGV[2] and seen > 0 then
   local at = redis.call('XRANGE', KEYS[1], seen .. '-0', seen .. '-0')[1]
@@ -73,7 +76,14 @@ APPEND = """
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[6] then return 0 end
 local last = tonumber(redis.call('GET', KEYS[3]) or '0')
 if last >= tonumber(ARGV[4]) then return 1 end
+-- Somebody else may have added an entry, and with it taken the numbers up to its own.
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local taken = newest and tonumber(string.match(newest[1], '%d+')) or 0
 local number = redis.call('HINCRBY', KEYS[2], 'number', ARGV[1])
+if number - ARGV[1] < taken then
+  number = string.format('%.0f', taken + ARGV[1])
+  redis.call('HSET', KEYS[2], 'number', number)
+end
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], number .. '-0',
   'n', ARGV[1], 'i', ARGV[2], 'e', ARGV[6], 'd', ARGV[3])
 redis.call('SET', KEYS[3], ARGV[4], 'EX', 86400)
@@ -304,8 +314,8 @@ class Streams(Channels, LogTransport):
         entries: Any = await in_time(client.xrevrange(self._stream, count=self.history))
         if not entries:
             return number
-        id, fields = entries[-1]
-        return int(id.partition(b"-")[0]) - int(fields[b"n"])
+        number, count, *_ = _read_entry(*entries[-1])
+        return number - count
 
     async def _serve(self) -> None:
         reader = self._new_client()
@@ -319,12 +329,28 @@ class Streams(Channels, LogTransport):
             wanted: Any = {self._stream: f"{self._number}-0"}
             answer: Any = await in_time(client.xread(wanted, COUNT, int(CHECK * 1000)))
             for _, entries in answer or []:
-                for id, fields in entries:
-                    if fields[b"e"].decode() != self._epoch:
-                        raise Unreachable("its log has begun anew")
-                    self._number, self._entry = int(id.partition(b"-")[0]), fields[b"i"].decode()
-                    first = self._number - int(fields[b"n"]) + 1
-                    self.host.on_entry(first, fields[b"d"])
+                for each in entries:
+                    number, count, id, epoch, data = _read_entry(*each)
+                    if epoch != self._epoch:
+                        meta = self._keys[1]
+                        if await in_time(client.hget(meta, "epoch")) != self._epoch.encode():
+                            raise Unreachable("its log has begun anew")
+                        data = b"an entry of somebody else"
+                    self._number, self._entry = number, id
+                    self.host.on_entry(number - count + 1, data)
+
+
+def _read_entry(id: bytes, fields: dict[bytes, bytes]) -> tuple[int, int, str, str, bytes]:
+    """Return an entry's number, its count of events, its id, epoch and data."""
+    number = int(id.partition(b"-")[0])
+    count = fields.get(b"n", b"1")
+    return (
+        number,
+        min(int(count), PLACES) if count.isdigit() and len(count) < 10 else 1,
+        fields.get(b"i", b"").decode(errors="replace"),
+        fields.get(b"e", b"").decode(errors="replace"),
+        fields.get(b"d", b""),
+    )
 
 
 def _no_retry() -> Retry:

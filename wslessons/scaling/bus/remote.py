@@ -23,6 +23,7 @@ from wslessons.scaling.bus.items import (
     Members,
     PresenceChange,
     Status,
+    check,
     decode,
     encode,
 )
@@ -139,8 +140,10 @@ class Remote(Bus):
     def on_message(self, data: bytes) -> None:
         """Take a message that another server published."""
         try:
+            if len(data) > self._transport.limit:
+                raise ValueError("it is too large")
             parts = decode(data)
-        except msgspec.DecodeError as exc:
+        except ValueError as exc:
             logger.info("ignored a message from elsewhere on %s: %s", self._transport.label, exc)
             return
         for part in parts:
@@ -196,6 +199,7 @@ class Remote(Bus):
         Raises:
             UserError: it is too large, or nothing that JSON can hold.
         """
+        check(event)
         try:
             data = encode(event)
         except (TypeError, ValueError, msgspec.MsgspecError) as exc:

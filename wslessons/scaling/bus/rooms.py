@@ -24,9 +24,10 @@ from itertools import islice
 
 import msgspec
 
-from wslessons.chat.codecs import JsonCodec, Record, TextCodec
+from wslessons.chat.codecs import JsonCodec, Record, TextCodec, clean_text
 from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, Missed, RoomEvent
 from wslessons.chat.room import IDS, ROSTER, Admission, Room, memory
+from wslessons.chat.rules import clean_name
 from wslessons.errors import UserError
 from wslessons.scaling.bus.bus import Bus
 from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, NodeDown, NodeUp, Status
@@ -34,6 +35,12 @@ from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, NodeDown, No
 __all__ = ["SharedRoom", "SharedRooms"]
 
 logger = logging.getLogger(__name__)
+
+LATEST = 1e11
+"""A time that pages and programs can still write as a date."""
+MOST_TEXT = 2**17
+"""Characters of a message from elsewhere."""
+MOST_ID = 64
 
 CATCH_UP = 2.0
 """Seconds for which one who comes from another server waits until this one has read as far."""
@@ -195,7 +202,7 @@ class SharedRoom(Room):
                 self._published.popitem(last=False)
         try:
             happened = _decode(item)
-        except msgspec.ValidationError as exc:
+        except ValueError as exc:
             logger.info("ignored an event that is none of the chat's: %s", exc)
             return
         # Numbers that the room ignores are in no `prev`, or they would look like gaps.
@@ -303,7 +310,22 @@ class SharedRooms:
 
 
 def _decode(event: Event) -> RoomEvent:
+    """Return what happened.
+
+    Raises:
+        ValueError: no server of ours would publish it.
+    """
     if isinstance(event.data, RoomEvent):
         # The one who published it may change its numbers while others still read them.
         return msgspec.structs.replace(event.data)
-    return msgspec.convert(event.data, RoomEvent)
+    happened = msgspec.convert(event.data, RoomEvent)
+    # Whoever can reach the broker can publish.
+    if not 0 <= happened.time <= LATEST:
+        raise ValueError("no such time")
+    if not isinstance(happened, Message):
+        happened.name = clean_name(happened.name)
+        return happened
+    happened.sender, happened.text = clean_name(happened.sender), clean_text(happened.text)
+    if not happened.text or len(happened.text) > MOST_TEXT or len(happened.id) > MOST_ID:
+        raise ValueError("a text that is blank or too long")
+    return happened

@@ -72,7 +72,8 @@ class Meter:
         async for item in self._bus.subscribe():
             if isinstance(item, Event) and item.node != self._bus.node:
                 self._heard += 1
-                if isinstance(item.data, dict) and (sent := item.data.get("time")):
+                sent = item.data.get("time") if isinstance(item.data, dict) else None
+                if isinstance(sent, int | float):
                     self._lags.append(max(0.0, (time.time() - sent) * 1000))
 
     def stats(self, server: Server) -> Stats:
