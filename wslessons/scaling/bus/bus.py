@@ -238,8 +238,11 @@ class Bus:
             if isinstance(item, Event) and item.room == ORDERS:
                 obey(item.data)
 
+        def order(data: Any) -> None:
+            self.publish(Event(ORDERS, data), force=True)
+
         self.listen(take)
-        return lambda data: self.publish(Event(ORDERS, data), force=True)
+        return order
 
     # Who is where: see `wslessons.scaling.bus.presence`.
 
