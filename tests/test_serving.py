@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -370,3 +371,16 @@ async def test_server_with_few_descriptors_keeps_its_people_and_comes_back() -> 
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def test_server_is_not_held_up_by_looking_through_what_stays_anyway():
+    """While a command serves, the collector leaves alone what was loaded before; then as before."""
+    before = gc.get_threshold()
+
+    async def main() -> tuple[int, int]:
+        return gc.get_threshold()[0], gc.get_freeze_count()
+
+    threshold, frozen = serving.run_on("asyncio", main())
+    assert threshold > before[0]
+    assert frozen > 10_000
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)

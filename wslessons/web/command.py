@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from wslessons.chat import ChatServer
 from wslessons.errors import UserError, print_line
 from wslessons.limits import HEARTBEAT, ConnectionLimit
 from wslessons.logs import fold_accept_errors
-from wslessons.serving import stop_event
+from wslessons.serving import run_on, stop_event
 from wslessons.web.app import OPTIONS, application, named
 
 __all__ = ["check_certificate", "run", "serve_until_stopped"]
@@ -113,7 +112,8 @@ def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
         limits: `limit` and `heartbeat` of `serve_until_stopped`.
     """
     tls = check_certificate(args.certfile, args.keyfile)
-    asyncio.run(
+    run_on(
+        "asyncio",
         serve_until_stopped(
             chat,
             args.host,
@@ -125,6 +125,6 @@ def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
             proxies=args.proxies,
             observers=args.observers,
             **limits,
-        )
+        ),
     )
     return 0
