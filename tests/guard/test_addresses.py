@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw import dial
 from starlette.applications import Starlette
 from webs import serving
 from websockets import InvalidStatus
 
 from wslessons import guard, web
 from wslessons.errors import UserError
+from wslessons.testing.raw import dial
 
 ME = ("127.0.0.1", 1234)
 

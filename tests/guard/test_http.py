@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import trustme
-from raw import UPGRADE, dial, frame
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -22,6 +21,7 @@ from waits import until
 from wslessons import asgi, limits
 from wslessons.guard import http
 from wslessons.limits import ConnectionLimit
+from wslessons.testing.raw import UPGRADE, dial, frame
 
 SHORT = 0.3
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw import UPGRADE, dial
 from starlette.applications import Starlette
 from webs import serving
 
 from wslessons import asgi, guard, push, web
 from wslessons.errors import UserError
 from wslessons.guard.origins import normal_host
+from wslessons.testing.raw import UPGRADE, dial
 
 HERE = "127.0.0.1"
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from raw import dial, frame
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -16,6 +15,7 @@ from waits import until
 
 from wslessons import asgi
 from wslessons.guard import websocket as guarded
+from wslessons.testing.raw import dial, frame
 
 SHORT = 0.3
 

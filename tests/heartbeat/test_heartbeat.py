@@ -17,7 +17,6 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual import connections, run, wire
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
@@ -29,6 +28,7 @@ from wslessons.bench.tools import raise_descriptor_limit
 from wslessons.heartbeat.heartbeat import EVENTS, MOST_UNANSWERED, PONG, Beat, Heartbeat
 from wslessons.heartbeat.pacer import Pacer
 from wslessons.link import Link
+from wslessons.testing.virtual import connections, run, wire
 from wslessons.wire import FrameRecord
 
 Handler = Callable[[ServerConnection], Awaitable[None]]

@@ -8,9 +8,9 @@ import logging
 import weakref
 
 import pytest
-from virtual import run
 
 from wslessons.heartbeat.pacer import MOST_ENDED, Pacer
+from wslessons.testing.virtual import run
 
 
 class Item:

@@ -14,13 +14,13 @@ import aiohttp
 import pytest
 import shell
 import trustme
-from raw import dial
 from webs import closed
 from websockets import InvalidStatus, connect
 from websockets.typing import Origin
 
 from wslessons import cli
 from wslessons.client import ChatClient
+from wslessons.testing.raw import dial
 
 FRIEND = Origin("https://friend.example")
 

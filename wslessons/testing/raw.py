@@ -7,6 +7,8 @@ import contextlib
 import struct
 from collections.abc import AsyncGenerator
 
+__all__ = ["KEY", "UPGRADE", "Raw", "dial", "frame"]
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -15,7 +17,18 @@ UPGRADE = (
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
-    """Return a frame as a client masks it, with a mask of zeros (RFC 6455, section 5.2)."""
+    """Return a frame as a client masks it, with a mask of zeros.
+
+    Args:
+        opcode: 1 for text, 2 for binary, 8 for Close, 9 for Ping, 10 for Pong; others are errors.
+        payload: at most 65,535 bytes.
+        fin: False if more fragments follow.
+
+    Returns:
+        The bytes.
+
+    Source: RFC 6455, section 5.2.
+    """
     size = len(payload)
     head = bytes([opcode | 0x80 * fin])
     if size < 126:
@@ -26,7 +39,7 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
 
 
 class Raw:
-    """A TCP connection to a server of ours."""
+    """A TCP connection to a server, made by `dial`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps, and WebSocket connections over a wire in memory, for tests."""
+"""An event loop whose clock jumps, and WebSocket connections over a wire in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from websockets.asyncio.connection import Connection
 from websockets.protocol import Protocol, Side
+
+__all__ = ["MemoryTransport", "VirtualLoop", "connections", "run", "wire"]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -40,7 +42,14 @@ class _Jumping(selectors.DefaultSelector):
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` in virtual time, on a loop of its own."""
+    """Run `main` in virtual time, on a loop of its own.
+
+    Args:
+        main: what to run; it may use timers and what stands in memory, but no real sockets.
+
+    Raises:
+        RuntimeError: everything waits, and no timer will ever come.
+    """
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main)
 
@@ -129,9 +138,14 @@ class MemoryTransport(asyncio.Transport):
 def connections(
     up: Callable[[], float] = lambda: 0.0, down: Callable[[], float] = lambda: 0.0
 ) -> tuple[Connection, Connection]:
-    """Return the server's and the client's end of an open connection.
+    """Return the two ends of an open connection over a wire in memory.
 
-    `up` and `down` give the seconds that the next bytes to the server and to the client take.
+    Args:
+        up: gives the seconds that the next bytes to the server take.
+        down: gives the seconds that the next bytes to the client take.
+
+    Returns:
+        The server's end and the client's.
     """
     server, client = Connection(Protocol(Side.SERVER)), Connection(Protocol(Side.CLIENT))
     ends = MemoryTransport(server, down), MemoryTransport(client, up)
