@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 
 import pytest
 
+from wslessons import lab
 from wslessons.errors import UserError
 from wslessons.lab.source import about
 
@@ -40,3 +42,17 @@ def test_module_that_says_nothing_is_one_sentence() -> None:
     """An empty page would tell nobody why."""
     with pytest.raises(UserError, match="module says nothing of itself"):
         about(types.ModuleType("module"))
+
+
+FUNCTIONS = [name for name in lab.__all__ if inspect.isfunction(getattr(lab, name))]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_function_tells_its_arguments_and_what_it_returns(name: str):
+    """In one format, Google's: what `lab.serve?` shows in a cell answers how to call it."""
+    function = getattr(lab, name)
+    said, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    for argument in signature.parameters:
+        assert f"\n    {argument}: " in said, argument
+    if signature.return_annotation != "None":
+        assert "\nReturns:\n" in said or "\nYields:\n" in said

@@ -39,9 +39,14 @@ class BackgroundApp(background.BackgroundServer):
         await self._app.wait_idle()
 
     async def stop(self, code: int = 1012, reason: str = "", *, patience: float = 0.5) -> None:
-        """Stop it in bounded time; uvicorn's WebSockets always close with 1012, without a reason.
+        """Stop it in bounded time, with `asgi.GRACE` for those who are being served.
 
-        Stopping twice is harmless. `patience` is `asgi.GRACE` here.
+        Stopping twice is harmless.
+
+        Args:
+            code: not used: uvicorn's WebSockets always close with 1012.
+            reason: not used: they close without one.
+            patience: not used.
         """
         background.forget(self)
         await self._app.stop()
@@ -58,6 +63,9 @@ async def serve_app(
         host: the address to bind.
         port: the port to bind; 0 takes a free one, which `url` then tells.
         options: whatever else `uvicorn.Config` takes.
+
+    Returns:
+        The server: its addresses, its connections, a way to stop it.
 
     Raises:
         UserError: the address can't be bound, or the application fails to start.

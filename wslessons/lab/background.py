@@ -122,6 +122,9 @@ async def serve(
         port: the port to bind; 0 takes a free one, which `url` then tells.
         options: whatever else `websockets.serve` takes.
 
+    Returns:
+        The server: its address, its connections, a way to stop it.
+
     Raises:
         UserError: the address can't be bound.
     """
@@ -138,23 +141,45 @@ async def serve(
 
 
 async def replace(name: str, start: Callable[[], Awaitable[S]]) -> S:
-    """Stop the server of that name, its clients told 1012, then `start` another in its place."""
+    """Stop the server of that name, its clients told 1012, then start another in its place.
+
+    Args:
+        name: what it is called.
+        start: starts the other one.
+
+    Returns:
+        What `start` returned.
+    """
     running_loop()
     return await _running.replace(name, start)
 
 
 def forget(server: BackgroundServer) -> None:
-    """Let a server's name be free, since it stops."""
+    """Let a server's name be free, since it stops.
+
+    Args:
+        server: which one; another that has its name by now keeps it.
+    """
     _running.forget(server.name, server)
 
 
 def servers() -> list[BackgroundServer]:
-    """List the servers that run in this kernel, oldest first."""
+    """List the servers that run in this kernel.
+
+    Returns:
+        What `serve` and `serve_app` returned, oldest first.
+    """
     return _running.values()
 
 
 def find(name: str) -> BackgroundServer:
-    """Return the server that runs under `name`.
+    """Find the server that runs under a name.
+
+    Args:
+        name: what it was served under.
+
+    Returns:
+        The server that has this name now.
 
     Raises:
         UserError: none does.

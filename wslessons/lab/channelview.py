@@ -65,8 +65,15 @@ class ChannelDrawing:
 
 
 def draw_channel(channel: Channel[Any], **readers: Receiver[Any]) -> ChannelDrawing:
-    """Draw what `channel` keeps, and under it each reader at the item that it reads next.
+    """Draw what a channel keeps, and under it each reader at the item that it reads next.
 
     A reader whose next item is gone already is lapped, and named with how many it has lost.
+
+    Args:
+        channel: what to draw; it is not changed.
+        readers: its receivers, by the names that they get in the picture.
+
+    Returns:
+        The picture of this moment.
     """
     return ChannelDrawing(channel, readers)

@@ -143,7 +143,9 @@ class ChatPanel(ClientPanel):
     async def send(self, text: str) -> None:
         """Say `text`; while the panel is offline it waits, and is sent when that is online again.
 
-        ``/who`` asks who is here instead; the answer is a line of the transcript.
+        Args:
+            text: a line for the room; ``/who`` asks who is here instead, and the answer is a line
+                of the transcript.
 
         Raises:
             UserError: the panel has left the room, or the text can't be sent.
@@ -205,6 +207,9 @@ async def chat_panels(
             to one after another.
         names: who comes in, in this order.
         room: the path of the room.
+
+    Returns:
+        The panels in a row, by name: ``panels["alice"]``.
 
     Raises:
         UserError: the server can't be reached, or won't have a name.

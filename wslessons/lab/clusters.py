@@ -25,6 +25,9 @@ async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: A
         bus: what carries the rooms: ``memory``, ``nats``, ``redis``, ``kafka``, or a broker's URL.
         options: whatever else `wslessons.scaling.cluster.Cluster` takes.
 
+    Returns:
+        The cluster; its servers accept connections.
+
     Raises:
         UserError: the bus can't be used.
     """

@@ -114,7 +114,14 @@ async def _start(*words: str) -> Process:
 async def serving(*words: str) -> AsyncGenerator[Command]:
     """Start a serving command, wait for its URL, and kill it at the end if it still runs.
 
-    ``async with serving("echo", "--port", "0") as server:`` and then ``server.url``.
+    ``async with serving("echo", "--port", "0") as server:`` and then ``server.url``. What it
+    says is read for as long as it runs.
+
+    Args:
+        words: the command's words after ``wslessons``.
+
+    Yields:
+        The running command.
     """
     command = Command(await _start(*words))
     try:
@@ -127,7 +134,15 @@ async def serving(*words: str) -> AsyncGenerator[Command]:
 
 
 async def run(*words: str, stdin: str = "") -> tuple[int, str, str]:
-    """Run a command to its end, with `stdin` piped in; return exit code, stdout and stderr."""
+    """Run a command to its end.
+
+    Args:
+        words: the command's words after ``wslessons``.
+        stdin: what is piped in.
+
+    Returns:
+        Exit code, stdout and stderr.
+    """
     process = await _start(*words)
     try:
         out, errors = await process.communicate(stdin.encode())

@@ -151,5 +151,13 @@ def _slider(name: str, value: float, options: list[tuple[str, float]]) -> Any:
 
 
 def cost_curves(costs: UnitCosts, title: str = "cost curves") -> CostCurves:
-    """Make a panel with sliders for tabs, polling interval and change rate, drawn from `costs`."""
+    """Make a panel with sliders for tabs, polling interval and change rate.
+
+    Args:
+        costs: what one look, one push and one idle tab cost, as measured on this machine.
+        title: what the panel is called.
+
+    Returns:
+        The panel, which a cell shows as its last value.
+    """
     return CostCurves(costs, title)

@@ -168,6 +168,9 @@ async def dashboard_panel(
         interval: how often the polling one asks, in seconds, 0.5 to 10; a slider changes it.
         title: what the panel is called; making it again closes the old one's tabs.
 
+    Returns:
+        The panel, which a cell shows as its last value.
+
     Raises:
         UserError: the server does not answer as a fleet does.
     """

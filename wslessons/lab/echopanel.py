@@ -81,6 +81,9 @@ class EchoPanel(ClientPanel):
     async def send(self, text: str) -> None:
         """Send `text` and show it.
 
+        Args:
+            text: a whole message.
+
         Raises:
             UserError: the panel is not connected.
         """
@@ -114,6 +117,9 @@ async def echo_panel(
     Args:
         server: a server of this kernel, or the URL of any other.
         title: what the panel is called; making it again closes the old one's connection.
+
+    Returns:
+        The panel, which a cell shows as its last value.
 
     Raises:
         UserError: the server can't be reached.

@@ -40,11 +40,19 @@ class LogBook(logging.Handler):
         self.records: deque[logging.LogRecord] = deque(maxlen=keep)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep `record` (called by the logging module)."""
+        """Keep a record; the logging module calls this.
+
+        Args:
+            record: what a logger was told.
+        """
         self.records.append(record)
 
     def lines(self) -> list[str]:
-        """Return what was logged, a line an event, an error's last line after its message."""
+        """List what was logged.
+
+        Returns:
+            One line per event, oldest first, with the last line of its error behind it.
+        """
         lines = []
         for record in self.records:
             error = record.exc_info[1] if record.exc_info else None
@@ -53,9 +61,10 @@ class LogBook(logging.Handler):
         return lines
 
     def crash(self) -> str:
-        """Tell the newest error: the lines of the learner's code that led to it, and what it was.
+        """Tell the newest error, without the libraries' part and what differs between Pythons.
 
-        A traceback without the libraries' part, and without what differs between Pythons.
+        Returns:
+            The lines of the learner's code that led to it, then what it was.
         """
         for record in reversed(self.records):
             if record.exc_info and (error := record.exc_info[1]) is not None:
@@ -75,13 +84,24 @@ logbook = LogBook()
 
 
 def release(version: str) -> tuple[int, ...]:
-    """Read the numbers at the head of a version: ``"7.4.0rc1"`` gives ``(7, 4, 0)``."""
+    """Read the numbers at the head of a version.
+
+    Args:
+        version: such as ``7.4.0rc1``.
+
+    Returns:
+        Such as ``(7, 4, 0)``; empty if it begins with no number.
+    """
     match = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def check_versions() -> None:
-    """Raise a `UserError` that names the first package that is too old for the lessons."""
+    """Make sure that the packages are new enough for the lessons.
+
+    Raises:
+        UserError: one is too old; the sentence names it, and the command that cures it.
+    """
     for package, oldest in OLDEST.items():
         have = importlib.metadata.version(package)
         if release(have) < oldest:
@@ -93,7 +113,10 @@ def check_versions() -> None:
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
-    """Return the asyncio loop that runs the cells.
+    """Find the asyncio loop that runs the cells.
+
+    Returns:
+        The loop of the caller.
 
     Raises:
         UserError: top-level ``await`` is switched off, or belongs to another library's loop.

@@ -24,11 +24,18 @@ is any: the name there is the hub's, which has seen to it who may come this far.
 
 
 def page_url(server: background.BackgroundServer, path: str = "/") -> str:
-    """Return the address at which your browser reaches a page of `server`.
+    """Find the address at which your browser reaches a page of a server here.
 
     On a JupyterHub, and so on Binder, the kernel runs on another machine, and the way leads through
     jupyter-server-proxy there: ``/user/NAME/proxy/PORT/``. The hub names the prefix in the
     environment of everything that it starts.
+
+    Args:
+        server: a server of this kernel that answers HTTP.
+        path: the page's address on it.
+
+    Returns:
+        A whole URL, or on a hub a path of the hub's.
 
     Source: https://jupyter-server-proxy.readthedocs.io/en/latest/arbitrary-ports-hosts.html
     """
@@ -77,6 +84,9 @@ def page_panel(
             a page in a frame apart.
         host: another name of this machine, such as ``localhost``, which for a browser is another
             site than 127.0.0.1. On a hub it changes nothing: there every page is the hub's.
+
+    Returns:
+        The panel, which a cell shows as its last value.
     """
     url = page_url(server, path)
     if host is not None:

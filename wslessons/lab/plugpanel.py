@@ -177,7 +177,8 @@ class PlugPanel(ClientPanel):
                 silent = now - heartbeat.silent_since
                 colour, text = RED, f"silent for {silent:.1f} of {self.timeout:g} s"
             elif heartbeat.rtt is not None:
-                text += f", round trip {heartbeat.rtt * 1000:.0f} ms"
+                rtt = heartbeat.rtt * 1000
+                text += f", round trip {rtt:.{0 if rtt >= 10 else 1}f} ms"
         faults = ", ".join(map(_worded, self.link.active)) or "link is healthy"
         self.show_state(f"{text} · {faults}", colour)
 
@@ -221,6 +222,9 @@ async def plug_panel(
         title: what the panel is called; making it again closes the old one.
         interval: of the client's heartbeat, in seconds.
         timeout: of the client's heartbeat, in seconds.
+
+    Returns:
+        The panel, which a cell shows as its last value.
 
     Raises:
         UserError: the server can't be reached.

@@ -112,6 +112,9 @@ def predict(question: str, choices: Sequence[object]) -> Prediction:
         question: one sentence.
         choices: two or more, each unlike the others, as texts or anything else that `str` writes.
 
+    Returns:
+        The question, which a cell shows as its last value, and which `reveal` answers.
+
     Raises:
         UserError: the choices are fewer than two, or two are the same.
     """

@@ -32,7 +32,13 @@ class Source:
 
 
 def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
-    """Show the source of functions, classes or modules of the package, as it will run.
+    """Show the source of the package, as it will run.
+
+    Args:
+        objects: functions, classes or modules.
+
+    Returns:
+        Their sources, one after the other, highlighted in a notebook.
 
     Raises:
         UserError: an object has no source in a file, such as a built-in.
@@ -70,7 +76,13 @@ class About:
 
 
 def about(module: ModuleType) -> About:
-    """Show what `module` says of itself: what it is for, how a script uses it, what it leaves out.
+    """Show what a module says of itself: its purpose, its use in a script, what it leaves out.
+
+    Args:
+        module: of the package.
+
+    Returns:
+        Its docstring: text, code and tables in a notebook.
 
     Raises:
         UserError: it says nothing.

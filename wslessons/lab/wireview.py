@@ -83,10 +83,16 @@ class WireTable:
 
 
 def wire_table(wire: Wire) -> WireTable:
-    """Show `wire`, a link's connection or some of its records, as a table in the order of time.
+    """Show what was recorded as a table, in the order of time.
 
     ``-->`` is from client to server. Lengths are bytes on the wire: ``header`` holds the first
     bytes, the extended length and the masking key (RFC 6455, section 5.2).
+
+    Args:
+        wire: a link's connection, or some of its records.
+
+    Returns:
+        The table: HTML in a notebook, columns of text elsewhere.
     """
     return WireTable([_row(record) for record in _records(wire)])
 
@@ -107,6 +113,13 @@ class SequenceDiagram:
 def mermaid_text(text: str, limit: int = 48) -> str:
     """Write `text` so that Mermaid shows it and obeys none of it.
 
+    Args:
+        text: may be hostile.
+        limit: characters after which it is cut.
+
+    Returns:
+        The text, with entity codes for what Mermaid might obey.
+
     >>> mermaid_text("a;b #1 <i>")
     'a#59;b #35;1 #60;i#62;'
     """
@@ -119,10 +132,18 @@ def mermaid_text(text: str, limit: int = 48) -> str:
 
 
 def sequence(wire: Wire, client: str = "client", server: str = "server") -> SequenceDiagram:
-    """Draw `wire` as a sequence diagram between `client` and `server`.
+    """Draw what was recorded as a sequence diagram.
 
     The HTTP handshake and closing frames have their own kind of arrow, the rest of the frames is
     named by opcode and payload.
+
+    Args:
+        wire: a link's connection, or some of its records.
+        client: what to call the client in the picture.
+        server: what to call the server.
+
+    Returns:
+        The diagram, which JupyterLab draws; its text is Mermaid's.
     """
     lines = [f"participant c as {mermaid_text(client)}", f"participant s as {mermaid_text(server)}"]
     for record in _records(wire):
@@ -151,7 +172,14 @@ class Text:
 
 
 def handshake(wire: Wire) -> Text:
-    """Show the opening handshake of `wire` line by line, as it was sent (RFC 6455, section 1.3)."""
+    """Show the opening handshake line by line, as it was sent (RFC 6455, section 1.3).
+
+    Args:
+        wire: a link's connection, or some of its records.
+
+    Returns:
+        The request's lines, an empty one, and the response's.
+    """
     parts = [
         record.raw.decode("latin-1").replace("\r\n", "\n").strip()
         for record in _records(wire)
