@@ -74,6 +74,20 @@ def test_what_goes_deeper_is_found_in_its_folder(clone: Path, word: str) -> None
     assert lessons.find("1") == clone / "notebooks" / NAMES[1]
 
 
+def test_word_that_fits_two_pages_is_answered_with_both(clone: Path) -> None:
+    """Nobody has to guess what the other one is called."""
+    deeper = clone / "notebooks" / "deeper"
+    deeper.mkdir()
+    for name in ("04_web.ipynb", "04_running.ipynb"):
+        (deeper / name).touch()
+    with pytest.raises(UserError) as caught:
+        lessons.find("deeper/4")
+    assert str(caught.value) == (
+        "'deeper/4' fits deeper/04_running and deeper/04_web: say which one."
+    )
+    assert lessons.find("deeper/web") == deeper / "04_web.ipynb"
+
+
 @pytest.mark.parametrize("word", ["7", "tcp", "", "_", "01_echo.py", "²"])
 def test_unknown_lesson_is_refused_with_the_list(clone: Path, word: str) -> None:
     """The sentence names all lessons, and the exit code is argparse's."""

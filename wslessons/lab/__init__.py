@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wslessons.lab.pagepanel import FRAMES, HOSTS, page_panel, page_url
     from wslessons.lab.plugpanel import plug_panel
     from wslessons.lab.prediction import predict
+    from wslessons.lab.progresscard import progress_card
     from wslessons.lab.source import about, show
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
@@ -48,6 +49,7 @@ _HOME = {
     "page_url": "pagepanel",
     "plug_panel": "plugpanel",
     "predict": "prediction",
+    "progress_card": "progresscard",
     "sequence": "wireview",
     "serve": "background",
     "serving": "commands",
@@ -76,6 +78,7 @@ __all__ = [
     "page_url",
     "plug_panel",
     "predict",
+    "progress_card",
     "sequence",
     "serve",
     "serve_app",

@@ -78,8 +78,13 @@ def find(word: str | None) -> Path:
     )
     candidates = [path for path in known if (path.parent != originals()) == deeper]
     for fits in rules:
-        if len(matches := [path for path in candidates if fits(path.stem.lower())]) == 1:
+        matches = [path for path in candidates if fits(path.stem.lower())]
+        if len(matches) == 1:
             return matches[0]
+        if matches:
+            folder = "deeper/" if deeper else ""
+            names = " and ".join(f"{folder}{path.stem}" for path in matches)
+            raise UserError(f"{word!r} fits {names}: say which one.", exit_code=2)
     if word is None:
         return known[0]
     names = [path.stem.replace("_", " ", 1) for path in known if path.parent == originals()]
