@@ -77,6 +77,14 @@ def test_a_notice_on_coming_back_covers_all_since_one_left():
     assert check(logs.values(), one_order=True) == []
 
 
+def test_plain_text_begins_anew_with_each_connection():
+    """Without numbers, another server that has read less tells the same once more."""
+    logs = right()
+    repeat_in_text(logs)
+    logs["old"].entries.insert(1, Entered(1.5, "", 0))
+    assert check(logs.values(), one_order=True) == []
+
+
 def test_a_new_life_of_the_room_is_no_fault():
     """What is left of the old life, and what the new one says is gone, need not be heard."""
     logs = right()

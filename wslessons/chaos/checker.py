@@ -292,6 +292,9 @@ def _check_texts(log: Log, truth: _Truth) -> list[Finding]:
     seen: set[str] = set()
     newest: dict[str, Saying] = {}
     for entry in log.entries:
+        if isinstance(entry, Entered) and not log.numbered:
+            # It can't say what it has heard, and the new server may have read less than the old.
+            seen, newest = set(), {}
         if not isinstance(entry, Heard) or not entry.sender:
             continue
         if entry.what in seen:
