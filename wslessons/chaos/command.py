@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from wslessons.chaos.schedule import KINDS
 from wslessons.errors import UserError, print_line
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every", type=float, default=2.0, help="seconds between two faults (default: 2)"
     )
+    parser.add_argument(
+        "--only",
+        metavar="FAULTS",
+        help="such as 'flood, cut link' (default: all that are possible)",
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="write all logs there, as JSON")
 
 
@@ -50,6 +56,11 @@ def run(args: argparse.Namespace) -> int:
     # Here, since other commands need none of it.
     from wslessons.chaos.run import run as run_chaos
 
+    kinds = [each.strip() for each in (args.only or ",".join(KINDS)).split(",")]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UserError(
+            f"there is no fault {unknown[0]!r}: choose of {', '.join(KINDS)}.", exit_code=2
+        )
     seed = args.seed or f"{int(time.time())}"
     print_line(f"seed {seed}, {args.bus}, {args.minutes:g} minutes")
     report = asyncio.run(
@@ -61,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             servers=args.servers,
             people=args.people,
             every=args.every,
+            kinds=kinds,
             tell=lambda line: print(line, file=sys.stderr),
         )
     )

@@ -33,8 +33,6 @@ class Person:
         rng: draws what this person does.
         pace: seconds between two messages, on average.
         text: whether to speak plain text.
-        burst: messages that are said at once.
-        size: the most characters that a message is filled up with.
     """
 
     def __init__(
@@ -46,13 +44,11 @@ class Person:
         *,
         pace: float = 3.0,
         text: bool = False,
-        burst: int = 1,
-        size: int = 100,
     ) -> None:
         self.log = Log(name, room, numbered=not text)
         self.connections = 0
         self._url, self._rng = url, rng
-        self._pace, self._text, self._burst, self._size = pace, text, burst, size
+        self._pace, self._text = pace, text
         self._chat: ChatClient | None = None
         self._here = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -102,6 +98,19 @@ class Person:
         self._sayings.add(task)
         task.add_done_callback(self._sayings.discard)
 
+    async def flood(self, burst: int, seconds: float) -> None:
+        """Say far more than anybody wants to hear.
+
+        Args:
+            burst: messages at a time, five times a second.
+            seconds: how long.
+        """
+        end = self._now() + seconds
+        while self._now() < end:
+            for _ in range(burst):
+                self.say(self._words(3000))
+            await asyncio.sleep(0.2)
+
     async def ask_who(self, seconds: float) -> list[str] | None:
         """Ask who is here.
 
@@ -120,6 +129,10 @@ class Person:
             async with asyncio.timeout(seconds):
                 return await self._rosters.get()
         return None
+
+    def _words(self, size: int) -> str:
+        count = len(self.log.sayings) + 1
+        return f"{self.log.name}#{count} {'x' * self._rng.randrange(size)}".strip()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -158,7 +171,6 @@ class Person:
             await asyncio.sleep(self._rng.uniform(0.1, 0.6))
 
     async def _talk(self, chat: ChatClient) -> None:
-        count = len(self.log.sayings)
         while True:
             await asyncio.sleep(self._rng.expovariate(1 / self._pace))
             if self._quiet:
@@ -167,9 +179,7 @@ class Person:
                 # Begin anew where this client ends, as a program does that is started again.
                 await chat.close()
                 return
-            for _ in range(self._burst):
-                count += 1
-                self.say(f"{self.log.name}#{count} {'x' * self._rng.randrange(self._size)}".strip())
+            self.say(self._words(100))
 
     async def _say(self, saying: Saying) -> None:
         await self._here.wait()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 
 from wslessons.chaos.checker import Finding, Heard, Log, Missed, check, check_usage
 from wslessons.chaos.people import Person, read_nothing
-from wslessons.chaos.schedule import Step, draw
+from wslessons.chaos.schedule import KINDS, Step, draw
 from wslessons.chaos.world import World
 
 __all__ = ["Report", "run"]
@@ -51,6 +51,7 @@ async def run(
     servers: int = 3,
     people: int = 120,
     every: float = 2.0,
+    kinds: Collection[str] = KINDS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Let chaos reign, and judge what was made of it.
@@ -63,6 +64,7 @@ async def run(
         servers: how many.
         people: how many; one of eight speaks plain text.
         every: seconds between two faults, on average.
+        kinds: the faults that may happen, where they can; of `KINDS`.
         tell: called with a line for each thing that happens.
 
     Returns:
@@ -73,7 +75,8 @@ async def run(
     """
     async with World(bus, nodes, servers) as world:
         chaos = _Chaos(world, seed, people, tell)
-        return await chaos.run(draw(seed, seconds, world.kinds, every=every), seconds)
+        possible = [kind for kind in world.kinds if kind in kinds]
+        return await chaos.run(draw(seed, seconds, possible, every=every), seconds)
 
 
 class _Chaos:
@@ -97,11 +100,10 @@ class _Chaos:
         ]
         self._gone: list[Person] = []
 
-    def _person(self, number: int, name: str, room: str, **options: float) -> Person:
+    def _person(self, number: int, name: str, room: str, pace: float = 3.0) -> Person:
         link = self._world.links[number % len(self._world.links)]
         rng = random.Random(f"{self._seed} {name}")
-        text = number % 8 == 7 and not options
-        return Person(name, room, lambda: _base(link.url), rng, text=text, **options)  # ty: ignore[invalid-argument-type]
+        return Person(name, room, lambda: _base(link.url), rng, pace=pace, text=number % 8 == 7)
 
     async def run(self, steps: list[Step], seconds: float) -> Report:
         """Play the schedule, mend all, and judge."""
@@ -132,22 +134,23 @@ class _Chaos:
         if step.kind not in ("crowd", "slow reader", "flood"):
             await world.suffer(step)
             return
+        somebody = self._people[int(step.strength * len(self._people))]
+        if step.kind == "flood":
+            # Some of those who hear it are slow, and what they say goes on.
+            fault = world.link(step).stall("down")
+            await somebody.flood(20 + int(step.strength * 80), step.seconds)
+            fault.undo()
+            return
         self._passers_by += 1
-        number = self._passers_by
-        link = int(step.which * len(world.links))
-        room = self._people[int(step.strength * len(self._people))].log.room
+        link, room = int(step.which * len(world.links)), somebody.log.room
         if step.kind == "slow reader":
             url = _base(world.links[link].url) + room
-            await read_nothing(url, f"sloth{number}", step.seconds)
+            await read_nothing(url, f"sloth{self._passers_by}", step.seconds)
             return
-        if step.kind == "crowd":
-            passers_by = [
-                self._person(link, f"crowd{number}-{each}", room, pace=0.5)
-                for each in range(3 + int(step.strength * 20))
-            ]
-        else:
-            options = {"pace": 0.2, "burst": 20 + int(step.strength * 100), "size": 3000}
-            passers_by = [self._person(link, f"flood{number}", room, **options)]
+        passers_by = [
+            self._person(link, f"crowd{self._passers_by}-{each}", room, pace=0.5)
+            for each in range(3 + int(step.strength * 20))
+        ]
         self._gone += passers_by
         for person in passers_by:
             person.start()

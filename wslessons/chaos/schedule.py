@@ -18,7 +18,8 @@ class Kind(NamedTuple):
     longest: float
     """Seconds until it is undone."""
     target: str
-    """What it happens to: a server, a link of people, a bus link, the broker, or a room."""
+    """What it happens to: a server, a node of the broker or all of it, a link of people or one to
+    the broker, or a person."""
 
 
 KINDS = {
@@ -43,7 +44,7 @@ KINDS = {
     "move link": Kind(2, 0, 0, "link"),
     "crowd": Kind(2, 1, 5, "link"),
     "slow reader": Kind(1, 2, 8, "link"),
-    "flood": Kind(2, 0.5, 3, "link"),
+    "flood": Kind(2, 0.5, 3, "person"),
 }
 
 
