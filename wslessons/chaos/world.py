@@ -97,6 +97,8 @@ class World:
                     max_per_address=0,
                     heartbeat=HEARTBEAT,
                     send_buffer=2**14,
+                    # Whoever starts again has the name of the one who died.
+                    node=f"server-{number}",
                 )
                 self.servers.append(ServerProcess(number, config))
             self._stack.push_async_callback(self._stop_servers)
