@@ -152,6 +152,62 @@ def test_docstrings_list_what_goes_in_and_what_comes_out(room: str):
     assert found == {}
 
 
+FLOORS = (
+    {"asgi", "calls", "connection", "echo", "errors", "fast", "guard", "guardian", "heartbeat"},
+    {"chat"},
+    {"client", "push", "web"},
+    {"scaling"},
+    {"bench", "chaos", "exercises", "lab"},
+    {"cli"},
+    {"__main__"},
+)
+"""The rooms, lowest first; what is named nowhere stands on the ground floor too."""
+
+
+def imports() -> dict[str, set[str]]:
+    """Return which modules of the package each of them imports, anywhere but for its types."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in MODULES
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        names: set[str] = set()
+        nodes: list[ast.AST] = [ast.parse(path.read_text())]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                continue
+            nodes.extend(ast.iter_child_nodes(node))
+            if isinstance(node, ast.Import):
+                names |= {each.name for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+        found[module] = names & files.keys() - {module}
+    return found
+
+
+def test_arrows_point_down():
+    """A room imports what stands on a floor below, or beside it, and never what imports it."""
+    rooms: dict[str, set[str]] = {}
+    for module, imported in imports().items():
+        for each in imported:
+            one, other = (f"{name}.".split(".")[1] for name in (module, each))
+            if one and other and one != other:
+                rooms.setdefault(one, set()).add(other)
+    assert len(rooms) > 15
+
+    def floor(room: str) -> int:
+        return next((at for at, names in enumerate(FLOORS) if room in names), 0)
+
+    up = {(a, b) for a, below in rooms.items() for b in below if floor(b) > floor(a)}
+    assert up == set()
+    # What imports nothing that is left goes; a circle stays.
+    while done := {room for room in rooms if not rooms[room] & rooms.keys()}:
+        rooms = {room: below for room, below in rooms.items() if room not in done}
+    assert rooms == {}, "a circle"
+
+
 def test_ci_runs_the_readmes_commands():
     """`.ci/run` calls the very test command that the README gives."""
     readme = (ROOT / "README.md").read_text()

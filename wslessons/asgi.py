@@ -16,9 +16,10 @@ import socket
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
+from wslessons.connection import host_port
 from wslessons.errors import UserError, need
 from wslessons.limits import HEARTBEAT, ConnectionLimit
-from wslessons.serving import explained_bind_errors, host_port
+from wslessons.serving import explained_bind_errors
 
 for _module in ("httptools", "uvicorn"):
     need(_module, "web")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
 from types import ModuleType
 
-__all__ = ["UserError", "need", "print_line"]
+__all__ = ["UserError", "need", "port_number", "print_line"]
 
 
 class UserError(Exception):
@@ -48,6 +49,23 @@ def print_line(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         why = (exc.strerror or str(exc)).lower()
         raise UserError(f"standard output can't be written to: {why}.") from None
+
+
+def port_number(text: str) -> int:
+    """Parse the TCP port of a command line.
+
+    Args:
+        text: the word that was given.
+
+    Returns:
+        The port, from 0 (any free one) to 65535.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
+    return int(text)
 
 
 def need(module: str, extra: str) -> ModuleType:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import websockets
 from websockets import Request, Server, ServerConnection
 
-from wslessons.connection import Door, LoggedConnection, host_port, library_logger, peer
+from wslessons.connection import Door, LoggedConnection, host_port, library_logger
 from wslessons.errors import UserError, need, print_line
 from wslessons.logs import fold_accept_errors
 
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Handler",
-    "LoggedConnection",
     "check_close",
     "explained_bind_errors",
-    "host_port",
-    "peer",
     "run_on",
     "run_until_stopped",
     "serve",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from wslessons.errors import port_number
 from wslessons.limits import (
     HEARTBEAT,
     MAX_CONNECTIONS,
@@ -21,7 +22,7 @@ from wslessons.limits import (
 )
 from wslessons.logs import log_to
 
-__all__ = ["chat", "cluster", "echo", "port_number", "web"]
+__all__ = ["chat", "cluster", "echo", "web"]
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -29,13 +30,6 @@ SECRET = "WSLESSONS_SECRET"
 BUSES = ("memory", "nats", "redis", "kafka")
 BUS_VARIABLE = "WSLESSONS_BUS"
 """The environment variable that names a bus; a command line can be read by anybody here."""
-
-
-def port_number(text: str) -> int:
-    """Parse a TCP port for argparse: 0 (any free one) to 65535."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
-    return int(text)
 
 
 def add_address(parser: argparse.ArgumentParser, port: int) -> None:

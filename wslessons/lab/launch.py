@@ -22,8 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urljoin
 from urllib.request import Request, urlopen
 
-from wslessons.cli.serve import port_number
-from wslessons.errors import UserError, need, print_line
+from wslessons.errors import UserError, need, port_number, print_line
 from wslessons.lab.copies import SOLUTIONS, bring
 from wslessons.lab.lessons import find, originals, work_folder
 from wslessons.lab.outputs import drop_widget_views
