@@ -187,22 +187,30 @@ class _Chaos:
         self._tell("all is mended, and everybody is quiet")
 
     async def _say_last_words(self) -> None:
-        words: dict[str, set[str]] = {}
-        for person in self._people:
-            last = f"{person.log.name} has the last word"
-            person.say(last)
-            words.setdefault(person.log.room, set()).add(last)
+        """Let everybody say a word that all others have to hear.
 
-        async def all_heard() -> bool:
-            return all(
-                person.has_heard(words[person.log.room]) and not person.waits
-                for person in self._people
-            )
+        Several times if need be: a connection that was only about to end takes a word in plain text
+        with it, and nobody repeats that.
+        """
+        for attempt in range(1, 4):
+            words: dict[str, set[str]] = {}
+            for person in self._people:
+                word = f"{person.log.name} has last word {attempt}"
+                person.say(word)
+                words.setdefault(person.log.room, set()).add(word)
 
-        await _until(all_heard, CALM)
-        for person in self._people:
-            person.wait_no_longer()
-            person.log.last_words = sorted(words[person.log.room])
+            async def all_heard(words: dict[str, set[str]] = words) -> bool:
+                return all(
+                    person.has_heard(words[person.log.room]) and not person.waits
+                    for person in self._people
+                )
+
+            heard = await _until(all_heard, CALM / 2)
+            for person in self._people:
+                person.wait_no_longer()
+                person.log.last_words = sorted(words[person.log.room])
+            if heard:
+                return
 
     async def _call_the_roll(self) -> None:
         present: dict[str, list[str]] = {}
