@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from starlette.websockets import WebSocket
 from webs import read_until, serving
 
 from wslessons import asgi, web
-from wslessons.chat import ChatServer
+from wslessons.chat import ChatServer, Identity
 from wslessons.chat.events import Message
 from wslessons.client import ChatClient
 from wslessons.link import Link
@@ -311,3 +312,29 @@ async def test_it_fits_a_phone_and_can_be_read(page: Page, scheme: Any):
                 await page.keyboard.press("Tab")
                 reached.add(await page.evaluate("document.activeElement.tagName"))
             assert {"BUTTON", "INPUT", "SUMMARY", "OL"} <= reached
+
+
+async def test_a_login_decides_the_name_and_is_renewed(page: Page, monkeypatch: pytest.MonkeyPatch):
+    """The page renews in band, shows notices, and says why it was sent away for good."""
+    monkeypatch.setattr("wslessons.chat.application.SHARE", 1.0)
+    monkeypatch.setattr("wslessons.chat.application.RENEWAL", 1e9)
+    lasting = [3600.0, 3600.0, 3600.0]
+
+    async def login(request: Request) -> Identity:
+        seconds = lasting.pop(0) if lasting else None
+        until = None if seconds is None else time.time() + seconds
+        return Identity("17", "ann of accounting", until)
+
+    chat = ChatServer()
+    async with asyncio.timeout(100), serving(chat=chat, login=login) as served:
+        await enter(page, served.url, "eve")
+        # Each ticket has an end, so the page is asked for the next at once, until one has none.
+        while lasting:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        assert chat.people() == ["ann of accounting"]
+        await say(page, "four tickets")
+        await expect(page.get_by_text("· sent")).to_have_count(1)
+        chat.notify("we restart at noon")
+        await expect(page.get_by_text("we restart at noon")).to_be_visible()
+        chat.revoke("17", "log in again")
+        await expect(page.locator("#refusal")).to_have_text("log in again")
