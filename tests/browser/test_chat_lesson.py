@@ -34,6 +34,7 @@ async def test_panels_talk_and_one_goes_offline(lab: Lab):
 
         await bob.get_by_role("button", name="Go offline").click()
         await expect(bob).to_contain_text("● reconnecting")
+        await expect(bob).to_contain_text("here: not known now")
         await expect(alice).to_contain_text("bob left")
         await expect(alice).not_to_contain_text("here: alice, bob")
         await say(alice, "said to nobody")

@@ -128,6 +128,7 @@ class ChatPanel(ClientPanel):
                 add("note", f"disconnected, code {code} {reason}".rstrip())
             case Retrying():
                 self.show_state("reconnecting", RED)
+                self._people.value = "here: not known now"
                 self._aim()
             case Error(text=text) | Notice(text=text):
                 add("error", text)
