@@ -34,7 +34,7 @@ async def test_a_check_follows_what_the_learner_does(lab: Lab):
         await expect(wrong).to_contain_text("✗ check.counter: 0 of 4 behaviours pass")
         await expect(wrong).to_contain_text("expected: '1'")
         await expect(wrong).to_contain_text("got: '8'")
-        await expect(wrong).to_contain_text("hint: ")
+        await expect(wrong).to_contain_text("hint: Each connection begins with 1")
         await expect(solved).to_contain_text("✓ check.counter: passed")
         await expect(solved.get_by_text("✓ pass")).to_have_count(4)
         await expect(broken).to_contain_text("It has passed before: what have you changed since?")

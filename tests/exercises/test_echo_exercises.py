@@ -132,6 +132,17 @@ async def counter(connection):
             "add 1 before you send",
         ),
         (
+            "begin with ten",
+            """
+async def counter(connection):
+    count = 10
+    async for _ in connection:
+        count += 1
+        await connection.send(str(count))
+""",
+            "Each connection begins with 1",
+        ),
+        (
             "set in the loop",
             """
 async def counter(connection):

@@ -7,7 +7,7 @@ import time
 from typing import Any, Self
 
 from wslessons.exercises.exercise import HandlerExercise, behaviour
-from wslessons.exercises.trial import Nothing, Trial
+from wslessons.exercises.trial import Client, Nothing, Trial
 
 __all__ = ["EXERCISES", "Counter", "Nap", "ShortOnly", "Shout"]
 
@@ -16,6 +16,7 @@ SHARED = (
     "All connections share this number, as it is kept outside of the handler. A name that is set"
     " inside belongs to one connection."
 )
+BEGIN = "Each connection begins with 1: set the number to 0 before the loop, and add 1 to it in it."
 
 
 class Shout(HandlerExercise):
@@ -124,6 +125,8 @@ async def counter(connection):
                 return "Nothing was sent: use await connection.send(...)."
             if isinstance(got, bytes):
                 return "Send text: str(count)."
+            if got.isdecimal():
+                return BEGIN
             return "Send the number alone, as text."
 
         client = await trial.connect(await trial.serve())
@@ -132,13 +135,13 @@ async def counter(connection):
     @behaviour("three messages are answered with '1', '2', '3'")
     async def on(self, trial: Trial) -> None:
         """Three messages, one of them binary."""
-        client = await trial.connect(await trial.serve())
-        await client.send("a")
-        await client.recv()
+        url = await trial.serve()
+        client, other = await trial.connect(url), await trial.connect(url)
+        alike = await self.begins(client) == await self.begins(other)
 
         def hint(got: Any) -> str:
             if isinstance(got, str) and got.isdecimal() and int(got) > 2:
-                return SHARED
+                return BEGIN if alike else SHARED
             if got == "1":
                 return "The number begins anew with each message: set it once, before the loop."
             if isinstance(got, Nothing):
@@ -153,12 +156,19 @@ async def counter(connection):
         """Two connections at once, and a third one after them."""
         url = await trial.serve()
         alice, bob = await trial.connect(url), await trial.connect(url)
-        await trial.asks(alice, "a", "1", SHARED)
-        await trial.asks(bob, "b", "1", SHARED)
+        begun = [await self.begins(alice), await self.begins(bob)]
+        for got in begun:
+            trial.expect(got, "1", BEGIN if begun[0] == begun[1] else SHARED)
         await trial.asks(alice, "c", "2", SHARED)
         await alice.close()
         carol = await trial.connect(url)
         await trial.asks(carol, "d", "1", SHARED)
+
+    @staticmethod
+    async def begins(client: Client) -> Any:
+        """Send a first message, and return its answer."""
+        await client.send("a")
+        return await client.recv()
 
 
 class ShortOnly(HandlerExercise):

@@ -174,7 +174,7 @@ def _row(line: Line) -> str:
     )
     return (
         f'<div style="margin:.2em 0 .2em .6em"><span style="color:{colour}" title="{line.state}">'
-        f"{mark} {line.state}</span> {html.escape(line.behaviour)}{details}</div>"
+        f"{mark} {line.state}:</span> {html.escape(line.behaviour)}{details}</div>"
     )
 
 
