@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
 import socket
 import threading
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from wslessons.exercises.idle import Idle
+from wslessons.exercises.idle import Idle, aside
 from wslessons.exercises.isolation import Isolation
 
 LONG = 50.0
@@ -94,6 +95,24 @@ async def test_the_time_is_over_all_the_same(idle: Idle):
         async with idle.timeout(0.7):
             await asyncio.Event().wait()
     assert time.monotonic() - began >= 0.69
+    task.cancel()
+
+
+async def test_what_only_passes_the_time_does_not_count(idle: Idle):
+    """A kernel's ticker brings nothing, and is not waited for."""
+    context = contextvars.copy_context()
+    context.run(aside.set, True)
+
+    async def tick() -> None:
+        for _ in itertools.count():
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(tick(), context=context)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with idle.timeout(LONG):
+            await asyncio.Event().wait()
+    assert time.monotonic() - began < LONG / 2
     task.cancel()
 
 

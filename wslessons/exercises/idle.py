@@ -20,9 +20,13 @@ import contextlib
 import math
 import threading
 from collections.abc import AsyncGenerator, Collection, Generator
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Idle"]
+__all__ = ["Idle", "aside"]
+
+aside: ContextVar[bool] = ContextVar("aside", default=False)
+"""Set in the context of what only passes the time, such as a ticker: nothing comes of it."""
 
 LOOKS = 6
 """Looks in a row that find nothing, until it is certain: the kernel takes a moment to deliver."""
@@ -70,7 +74,7 @@ class Idle:
 
     def glance(self, loop: asyncio.AbstractEventLoop) -> None:
         """See whether anything is ready: the selector has just been asked."""
-        self._busy = bool(getattr(loop, "_ready", None))
+        self._busy = any(map(_counts, getattr(loop, "_ready", ())))
 
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
         """See whether anything is going on, and end the waiting that is in vain.
@@ -83,12 +87,17 @@ class Idle:
         if not self._looked:
             return
         ready, scheduled = internals._ready, internals._scheduled
-        timers = {id(each): each.when() for each in scheduled if not each.cancelled()}
+        timers = {id(each): each.when() for each in scheduled if _counts(each)}
         # A thread of its own may call back at any time; one that waits for work may not.
         threads = bool(self._working) or bool(set(threading.enumerate()) - self._threads)
         ours = set(self._scopes.values())
         others = {each for each, when in timers.items() if when not in ours}
-        quiet = not ready and not self._busy and not threads and others == self._timers
+        quiet = (
+            not any(map(_counts, ready))
+            and not self._busy
+            and not threads
+            and others == self._timers
+        )
         self._timers = others
         self._still = self._still + 1 if quiet else 0
         if not quiet:
@@ -145,3 +154,8 @@ class Idle:
             with contextlib.suppress(TimeoutError):
                 async with self.timeout(seconds):
                     await asyncio.wait(futures, return_when=return_when)
+
+
+def _counts(handle: Any) -> bool:
+    """Tell whether something may come of a callback that is ready or scheduled."""
+    return not handle.cancelled() and not handle._context.get(aside, False)

@@ -465,7 +465,7 @@ class Trial:
 
 def _for_how_long(end: float, patience: float) -> str:
     """Say why the waiting is over: the time is up, or nothing can happen any more."""
-    if asyncio.get_running_loop().time() < end:
+    if asyncio.get_running_loop().time() < end - 0.05:
         return "so far, and nothing is on its way"
     return f"within {patience:g} s"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib.metadata
 import logging
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wslessons.errors import UserError
+from wslessons.exercises.idle import aside
 
 __all__ = [
     "LogBook",
@@ -198,7 +200,9 @@ def setup() -> None:
     check_versions()
     loop = running_loop()
     if _ticker is None or _ticker.done() or _ticker.get_loop() is not loop:
-        _ticker = loop.create_task(_tick(), name="wslessons ticker")
+        context = contextvars.copy_context()
+        context.run(aside.set, True)
+        _ticker = loop.create_task(_tick(), name="wslessons ticker", context=context)
     for name in ("wslessons", "websockets"):
         logger = logging.getLogger(name)
         logger.propagate = False
