@@ -223,7 +223,7 @@ async def players(connection):
             if got == expected or isinstance(got, Nothing) or (left <= 0 and asked > 5):
                 break
             # Only what happens can change the answer.
-            if not await trial.isolation.idle.stirs(max(left, 0.1)):
+            if not await trial.isolation.idle.stirs(max(left, 1)):
                 break
         trial.expect(got, expected, hint)
 

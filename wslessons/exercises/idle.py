@@ -23,13 +23,17 @@ from collections.abc import AsyncGenerator, Collection, Generator
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Idle", "aside"]
+__all__ = ["CLOSE", "Idle", "aside"]
 
 aside: ContextVar[bool] = ContextVar("aside", default=False)
 """Set in the context of what only passes the time, such as a ticker: nothing comes of it."""
 
 LOOKS = 6
 """Looks in a row that find nothing, until it is certain: the kernel takes a moment to deliver."""
+
+
+CLOSE = 0.05
+"""Seconds before a deadline in which a wait counts as over, and not as cut short."""
 
 
 class Idle:
@@ -128,15 +132,20 @@ class Idle:
                 self._scopes.pop(scope, None)
 
     async def stirs(self, seconds: float) -> bool:
-        """Wait until something happens on the loop; tell whether it does within those seconds."""
+        """Wait until something happens on the loop, or those seconds are over.
+
+        Returns:
+            False only if it is certain that nothing can happen in that time.
+        """
         if self._looked:
-            turn = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            turn, end = loop.create_future(), loop.time() + seconds
             self._turns.add(turn)
             try:
                 async with self.timeout(seconds):
                     await turn
             except TimeoutError:
-                return False
+                return loop.time() >= end - CLOSE
             finally:
                 self._turns.discard(turn)
         else:

@@ -36,7 +36,7 @@ from websockets import connect as open_connection
 from websockets import serve as start_server
 
 from wslessons.exercises import stages
-from wslessons.exercises.idle import Idle
+from wslessons.exercises.idle import CLOSE, Idle
 from wslessons.exercises.isolation import Isolation
 
 __all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
@@ -465,7 +465,7 @@ class Trial:
 
 def _for_how_long(end: float, patience: float) -> str:
     """Say why the waiting is over: the time is up, or nothing can happen any more."""
-    if asyncio.get_running_loop().time() < end - 0.05:
+    if asyncio.get_running_loop().time() < end - CLOSE:
         return "so far, and nothing is on its way"
     return f"within {patience:g} s"
 
