@@ -215,16 +215,15 @@ async def players(connection):
             within: seconds; those who have closed are known to have left long before.
         """
         loop = asyncio.get_running_loop()
-        asked, end = 0, loop.time() + within
+        asked, end, last = 0, loop.time() + within, False
         while True:
             await player.send("who?")
             got = await player.recv()
+            if got == expected or isinstance(got, Nothing) or last:
+                break
+            # Only what happens can change the answer. When nothing can any more, it is the last.
             asked, left = asked + 1, end - loop.time()
-            if got == expected or isinstance(got, Nothing) or (left <= 0 and asked > 5):
-                break
-            # Only what happens can change the answer.
-            if not await trial.isolation.idle.stirs(max(left, 1)):
-                break
+            last = (left <= 0 and asked > 5) or not await trial.isolation.idle.stirs(max(left, 1))
         trial.expect(got, expected, hint)
 
 

@@ -135,7 +135,8 @@ class Idle:
         """Wait until something happens on the loop, or those seconds are over.
 
         Returns:
-            False only if it is certain that nothing can happen in that time.
+            False only if it is certain that nothing can happen in that time any more; something
+            may have happened in the meantime.
         """
         if self._looked:
             loop = asyncio.get_running_loop()
