@@ -81,7 +81,13 @@ def make_end(contender: str, kind: str, url: str) -> End:
 
 
 async def receive(contender: str, kind: str, url: str) -> None:
-    """Be the receiving end until stdin ends."""
+    """Be the receiving end until stdin ends.
+
+    Args:
+        contender: "bus" or "bare".
+        kind: one of `KINDS`.
+        url: of the broker, with the bus's options.
+    """
     latencies: list[float] = []
     arrived, wanted = asyncio.Event(), 0
 

@@ -95,7 +95,11 @@ class Naive:
 
 
 async def main(contender: str) -> None:
-    """Serve until the parent ends."""
+    """Serve until the parent ends.
+
+    Args:
+        contender: one of `CONTENDERS`.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     # When a run is over, the load goes first, and what was still under way for it has no taker.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -36,7 +36,12 @@ async def listen(connection: ServerConnection) -> None:
 
 
 async def main(contender: str, interval: float) -> None:
-    """Serve until the parent ends."""
+    """Serve until the parent ends.
+
+    Args:
+        contender: one of `CONTENDERS`.
+        interval: seconds between two pings.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     async def beating(connection: ServerConnection) -> None:

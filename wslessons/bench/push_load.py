@@ -72,7 +72,14 @@ class Run:
         return (self.up + self.down) / self.seconds
 
     def delay(self, q: float) -> float:
-        """Return the delay in seconds that the share `q` of all updates did not exceed."""
+        """Find what most delays did not exceed.
+
+        Args:
+            q: the share of all updates, 0 to 1.
+
+        Returns:
+            The delay in seconds.
+        """
         return quantile(self.delays, q)
 
 
@@ -117,7 +124,20 @@ class PushBench:
     async def story(
         self, kind: str, *, tabs: int = 20, speed: float = 100, changes: int = 2
     ) -> Run:
-        """Run the story with fewer `tabs`, and `speed` times as fast, until so many `changes`."""
+        """Run the story with fewer tabs, and faster.
+
+        Args:
+            kind: one of `wslessons.push.KINDS`.
+            tabs: how many are open.
+            speed: how many times faster than the story.
+            changes: after how many it ends.
+
+        Returns:
+            What it cost.
+
+        Raises:
+            TimeoutError: a tab did not learn of the last change within 30 seconds.
+        """
         return await self.measure(
             kind,
             tabs=tabs,
@@ -129,10 +149,23 @@ class PushBench:
     async def measure(
         self, kind: str, *, tabs: int, interval: float, changes: int, seconds: float, seed: int = 0
     ) -> Run:
-        """Open `tabs` of `kind`, make `changes` at random moments within `seconds`, and count.
+        """Open tabs, make changes at random moments, and count.
 
-        Polling tabs ask every `interval` seconds. The run ends when time is up and every tab shows
-        the last change; `TimeoutError` when that takes 30 seconds longer.
+        The run ends when time is up and every tab shows the last change.
+
+        Args:
+            kind: one of `wslessons.push.KINDS`.
+            tabs: how many are open.
+            interval: seconds between two polls of a polling tab.
+            changes: how many.
+            seconds: within which they come.
+            seed: the same one gives the same moments.
+
+        Returns:
+            What it cost.
+
+        Raises:
+            TimeoutError: a tab did not learn of the last change within 30 seconds.
         """
         raise_descriptor_limit(4 * tabs + 200)  # a tab, and both sides of the link
         rng, make = random.Random(seed), push.KINDS[kind]
@@ -191,10 +224,17 @@ class PushBench:
 
 
 async def unit_costs(tabs: int = 250, seconds: float = 1.0) -> push.UnitCosts:
-    """Measure the unit costs with `tabs` open tabs, in about 5 times `seconds`.
+    """Measure what one poll, one push, one ping and one idle connection cost.
 
     The server's own idling is not taken off: a wake-up every 0.1 seconds, under 2 % of each run.
     Memory is that of the first tabs of a fresh process, so each kind has one to itself.
+
+    Args:
+        tabs: how many are open.
+        seconds: of each of the three runs; all take about five times as long.
+
+    Returns:
+        The costs.
     """
     async with PushBench(ping_interval=0) as bench:
         told = await bench.measure("WebSocket", tabs=tabs, interval=0, changes=20, seconds=seconds)

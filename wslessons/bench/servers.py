@@ -16,7 +16,12 @@ __all__: list[str] = []
 
 
 async def library(port: int, compression: str | None = None) -> None:
-    """Serve by `websockets`, with nothing of ours."""
+    """Serve by `websockets`, with nothing of ours.
+
+    Args:
+        port: the TCP port on 127.0.0.1.
+        compression: the library's option.
+    """
 
     async def echo(connection: websockets.ServerConnection) -> None:
         async for message in connection:

@@ -35,9 +35,13 @@ __all__ = [
 
 
 def raise_descriptor_limit(wanted: int) -> None:
-    """Make room for `wanted` open descriptors in this process and the children it starts.
+    """Make room for open descriptors in this process and the children it starts.
 
-    Raises `UserError` when the system's hard limit is lower.
+    Args:
+        wanted: how many may be open at a time.
+
+    Raises:
+        UserError: the system's hard limit is lower.
     """
     try:
         import resource
@@ -173,7 +177,15 @@ def median(values: Iterable[float]) -> float:
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Return the value below which the share `q` of `ordered` (sorted, not empty) lies."""
+    """Find the value below which a share of all values lies.
+
+    Args:
+        ordered: the values, sorted; at least one.
+        q: the share, 0 to 1.
+
+    Returns:
+        The value.
+    """
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
@@ -204,7 +216,13 @@ def turns(
 
 
 def progress(done: int, total: int, name: str) -> None:
-    """Show on a terminal's last line how much is done; elsewhere nothing."""
+    """Show on a terminal's last line how much is done; elsewhere nothing.
+
+    Args:
+        done: how many turns are over.
+        total: how many there are.
+        name: who is next.
+    """
     if sys.stderr.isatty():
         bar = "#" * (20 * done // total)
         text = f"[{bar:20}] {done} of {total} {name}" if done < total else ""
@@ -261,7 +279,15 @@ def _processor() -> str:
 
 
 def save_json(args: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Write `results` to the file named by ``--json``, if one was."""
+    """Write what was measured to the file named by ``--json``, if one was.
+
+    Args:
+        args: the bench's words.
+        results: what JSON can hold.
+
+    Raises:
+        UserError: the file can't be written.
+    """
     if args.json:
         try:
             Path(args.json).write_text(json.dumps(results, indent=2) + "\n")

@@ -56,7 +56,14 @@ class Loop:
 
 
 def at_root(app: ASGIApp) -> ASGIApp:
-    """Let the load, which asks for ``/``, into the lobby."""
+    """Let the load, which asks for ``/``, into the lobby.
+
+    Args:
+        app: what serves the lobby at ``/ws``.
+
+    Returns:
+        An application that is asked for no path.
+    """
 
     async def moved(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "path": "/ws"} if "path" in scope else scope, receive, send)
@@ -65,7 +72,14 @@ def at_root(app: ASGIApp) -> ASGIApp:
 
 
 async def start(contender: str) -> int:
-    """Start a contender; return its port."""
+    """Start a contender.
+
+    Args:
+        contender: one of `CONTENDERS`.
+
+    Returns:
+        The TCP port where it listens.
+    """
     if contender == "library":
         server = await ChatServer().serve(backlog=1024)
         return server.sockets[0].getsockname()[1]
@@ -79,7 +93,11 @@ async def start(contender: str) -> int:
 
 
 async def main(contender: str) -> None:
-    """Serve until the parent ends."""
+    """Serve until the parent ends.
+
+    Args:
+        contender: one of `CONTENDERS`.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     # When a run is over, the load goes first, and what was still under way for it has no taker.
     for name in ("asyncio", "uvicorn.error"):
