@@ -152,7 +152,10 @@ FAULTS = {
         [UPGRADE + b"\x83\x80" + ZERO_MASK],
         "left before the opening handshake was finished",
     ),
-    "garbage": ([b"\x00\x01\x02 hello\r\n\r\n"], "left before the opening handshake was finished"),
+    "garbage": (
+        [b"\x00\x01\x02 hello\r\n\r\n"],
+        "was refused: did not receive a valid HTTP request",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from raw import UPGRADE, dial, frame
 from waits import until
 from websockets import (
     ConnectionClosed,
@@ -28,9 +30,10 @@ from websockets.frames import Frame, Opcode
 
 from wslessons import serving
 from wslessons.chat import ChatServer
-from wslessons.connection import SLICE, Door, LoggedConnection
+from wslessons.connection import SLICE, LoggedConnection
 from wslessons.echo import echo
-from wslessons.limits import ConnectionLimit
+from wslessons.fast import Echo
+from wslessons.limits import ConnectionLimit, Door
 
 READ = 2**18
 """Bytes that asyncio reads from a socket at most before it calls us."""
@@ -152,10 +155,10 @@ async def test_pings_whose_pongs_nobody_reads_are_left_unread() -> None:
 
 async def test_messages_that_nobody_takes_are_bounded_in_bytes() -> None:
     """Neither many that are tiny nor some that are large fill the memory."""
-    for frame in (masked(Opcode.TEXT, b"a"), masked(Opcode.BINARY, os.urandom(2**20))):
+    for one in (masked(Opcode.TEXT, b"a"), masked(Opcode.BINARY, os.urandom(2**20))):
         async with serving_strangers(forever) as (_, stranger):
             client, connection = await stranger()
-            assert await client.push(frame, 2**26) < 2**26
+            assert await client.push(one, 2**26) < 2**26
             assert held(connection) < 3 * 2**20 + READ
             assert len(connection.recv_messages.frames) < SLICE
 
@@ -221,6 +224,26 @@ async def test_echo_drops_a_reader_that_stalls(talks: bool) -> None:
         assert connection.protocol.close_sent.code == 1011
 
 
+@pytest.mark.parametrize("talks", [False, True])
+async def test_fast_echo_drops_a_reader_that_stalls(talks: bool) -> None:
+    """As the echo of lesson 1 does; one that says nothing and answers pings stays."""
+    connections: set[Echo] = set()
+    async with (
+        asyncio.timeout(50),
+        Echo.serve(heartbeat=(0.1, 0.3), connections=connections) as server,
+        connect(serving.urls(server)[0], proxy=None, ping_interval=None) as silent,
+        dial(serving.urls(server)[0]) as client,
+    ):
+        await client.handshake("/")
+        client.stop_reading()
+        if talks:
+            await client.flood(frame(1, bytes(60_000)))
+        while len(connections) == 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await silent.send("still here")
+        assert await silent.recv() == "Echo: still here"
+
+
 async def test_chat_drops_a_reader_that_stalls_and_others_go_on() -> None:
     """The heartbeat of lesson 5 ends members that read nothing, and their room hears of it."""
     chat = ChatServer()
@@ -270,6 +293,63 @@ async def test_connection_that_answers_is_kept_by_the_heartbeat() -> None:
         await (await client.ping())
 
 
+# The handshake.
+
+
+SERVERS = {"echo": functools.partial(serving.serve, echo), "fast echo": Echo.serve}
+"""What starts a server that is to behave as the other does."""
+
+WRONG = {
+    "no host": b"GET / HTTP/1.1\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+    "an escape": b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n",
+    "a byte above ASCII": b"GET /\xff HTTP/1.1\r\nHost: a\r\n",
+}
+
+
+@pytest.mark.parametrize("head", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("serve", SERVERS.values(), ids=SERVERS)
+async def test_a_request_that_http_forbids_opens_nothing(
+    serve: Any, head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused, which is logged in one line with nothing invisible in it."""
+    caplog.set_level(logging.INFO, "wslessons")
+    async with asyncio.timeout(50), serve() as server, dial(serving.urls(server)[0]) as client:
+        client.send(head + UPGRADE.encode() + b"\r\n")
+        assert (await client.rest())[:13] in (b"HTTP/1.1 400 ", b"")
+    (line,) = [r.getMessage() for r in caplog.records if "was refused" in r.getMessage()]
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("serve", SERVERS.values(), ids=SERVERS)
+async def test_what_comes_before_the_answer_waits_for_it(
+    serve: Any, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A frame that follows the request at once is echoed, however the bytes are divided."""
+    head = f"GET / HTTP/1.1\r\nHost: a\r\n{UPGRADE}\r\n".encode()
+    data = head + frame(1, b"early") + frame(1, b"and\r\n\r\nlate")
+    async with asyncio.timeout(50), serve() as server, dial(serving.urls(server)[0]) as client:
+        for start in range(0, len(data), size):
+            client.send(data[start : start + size])
+            await asyncio.sleep(0)
+        assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+        assert await client.frame() == (1, b"Echo: early")
+        assert await client.frame() == (1, b"Echo: and\r\n\r\nlate")
+    assert [r for r in caplog.records if r.exc_info] == []
+
+
+@pytest.mark.parametrize("serve", SERVERS.values(), ids=SERVERS)
+async def test_requests_in_a_row_are_answered_once(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first is refused, since it opens no WebSocket; the others are not read as frames."""
+    async with asyncio.timeout(50), serve() as server, dial(serving.urls(server)[0]) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+        assert (await client.rest()).count(b"HTTP/1.1 426") == 1
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
 # How many there may be.
 
 
@@ -288,12 +368,13 @@ class OneAddress(ConnectionLimit):
 @pytest.mark.parametrize(
     ("limit", "status"), [(ConnectionLimit(3), 503), (OneAddress(100, 3), 429)], ids=["all", "one"]
 )
+@pytest.mark.parametrize("serve", SERVERS.values(), ids=SERVERS)
 async def test_who_is_too_many_is_refused_and_others_are_served(
-    limit: ConnectionLimit, status: int, caplog: pytest.LogCaptureFixture
+    serve: Any, limit: ConnectionLimit, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The fourth of three is told so over HTTP; when one has left, the next one gets in."""
     caplog.set_level(logging.INFO, "wslessons")
-    async with serving_strangers(echo, limit=limit) as (server, _):
+    async with asyncio.timeout(50), serve(limit=limit) as server:
         url = serving.urls(server)[0]
         async with connect(url, proxy=None) as first, connect(url, proxy=None):
             async with connect(url, proxy=None):

@@ -18,12 +18,12 @@ import socket
 import struct
 import weakref
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from websockets import ConnectionClosed, ServerConnection
+from websockets import ConnectionClosed, Request, ServerConnection
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, State
+from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
 from wslessons.logs import Folded, one_line
@@ -35,13 +35,15 @@ except ImportError:  # pragma: no cover - where the library was built without it
 
 if TYPE_CHECKING:
     from wslessons.heartbeat import Heartbeat
-    from wslessons.limits import ConnectionLimit
+    from wslessons.limits import Door
 
 __all__ = [
-    "Door",
     "LoggedConnection",
+    "head_end",
     "host_port",
     "library_logger",
+    "log_refusal",
+    "malformed",
     "peer",
     "plain_frames",
     "text_frame",
@@ -58,7 +60,7 @@ COMPRESSED_SLICE = 2**12
 _OPCODES = {0x81: Opcode.TEXT, 0x82: Opcode.BINARY}
 _HEAD_16 = struct.Struct("!BBH")
 _HEAD_64 = struct.Struct("!BBQ")
-_OPEN = State.OPEN
+_OPEN, _CONNECTING = State.OPEN, State.CONNECTING
 # Where the library's parser stands between two frames, and nowhere else.
 _PARSE, _BETWEEN = Protocol.parse.__code__, StreamReader.at_eof.__code__
 
@@ -189,60 +191,67 @@ library_logger.setLevel(logging.WARNING)
 library_logger.addFilter(_OneLine())
 
 
-class Door:
-    """Who may come in, for all connections of one server.
-
-    Who comes in vain gets an answer over HTTP, for which it has to stay until its request is here.
-    So there is a bound on those, too; the others are cut off.
+def malformed(request: Request) -> str:
+    """Say what is wrong with a request that the library takes.
 
     Args:
-        limit: counts who is in, and knows who is too many.
+        request: the one that opens a connection.
+
+    Returns:
+        A sentence, empty if all is right.
+
+    Source: RFC 9112, sections 3 and 3.2, to which RFC 6455, section 4.2.1, adds.
     """
+    if len(request.headers.get_all("Host")) != 1:
+        return "A request names its host once, in a Host header.\n"
+    if not (request.path.isascii() and request.path.isprintable()):
+        return "An address has visible characters of ASCII only; others are percent-encoded.\n"
+    return ""
 
-    MOST_WAITING = 32
 
-    def __init__(self, limit: ConnectionLimit) -> None:
-        self.limit = limit
-        self.waiting = 0
-        """Connections that are to be refused."""
+def head_end(protocol: ServerProtocol, data: bytes) -> int:
+    """Return how many bytes of `data` belong to the request that `protocol` is still reading.
 
-    def enter(self, host: str | None) -> str:
-        """Count a connection.
+    A client has to wait for the answer before it sends more (RFC 6455, section 4.1). The library
+    would take what comes too early for frames, and end the connection before it has answered.
 
-        Args:
-            host: the other end's address, None where it has none.
+    Args:
+        protocol: the library's, which has read everything before `data`.
+        data: what has arrived.
 
-        Returns:
-            Nothing if there is room, else a few words.
-        """
-        if words := self.limit.enter(host):
-            self.waiting += 1
-        return words
+    Returns:
+        The number of bytes up to the end of the request, all if that is not here yet.
+    """
+    begun = bytes(protocol.reader.buffer)  # a line that is not here whole
+    text = begun + data
+    end = 2 if text.startswith(b"\r\n") else text.find(b"\r\n\r\n") + 4
+    return len(data) if end == 3 else end - len(begun)
 
-    def leave(self, host: str | None, words: str) -> None:
-        """Count a connection less.
 
-        Args:
-            host: the one that `enter` was given.
-            words: what `enter` returned for it.
-        """
-        if words:
-            self.waiting -= 1
-        else:
-            self.limit.leave(host)
+def log_refusal(
+    who: str, unwelcome: str, status: int, path: str, why: Exception | None = None
+) -> None:
+    """Log a connection that has ended before it was open.
 
-    @staticmethod
-    def answer(words: str) -> tuple[HTTPStatus, str]:
-        """Say over HTTP why there is no room for a connection.
-
-        Args:
-            words: those of `enter`.
-
-        Returns:
-            The HTTP status and the sentence.
-        """
-        status = HTTPStatus.TOO_MANY_REQUESTS if "from" in words else HTTPStatus.SERVICE_UNAVAILABLE
-        return status, f"{words.capitalize()}: try again later.\n"
+    Args:
+        who: its address.
+        unwelcome: why there was no room for it, or nothing.
+        status: what its request was answered; 101 if it left before the answer.
+        path: what it asked for.
+        why: what was wrong.
+    """
+    if unwelcome:
+        _full.log(f"{who} was refused: {unwelcome}")
+    elif status == 101 and why and not isinstance(why.__cause__, EOFError):
+        # The library ends it without an answer, as what is no HTTP would understand none.
+        _refused.log(f"{who} was refused: {one_line(f'{why}: {why.__cause__}', 200)}")
+    elif status == 101:
+        logger.info("%s left before the opening handshake was finished", who)
+    else:
+        # Without the query, which may hold a secret.
+        path, because = path.partition("?")[0], f": {why}" if why else ""
+        refused = f"{who} was refused with {status}: {one_line(path, 100)}"
+        _refused.log(refused + one_line(because, 200))
 
 
 class LoggedConnection(ServerConnection):
@@ -317,7 +326,7 @@ class LoggedConnection(ServerConnection):
         self.alive.add(self)
         if self.door is not None:
             self.unwelcome = self.door.enter(self._host)
-            if self.unwelcome and self.door.waiting > Door.MOST_WAITING:
+            if self.unwelcome and self.door.waiting > self.door.MOST_WAITING:
                 self.transport.abort()
 
     @property
@@ -336,8 +345,11 @@ class LoggedConnection(ServerConnection):
             if frames:
                 self.recv_messages.frames.queue.extend(frames[:-1])
                 self.recv_messages.put(frames[-1])
-            if taken < len(data):
+            if taken < len(data) and self.protocol.state is not _CONNECTING:
                 super().data_received(data[taken:])
+            elif taken < len(data):
+                self._unparsed = bytearray(data)
+                self._read_on()
         else:
             if self._unparsed is None:
                 self._unparsed = bytearray()
@@ -346,6 +358,12 @@ class LoggedConnection(ServerConnection):
         # Keep the deadline that failing or closing the connection has set.
         if self.close_deadline is not None and self._deadline is None:
             self._deadline = self.loop.call_at(self.close_deadline, self.transport.abort)
+
+    async def handshake(self, *args: Any, **kwargs: Any) -> None:
+        """Answer the request, and only then read what has come after it."""
+        await super().handshake(*args, **kwargs)
+        if self._unparsed is not None:
+            self._read_on()
 
     def resume_writing(self) -> None:
         """Read again what the peer sends, as it has read what we sent (asyncio's callback)."""
@@ -364,14 +382,17 @@ class LoggedConnection(ServerConnection):
 
     def _read_on(self) -> None:
         """Parse what waits, slice by slice, and read from the socket again once nothing waits."""
-        unparsed = self._unparsed
-        size = COMPRESSED_SLICE if self.protocol.extensions else SLICE
+        unparsed, protocol = self._unparsed, self.protocol
+        size = COMPRESSED_SLICE if protocol.extensions else SLICE
         while unparsed:
-            if self.paused or self.recv_messages.paused:
+            piece = bytes(unparsed[:size])
+            shaking_hands = protocol.state is _CONNECTING and not protocol.eof_sent
+            if shaking_hands and self.request is None:
+                piece = piece[: head_end(protocol, piece)]
+            elif shaking_hands or self.paused or self.recv_messages.paused:
                 self.transport.pause_reading()
                 return
-            piece = bytes(unparsed[:size])
-            del unparsed[:size]
+            del unparsed[: len(piece)]
             super().data_received(piece)
         self._unparsed = None
         if not self.recv_messages.paused:
@@ -443,15 +464,7 @@ class LoggedConnection(ServerConnection):
             self._deadline.cancel()
         if self.door is not None:
             self.door.leave(self._host, self.unwelcome)
-        if self.opened:
-            return
-        if self.unwelcome:
-            _full.log(f"{peer(self)} was refused: {self.unwelcome}")
-        elif self.response is None or self.response.status_code == 101:
-            logger.info("%s left before the opening handshake was finished", peer(self))
-        else:
-            # Without the query, which may hold a secret.
-            path = self.request.path.partition("?")[0] if self.request is not None else ""
-            why = f": {self.protocol.handshake_exc}" if self.protocol.handshake_exc else ""
-            refused = f"{peer(self)} was refused with {self.response.status_code}"
-            _refused.log(f"{refused}: {one_line(path, 100)}{one_line(why, 200)}")
+        if not self.opened:
+            status = self.response.status_code if self.response is not None else 101
+            path = self.request.path if self.request is not None else ""
+            log_refusal(peer(self), self.unwelcome, status, path, self.protocol.handshake_exc)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any, cast
 
 from websockets import Request
@@ -19,7 +20,17 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from wslessons.connection import apply_mask, plain_frames, text_frame
+from wslessons.connection import (
+    apply_mask,
+    head_end,
+    host_port,
+    log_refusal,
+    malformed,
+    plain_frames,
+    text_frame,
+)
+from wslessons.heartbeat import Heartbeat
+from wslessons.limits import ConnectionLimit, Door
 
 __all__ = ["Echo"]
 
@@ -39,13 +50,15 @@ class Echo(asyncio.Protocol):
     nearly all that an echo gets, without even an object for its frame. A peer that does not read
     its answers is not read from either, so that a connection holds no more than one read's worth.
 
-    Not handled here: compression, TLS, and keepalive, so that a peer which is gone without a word
-    is noticed by TCP alone.
+    Not handled here: compression and TLS.
 
     Args:
         raw: True to send messages back unchanged; else text gets the prefix ``Echo: ``.
         max_size: bytes that a message may have.
         connections: a set that the connection stays in for as long as it lasts.
+        door: who may come in; everybody without one.
+        beats: interval and timeout of a `Heartbeat`, in seconds; without one, a peer that is gone
+            without a word is noticed by TCP alone.
     """
 
     OPEN_TIMEOUT = 10.0
@@ -59,6 +72,8 @@ class Echo(asyncio.Protocol):
         raw: bool = False,
         max_size: int = 2**20,
         connections: set[Echo] | None = None,
+        door: Door | None = None,
+        beats: tuple[float, float] | None = None,
     ) -> None:
         self.prefix = b"" if raw else b"Echo: "
         self.connections = set() if connections is None else connections
@@ -70,7 +85,17 @@ class Echo(asyncio.Protocol):
         """The fragments of a message so far (RFC 6455, section 5.4)."""
         self._is_text = True
         self._deadline: asyncio.TimerHandle | None = None
-        self._lost: asyncio.Future[None] | None = None
+        # What a `Heartbeat` reads, beside the transport and the protocol.
+        self.loop = asyncio.get_running_loop()
+        self.connection_lost_waiter: asyncio.Future[None] = self.loop.create_future()
+        self.heartbeat: Heartbeat | None = None
+        self.paused = False
+        """Whether more waits to be sent than the peer takes."""
+        self.received = 0
+        """Bytes that have arrived."""
+        self._door, self._unwelcome = door, ""
+        self._beats = beats
+        self._opened, self._answered = False, (101, "")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the handshake (asyncio's callback)."""
@@ -78,31 +103,47 @@ class Echo(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.connections.add(self)
         self._expire_in(self.OPEN_TIMEOUT)
+        address = transport.get_extra_info("peername")
+        self._host = address[0] if address else None
+        if self._door is not None:
+            self._unwelcome = self._door.enter(self._host)
+            if self._unwelcome and self._door.waiting > self._door.MOST_WAITING:
+                transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection (asyncio's callback)."""
         self.connections.discard(self)
         self._expire_in(None)
-        if self._lost is not None:
-            self._lost.set_result(None)
+        if self._door is not None:
+            self._door.leave(self._host, self._unwelcome)
+        self.connection_lost_waiter.set_result(None)
+        if not self._opened:
+            who = host_port(self.transport.get_extra_info("peername"))
+            log_refusal(who, self._unwelcome, *self._answered, self.protocol.handshake_exc)
 
     def pause_writing(self) -> None:
         """Read nothing from a peer that does not read (asyncio's callback)."""
+        self.paused = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Read again (asyncio's callback)."""
+        self.paused = False
         self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Answer the plain frames, and have the library read the rest (asyncio's callback)."""
         size = len(data)
+        self.received += size
         # FIN and TEXT, MASK and the length of all that is here, behind a head of six bytes.
         if self._short and 6 < size <= 6 + _SHORT and data[0] == 0x81 and data[1] == size + 122:
             text = apply_mask(data[6:], data[2:6])
             if text.isascii():  # other text must be seen to be UTF-8
                 self.transport.write(text_frame(self.prefix + text))
                 return
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         frames, taken = plain_frames(self.protocol, data)
         if frames:
             answers = []
@@ -115,8 +156,14 @@ class Echo(asyncio.Protocol):
             data = data[taken:]
             if not data and len(answers) == len(frames):
                 return
+        early = b""
+        if self.protocol.state is State.CONNECTING and not self.protocol.eof_sent:
+            end = head_end(self.protocol, data)
+            data, early = data[:end], data[end:]
         self.protocol.receive_data(data)
         self._process()
+        if early:
+            self._read(early)
 
     def eof_received(self) -> None:
         """Tell the library that nothing more will come (asyncio's callback)."""
@@ -132,14 +179,15 @@ class Echo(asyncio.Protocol):
         Returns:
             What is done when the connection is lost, a second later at most.
         """
-        if self._lost is None:
-            self._lost = asyncio.get_running_loop().create_future()
         if self.protocol.state is _OPEN:
             self.protocol.send_close(code)
             self._process()
         elif self.protocol.state is State.CONNECTING:
             self.transport.abort()
-        return self._lost
+        return self.connection_lost_waiter
+
+    def acknowledge_pings(self, data: bytes) -> None:
+        """Leave a pong alone that answers no ping of the heartbeat."""
 
     def _answer(self, is_text: bool, data: bytes | bytearray | memoryview) -> bytes | None:
         """Return the frame that answers a message; None, failing the connection, if it is wrong."""
@@ -152,15 +200,43 @@ class Echo(asyncio.Protocol):
             return None
         return text_frame(self.prefix + data)
 
+    def _shake_hands(self, request: Request) -> None:
+        """Answer the opening handshake."""
+        protocol = self.protocol
+        if self._unwelcome:
+            response = protocol.reject(*Door.answer(self._unwelcome))
+        elif wrong := malformed(request):
+            response = protocol.reject(HTTPStatus.BAD_REQUEST, wrong)
+        else:
+            response = protocol.accept(request)
+        protocol.send_response(response)
+        self._opened = protocol.state is _OPEN
+        self._answered = response.status_code, request.path
+        if self._opened:
+            self._expire_in(None)
+            if self._beats is not None:
+                Heartbeat(cast("Any", self), *self._beats).start()
+
+    def send_data(self) -> None:
+        """Write what the library has to say."""
+        for data in self.protocol.data_to_send():
+            if data:
+                self.transport.write(data)
+            elif self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
+
     def _process(self) -> None:
         """Do what follows from what the library has read, and write what it has to say."""
         protocol = self.protocol
         answers = []
         for event in protocol.events_received():
             if isinstance(event, Request):
-                protocol.send_response(protocol.accept(event))
-                if protocol.state is _OPEN:
-                    self._expire_in(None)
+                self._shake_hands(event)
+            elif isinstance(event, Frame) and event.opcode is Opcode.PONG:
+                if self.heartbeat is not None:
+                    self.heartbeat.pong(bytes(event.data))
             elif isinstance(event, Frame) and event.opcode in _DATA:
                 if event.opcode is not Opcode.CONT:
                     self._is_text = event.opcode is Opcode.TEXT
@@ -175,13 +251,7 @@ class Echo(asyncio.Protocol):
         last = protocol.state is _OPEN
         if answers and not last:
             self.transport.write(b"".join(answers))
-        for data in protocol.data_to_send():
-            if data:
-                self.transport.write(data)
-            elif self.transport.can_write_eof():
-                self.transport.write_eof()
-            else:
-                self.transport.close()
+        self.send_data()
         if answers and last:
             self.transport.write(b"".join(answers))
         # Nobody but us gives the protocol anything, so until the next time this stays true.
@@ -193,15 +263,19 @@ class Echo(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = (
-            None
-            if seconds is None
-            else asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+            None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
         )
 
     @classmethod
     @contextlib.asynccontextmanager
     async def serve(
-        cls, host: str = "127.0.0.1", port: int = 0, **options: Any
+        cls,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        limit: ConnectionLimit | None = None,
+        heartbeat: tuple[float, float] | None = None,
+        **options: Any,
     ) -> AsyncGenerator[asyncio.Server]:
         """Serve the echo: ``async with Echo.serve() as server``.
 
@@ -210,13 +284,15 @@ class Echo(asyncio.Protocol):
         Args:
             host: the address to bind.
             port: the TCP port; 0 takes a free one.
-            options: those of `Echo`.
+            limit: how many connections there may be; any number without one.
+            heartbeat: interval and timeout of a `Heartbeat` for each connection, in seconds.
+            options: `raw`, `max_size` and `connections` of `Echo`.
         """
-        connections: set[Echo] = set()
+        connections: set[Echo] = options.setdefault("connections", set())
+        door = Door(limit) if limit is not None else None
+        options |= {"door": door, "beats": heartbeat}
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: cls(connections=connections, **options), host, port
-        )
+        server = await loop.create_server(lambda: cls(**options), host, port)
         try:
             yield server
         finally:

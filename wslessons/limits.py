@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections import Counter
+from http import HTTPStatus
 
 __all__ = [
     "HEARTBEAT",
     "MAX_CONNECTIONS",
     "MAX_PER_ADDRESS",
     "ConnectionLimit",
+    "Door",
     "descriptors",
     "raise_descriptors",
 ]
@@ -126,6 +128,62 @@ class ConnectionLimit:
             self._by_address[key] -= 1
             if not self._by_address[key]:
                 del self._by_address[key]
+
+
+class Door:
+    """Who may come in, for all connections of one server.
+
+    Who comes in vain gets an answer over HTTP, for which it has to stay until its request is here.
+    So there is a bound on those, too; the others are cut off.
+
+    Args:
+        limit: counts who is in, and knows who is too many.
+    """
+
+    MOST_WAITING = 32
+
+    def __init__(self, limit: ConnectionLimit) -> None:
+        self.limit = limit
+        self.waiting = 0
+        """Connections that are to be refused."""
+
+    def enter(self, host: str | None) -> str:
+        """Count a connection.
+
+        Args:
+            host: the other end's address, None where it has none.
+
+        Returns:
+            Nothing if there is room, else a few words.
+        """
+        if words := self.limit.enter(host):
+            self.waiting += 1
+        return words
+
+    def leave(self, host: str | None, words: str) -> None:
+        """Count a connection less.
+
+        Args:
+            host: the one that `enter` was given.
+            words: what `enter` returned for it.
+        """
+        if words:
+            self.waiting -= 1
+        else:
+            self.limit.leave(host)
+
+    @staticmethod
+    def answer(words: str) -> tuple[HTTPStatus, str]:
+        """Say over HTTP why there is no room for a connection.
+
+        Args:
+            words: those of `enter`.
+
+        Returns:
+            The HTTP status and the sentence.
+        """
+        status = HTTPStatus.TOO_MANY_REQUESTS if "from" in words else HTTPStatus.SERVICE_UNAVAILABLE
+        return status, f"{words.capitalize()}: try again later.\n"
 
 
 def _key(host: str | None) -> str:

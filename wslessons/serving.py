@@ -16,17 +16,16 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import websockets
 from websockets import Request, Server, ServerConnection
 
-from wslessons.connection import Door, LoggedConnection, host_port, library_logger
+from wslessons.connection import LoggedConnection, host_port, library_logger, malformed
 from wslessons.errors import UserError, need, print_line
+from wslessons.limits import ConnectionLimit, Door
 from wslessons.logs import fold_accept_errors
-
-if TYPE_CHECKING:
-    from wslessons.limits import ConnectionLimit
 
 __all__ = [
     "Handler",
@@ -118,16 +117,18 @@ def serve(
     Source: https://websockets.readthedocs.io/en/stable/reference/asyncio/server.html
     """
     options.setdefault("logger", library_logger)
+    process_request = options.pop("process_request", None)
+
+    def refuse_or_process(connection: ServerConnection, request: Request) -> Any:
+        if unwelcome := getattr(connection, "unwelcome", ""):
+            return connection.respond(*Door.answer(unwelcome))
+        if wrong := malformed(request):
+            return connection.respond(HTTPStatus.BAD_REQUEST, wrong)
+        return process_request(connection, request) if process_request is not None else None
+
+    options["process_request"] = refuse_or_process
     if limit is not None:
-        door, process_request = Door(limit), options.pop("process_request", None)
-
-        def refuse_or_process(connection: LoggedConnection, request: Request) -> Any:
-            if connection.unwelcome:
-                return connection.respond(*door.answer(connection.unwelcome))
-            return process_request(connection, request) if process_request is not None else None
-
-        options["create_connection"] = functools.partial(LoggedConnection, door=door)
-        options["process_request"] = refuse_or_process
+        options["create_connection"] = functools.partial(LoggedConnection, door=Door(limit))
     options.setdefault("create_connection", LoggedConnection)
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)

@@ -204,7 +204,8 @@ def echo(parser: argparse.ArgumentParser) -> Run:
             from wslessons.fast import Echo
 
             size = RAW_MAX_SIZE if args.raw else args.max_size
-            start = Echo.serve(args.host, args.port, raw=args.raw, max_size=size)
+            bounds: dict[str, Any] = {"max_size": size, **connection_limits(args)}
+            start = Echo.serve(args.host, args.port, raw=args.raw, **bounds)
             serving.run_on(args.loop, serving.run_until_stopped(start, args.host, args.port))
             return 0
         handler = echo_raw if args.raw else echo

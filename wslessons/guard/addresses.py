@@ -17,10 +17,9 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wslessons.connection import Door
 from wslessons.errors import UserError
 from wslessons.guard.origins import refuse
-from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit
+from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit, Door
 
 __all__ = ["LOOPBACK", "Forwarded", "Networks", "came_through_a_proxy"]
 

@@ -26,8 +26,8 @@ from typing import Any, ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from wslessons.connection import Door, host_port
-from wslessons.limits import ConnectionLimit
+from wslessons.connection import host_port
+from wslessons.limits import ConnectionLimit, Door
 from wslessons.logs import Folded
 
 __all__ = [
