@@ -76,7 +76,7 @@ def check_close(code: int, reason: str = "") -> None:
         raise UserError(f"a close frame has room for a reason of 123 bytes; this one has {size}.")
 
 
-def urls(server: Server, scheme: str = "ws") -> list[str]:
+def urls(server: Server | asyncio.Server, scheme: str = "ws") -> list[str]:
     """List the URLs where `server` accepts connections, with real ports, one per socket.
 
     Args:

@@ -541,18 +541,34 @@ async def test_json_protocol(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"),
+    ("sent", "code", "which"),
     [
-        ("hi", "invalid"),
-        ('{"type": "shout"}', "invalid"),
-        ('{"type": "ping", "x": ' + "[" * 2000 + "]" * 2000 + "}", "invalid"),
-        ('{"type": "say", "text": " \\n", "id": "7"}', "blank"),
-        ('{"type": "hello", "name": "eve"}', "joined"),
+        ("hi", "invalid", ""),
+        ('{"type": "shout", "id": "7"}', "invalid", "7"),
+        ('{"type": "ping", "x": ' + "[" * 2000 + "]" * 2000 + "}", "invalid", ""),
+        ('{"type": "say", "text": 5, "id": "7"}', "invalid", "7"),
+        ('{"type": "say", "id": "7"}', "invalid", "7"),
+        ('{"type": "say", "text": "x", "id": 7}', "invalid", ""),
+        ('{"type": "say", "text": "x", "id": "' + "7" * 65 + '"}', "invalid", ""),
+        ('{"type": "say", "text": " \\n", "id": "7"}', "blank", "7"),
+        ('{"type": "hello", "name": "eve"}', "joined", ""),
     ],
-    ids=["no JSON", "unknown type", "deep", "blank", "second hello"],
+    ids=[
+        *(
+            "no JSON",
+            "unknown type",
+            "deep",
+            "a number for a text",
+            "no text",
+            "a number for an id",
+        ),
+        *("an endless id", "blank", "second hello"),
+    ],
 )
-async def test_json_errors_are_answered_and_forgiven(start: Start, sent: str, code: str) -> None:
-    """A message that makes no sense gets an `error` event, and the connection goes on."""
+async def test_json_errors_are_answered_and_forgiven(
+    start: Start, sent: str, code: str, which: str
+) -> None:
+    """A message that makes no sense gets an `error` event with its id, and all goes on."""
     running = await start()
     async with running.json("bob") as (bob, _):
         await heard(bob)
@@ -560,7 +576,7 @@ async def test_json_errors_are_answered_and_forgiven(start: Start, sent: str, co
         error = await heard(bob)
         assert (error["type"], error["code"]) == ("error", code)
         assert error["text"]
-        assert error["id"] == ("7" if code == "blank" else "")
+        assert error["id"] == which
         await say(bob, type="say", text="x", id="8")
         assert (await heard(bob))["id"] == "8"
 

@@ -28,6 +28,7 @@ from wslessons.chat.events import (
     Roster,
     Say,
     ServerEvent,
+    ShortText,
     System,
     Welcome,
     Who,
@@ -55,6 +56,15 @@ _TOO_FAST = re.compile(r"\[system\] (too fast \(.+?\), this was not said: .*)", 
 _LINE = re.compile(r"\[([^\[\]]+)\] (.*)", re.DOTALL)
 
 _client_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ClientEvent)
+
+
+class _Identified(msgspec.Struct):
+    """What of a message that is wrong tells its sender which one it was."""
+
+    id: ShortText = ""
+
+
+_id_decoder = msgspec.json.Decoder(_Identified)
 _server_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ServerEvent)
 
 
@@ -83,6 +93,14 @@ class Record:
     frames: dict[Any, bytes] = field(default_factory=dict)
     size: int = 0
     """See `fanout.Item`; the room sets it."""
+
+
+def _id_of(data: str) -> str:
+    """Return the id of a client's event that is wrong in some other way, if it has one."""
+    try:
+        return _id_decoder.decode(data).id
+    except (msgspec.DecodeError, RecursionError):
+        return ""
 
 
 class TextCodec:
@@ -220,7 +238,7 @@ class JsonCodec:
         try:
             event = _client_decoder.decode(data)
         except (msgspec.DecodeError, RecursionError) as exc:
-            return Error("invalid", str(exc))
+            return Error("invalid", str(exc), _id_of(data))
         if isinstance(event, Say):
             event.text = event.text.strip()
             if not event.text.isprintable():

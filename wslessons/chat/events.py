@@ -93,6 +93,7 @@ __all__ = [
     "Roster",
     "Say",
     "ServerEvent",
+    "ShortText",
     "System",
     "Welcome",
     "Who",
@@ -102,6 +103,7 @@ __all__ = [
 SUBPROTOCOL = Subprotocol("chat.v1+json")
 
 ShortText = Annotated[str, msgspec.Meta(max_length=64)]
+"""What a client may call itself or a message of its own, for programs."""
 
 
 class Event(msgspec.Struct, tag_field="type", tag=str.lower):
