@@ -135,6 +135,35 @@ async def test_words_that_do_not_fit(words: list[str], code: int, says: str):
     assert "Traceback" not in errors
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="has no device that is full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--help"], ["--version"], ["chat", "--help"], ["bench"], ["echo", "--port", "0"]),
+        *(["echo", "--fast", "--port", "0"], ["web", "--port", "0"]),
+        ["lab", "--no-browser", "--dir", "work"],
+    ],
+    ids=" ".join,
+)
+async def test_stdout_that_takes_nothing_is_a_sentence(words: list[str], tmp_path: Path):
+    """A full disk, and no stdout at all, end a command that has something to say there."""
+    for redirection, says in [
+        (">/dev/full", "standard output can't be written to: no space left on device."),
+        (">&-", "standard output is closed: give the command a terminal, a file or a pipe."),
+    ]:
+        async with asyncio.timeout(50):
+            process = await asyncio.create_subprocess_exec(
+                *("sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "wslessons"),
+                *words,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=tmp_path,
+            )
+            _, errors = await process.communicate()
+        assert errors.decode().splitlines()[-1] == f"wslessons: {says}"
+        assert process.returncode == 1
+        assert b"Traceback" not in errors
+
+
 async def test_the_benches_are_listed():
     """`wslessons bench` without a name lists them; one that there is not is named, with 2."""
     async with asyncio.timeout(40):

@@ -4,12 +4,13 @@ Until a command runs, and once it has ended, Ctrl-C has nothing to tidy up: then
 at once, with no traceback of an import that was half done. See `wslessons.cli.interruptible`.
 """
 
-import signal
+# `signal` itself is some hundredths of a second of Python, in which Ctrl-C would be a traceback.
+import _signal  # ty: ignore[unresolved-import]
 import sys
 
 # Where it is ignored, as in the background of a shell's script, it stays so.
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 from wslessons.cli import main
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Generator
 from types import ModuleType
 
-__all__ = ["UserError", "need", "port_number", "print_line"]
+__all__ = ["UserError", "need", "port_number", "print_line", "told_of_stdout"]
 
 
 class UserError(Exception):
@@ -40,10 +42,32 @@ def print_line(text: str) -> None:
     Raises:
         UserError: standard output is closed, full, or a pipe whose reader has gone.
     """
+    with told_of_stdout():
+        print(text)
+
+
+@contextlib.contextmanager
+def told_of_stdout() -> Generator[None]:
+    """Say so if standard output does not take what is printed in the block.
+
+    Raises:
+        UserError: standard output is closed, full, or a pipe whose reader has gone.
+    """
     if sys.stdout is None:
         raise UserError("standard output is closed: give the command a terminal, a file or a pipe.")
     try:
-        print(text, flush=True)
+        yield
+    except (OSError, SystemExit):
+        # It may be about something else; what could not be printed is still there to be flushed.
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    assert sys.stdout is not None
+    try:
+        sys.stdout.flush()
     except OSError as exc:
         # Python would complain once more when it flushes what is left at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -191,16 +191,21 @@ async def shut(
 
 @contextlib.contextmanager
 def stop_event() -> Generator[asyncio.Event]:
-    """Give an event that SIGINT and SIGTERM set, in place of their usual effect."""
+    """Give an event that SIGINT, SIGTERM and SIGHUP set, in place of their usual effect.
+
+    SIGHUP is what a process gets whose terminal is closed. Where it is ignored, as under nohup, it
+    stays so.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def on_signal(signum: int, frame: object) -> None:
         loop.call_soon_threadsafe(stop.set)
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
     # Not `loop.add_signal_handler`: Windows lacks it.
-    previous = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield stop
     finally:

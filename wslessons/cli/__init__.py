@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 
 from wslessons import __version__
 from wslessons.cli import serve
-from wslessons.errors import UserError
+from wslessons.errors import UserError, told_of_stdout
 
 __all__ = ["build_parser", "interruptible", "main"]
 
@@ -165,12 +166,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].isdecimal():
         words = ["lab", *words]
-    args = build_parser().parse_args(words)
     try:
-        with interruptible():
-            return args.run(args)
+        with told_of_stdout():
+            args = build_parser().parse_args(words)
+            with interruptible():
+                return args.run(args)
     except UserError as exc:
-        print(f"wslessons: {exc}", file=sys.stderr)
+        # With no stderr at all, print would take stdout; a terminal may have gone meanwhile.
+        with contextlib.suppress(OSError):
+            print(f"wslessons: {exc}", file=sys.stderr or io.StringIO())
         return exc.exit_code
     except KeyboardInterrupt:
         return 130

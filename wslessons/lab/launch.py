@@ -114,14 +114,23 @@ def _serve(args: argparse.Namespace) -> int:
     server.static_custom_path.append(str(SETTINGS / "custom"))
     address = _address(urljoin(server.connection_url, server.default_url), token)
 
+    failed: list[UserError] = []
+
     def announce() -> None:
-        print_line(address)
-        print("Press Ctrl-C to stop JupyterLab and its kernels.", file=sys.stderr)
+        try:
+            print_line(address)
+        except UserError as exc:
+            failed.append(exc)
+            server.stop()
+        else:
+            print("Press Ctrl-C to stop JupyterLab and its kernels.", file=sys.stderr)
 
     # Jupyter listens only when its loop runs, by a callback that is ahead of this one.
     server.io_loop.add_callback(announce)
     _stop_on_signals(server)
     server.start()
+    if failed:
+        raise failed[0]
     return 0
 
 
@@ -208,11 +217,15 @@ def _claim(port: int) -> None:
 
 
 def _stop_on_signals(server: Any) -> None:
-    """Let Ctrl-C or SIGTERM end the server and its kernels unasked, a second Ctrl-C at once."""
+    """Let Ctrl-C, SIGTERM or the end of the terminal end the server and its kernels unasked.
+
+    A second Ctrl-C ends it at once.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         server.stop(from_signal=True)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, stop)
