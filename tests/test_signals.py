@@ -64,11 +64,11 @@ class Terminal:
     async def begun(self) -> None:
         """Wait until the first lines of `wslessons` have run: before that it is Python's turn."""
         assert self.process is not None
-        status, bit = Path(f"/proc/{self.process.pid}/status"), 1 << signal.SIGINT - 1
+        bit = 1 << signal.SIGINT - 1
         seen = False
         while self.process.returncode is None:
             with contextlib.suppress(OSError):
-                caught = re.search(r"^SigCgt:\s*(\w+)", status.read_text(), re.MULTILINE)
+                caught = re.search(r"^SigCgt:\s*(\w+)", self._status(), re.MULTILINE)
                 # Python itself catches it at first.
                 if caught and int(caught[1], 16) & bit:
                     seen = True
@@ -76,8 +76,12 @@ class Terminal:
                     return
             await asyncio.sleep(0.001)
 
+    def _status(self) -> str:
+        assert self.process is not None
+        return Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+
     async def ends(self) -> tuple[int, list[str]]:
-        """Wait for the end; return the exit code, and the lines said since `since`."""
+        """Wait for the end; return the exit code, and the lines said since Ctrl-C, or in all."""
         assert self.process is not None
         code = await self.process.wait()
         await asyncio.sleep(0)

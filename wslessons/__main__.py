@@ -5,7 +5,7 @@ at once, with no traceback of an import that was half done. See `wslessons.cli.i
 """
 
 # `signal` itself is some hundredths of a second of Python, in which Ctrl-C would be a traceback.
-import _signal  # ty: ignore[unresolved-import]
+import _signal  # ty: ignore[import-not-found]
 import sys
 
 # Where it is ignored, as in the background of a shell's script, it stays so.
