@@ -7,8 +7,9 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import ModuleType
+from typing import Any
 
 __all__ = ["UserError", "need", "port_number", "print_line", "told_of_stdout"]
 
@@ -42,37 +43,61 @@ def print_line(text: str) -> None:
     Raises:
         UserError: standard output is closed, full, or a pipe whose reader has gone.
     """
-    with told_of_stdout():
-        print(text)
+    if sys.stdout is None:
+        raise _closed()
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        raise _takes_nothing(exc) from None
 
 
 @contextlib.contextmanager
 def told_of_stdout() -> Generator[None]:
-    """Say so if standard output does not take what is printed in the block.
+    """Say so if standard output does not take what is printed in the block, by whomever.
 
     Raises:
         UserError: standard output is closed, full, or a pipe whose reader has gone.
     """
-    if sys.stdout is None:
-        raise UserError("standard output is closed: give the command a terminal, a file or a pipe.")
+    stdout: Any = sys.stdout
+    if stdout is None:
+        raise _closed()
+    failed: list[OSError] = []
+
+    def told(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            try:
+                return method(*args)
+            except OSError as exc:
+                failed.append(exc)
+                raise
+
+        return call
+
+    # Nothing in an OSError tells which file it is about, and argparse keeps it to itself.
+    stdout.write, stdout.flush = told(stdout.write), told(stdout.flush)
     try:
         yield
+        stdout.flush()
     except (OSError, SystemExit):
-        # It may be about something else; what could not be printed is still there to be flushed.
-        _flush()
-        raise
-    _flush()
+        with contextlib.suppress(OSError):
+            stdout.flush()
+        if not failed:
+            raise
+    finally:
+        del stdout.write, stdout.flush
+    if failed:
+        raise _takes_nothing(failed[0])
 
 
-def _flush() -> None:
-    assert sys.stdout is not None
-    try:
-        sys.stdout.flush()
-    except OSError as exc:
-        # Python would complain once more when it flushes what is left at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        why = (exc.strerror or str(exc)).lower()
-        raise UserError(f"standard output can't be written to: {why}.") from None
+def _closed() -> UserError:
+    return UserError("standard output is closed: give the command a terminal, a file or a pipe.")
+
+
+def _takes_nothing(exc: OSError) -> UserError:
+    # Python would complain once more when it flushes what is left at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    why = (exc.strerror or str(exc)).lower()
+    return UserError(f"standard output can't be written to: {why}.")
 
 
 def port_number(text: str) -> int:
