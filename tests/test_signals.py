@@ -166,7 +166,7 @@ async def test_ctrl_c_ends_a_client_that_waits_for_its_next_attempt(tmp_path: Pa
         async with terminal(*words, home=tmp_path) as shown:
             await shown.shows("ann joined")
             await shut(server)
-            await shown.shows("again")
+            await shown.shows("next attempt")
             shown.press_ctrl_c()
             code, _ = await shown.ends()
             assert code in ENDED

@@ -108,7 +108,7 @@ class Echo(asyncio.Protocol):
         if self._door is not None:
             self._unwelcome = self._door.enter(self._host)
             if self._unwelcome and self._door.waiting > self._door.MOST_WAITING:
-                transport.abort()
+                self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection (asyncio's callback)."""
