@@ -14,10 +14,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import nats
 import pytest
 import pytest_asyncio
 import redis.asyncio
 import waits
+from nats.js.api import DiscardPolicy
 from waits import until
 
 from wslessons import processes
@@ -744,6 +746,37 @@ async def test_a_broker_that_is_full_is_said_to_be_and_waited_for(kind: str):
             await admin.config_set("maxmemory", "0")
             assert await texts(reader, 1) == ["late"]
             await until(lambda: not bus.status.why)
+
+
+async def test_a_stream_that_is_full_is_said_to_be_and_waited_for():
+    """What a NATS server refuses to store waits, and is stored once there is room."""
+    async with asyncio.timeout(50), run_broker("nats", own=True) as own:
+        client = await nats.connect(own.url)
+        stream = client.jetstream()
+
+        async def bound(size: int) -> None:
+            config = (await stream.stream_info("c")).config
+            config.discard, config.max_bytes = DiscardPolicy.NEW, size
+            await stream.update_stream(config)
+
+        try:
+            async with from_url(f"{own.url}?stream=c", keep=64) as bus:
+                reader = bus.subscribe()
+                bus.publish(Event("/", "early"))
+                assert await texts(reader, 1) == ["early"]
+                await bound((await stream.stream_info("c")).state.bytes)
+                bus.publish(Event("/", "late"))
+                await until(lambda: bus.status.why)
+                assert bus.status == Status("connected", "maximum bytes exceeded")
+                await bound(2**20)
+                assert await texts(reader, 1) == ["late"]
+                await until(lambda: not bus.status.why)
+                assert bus.missed == 0
+        finally:
+            await client.close()
+        with pytest.raises(UserError, match=r"no room for the stream d \(.*\): make some"):
+            async with from_url(f"{own.url}?stream=d&max_bytes={10**15}"):
+                pass
 
 
 class Flapping(Transport):

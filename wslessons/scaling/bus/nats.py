@@ -48,6 +48,8 @@ ALIVE = 1.0
 """Seconds between two signs of life of a consumer that has nothing to deliver."""
 NO_PEERS = 10005
 """Error code of a cluster whose servers have not all found each other yet."""
+NO_ROOM = {10002, 10023, 10028, 10047}
+"""Error codes of a server or an account that has no room left, or not as much as we ask for."""
 
 
 class Core(Transport):
@@ -184,6 +186,10 @@ class JetStream(Core, LogTransport):
             await self._client.jetstream().publish(
                 self._stream, data, timeout=LOST_AFTER, headers=headers
             )
+        except (nats.errors.TimeoutError, TimeoutError) as exc:
+            # With its disk full, a server answers nothing at all.
+            why = "the stream does not answer in time: its disk may be full, or it has no leader"
+            raise Unreachable(why) from exc
         except (nats.errors.Error, OSError) as exc:
             raise Unreachable(_explain(exc)) from exc
 
@@ -242,6 +248,11 @@ class JetStream(Core, LogTransport):
                     why = exc
             except (nats.errors.Error, nats.js.errors.Error) as exc:
                 why = exc
+            if isinstance(why, nats.js.errors.APIError) and why.err_code in NO_ROOM:
+                raise UserError(
+                    f"{self.label} has no room for the stream {self._stream} ({_explain(why)}): "
+                    "make some, or ask for less by the option max_bytes of the URL."
+                ) from None
             # A server without JetStream has nobody who responds; one of a new cluster may be mute.
             mute = isinstance(
                 why, nats.errors.NoRespondersError | nats.js.errors.ServiceUnavailableError
