@@ -27,6 +27,7 @@ for _module in ("httptools", "uvicorn"):
 import uvicorn  # noqa: E402
 
 from wslessons.guard.http import REQUEST_TIMEOUT, HttpConnection  # noqa: E402
+from wslessons.guard.tls import TlsDoor  # noqa: E402
 from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
 
 __all__ = ["GRACE", "AppServer", "serve", "start"]
@@ -49,6 +50,8 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self.unfinished: set[TlsDoor] = set()
+        """Connections whose TLS handshake goes on."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -67,14 +70,17 @@ class _Uvicorn(uvicorn.Server):
         def accept() -> asyncio.Protocol:
             return connection(config=config, server_state=self.server_state, app_state=state)
 
-        tls: dict[str, Any] = {}
-        if config.ssl:
-            tls = {"ssl": config.ssl, "ssl_handshake_timeout": REQUEST_TIMEOUT}
+        def accept_tls() -> asyncio.Protocol:
+            assert isinstance(config, _Config)
+            assert config.ssl is not None
+            return TlsDoor(config.ssl, config.limit, accept, REQUEST_TIMEOUT, self.unfinished)
+
         self.servers = []
         for sock in sockets or []:
             # For asyncio the backlog is also how many it accepts before any of them is looked at,
             # and refused if it is one too many: so it is small there, and the kernel's is not.
-            self.servers.append(await loop.create_server(accept, sock=sock, backlog=8, **tls))
+            how = accept_tls if config.ssl else accept
+            self.servers.append(await loop.create_server(how, sock=sock, backlog=8))
             sock.listen(config.backlog)
         self.started = True
         self.ready.set()
@@ -84,6 +90,8 @@ class _Uvicorn(uvicorn.Server):
         state = getattr(self.config.app, "state", None)
         if hang_up := getattr(state, "hang_up", None):
             hang_up()
+        for door in list(self.unfinished):
+            door.end()
         await super().shutdown(sockets)
 
 

@@ -132,6 +132,9 @@ def serve(
     options.setdefault("create_connection", LoggedConnection)
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)
+    if options.get("ssl") is not None:
+        # As for the handshake that follows; asyncio's own is a minute.
+        options.setdefault("ssl_handshake_timeout", options.get("open_timeout", 10))
     max_size = options.get("max_size", 2**20)
     if isinstance(max_size, int):
         options.setdefault("max_queue", min(16, max(2, QUEUED // max(1, max_size))))
