@@ -245,17 +245,23 @@ class WebChat:
         """Send everybody away with 1001 (going away), spread over `seconds`, and let nobody in.
 
         All of them at once would come back to the next server at once. Returns when all are gone,
-        at the latest `patience` seconds after the last was told.
+        however they went, at the latest after `seconds` and `patience`.
         """
         self.draining = True
-        await asyncio.gather(
+        self._empty.clear()
+        if not self.connections:
+            return
+        sending = asyncio.gather(
             *(self._send_away(each, seconds * random.random()) for each in self.connections)
         )
-        self._empty.clear()
-        if self.connections:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._empty.wait()
+        try:
+            async with asyncio.timeout(seconds + patience):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
 
     @staticmethod
     async def _send_away(connection: WebConnection, delay: float) -> None:
