@@ -64,15 +64,20 @@ class Terminal:
     async def begun(self) -> None:
         """Wait until the first lines of `wslessons` have run: before that it is Python's turn."""
         assert self.process is not None
+        loop = asyncio.get_running_loop()
         bit = 1 << signal.SIGINT - 1
-        seen = False
+        seen = 0.0
         while self.process.returncode is None:
             with contextlib.suppress(OSError):
                 caught = re.search(r"^SigCgt:\s*(\w+)", self._status(), re.MULTILINE)
-                # Python itself catches it at first.
-                if caught and int(caught[1], 16) & bit:
-                    seen = True
-                elif seen:
+                # Python itself catches it at first, and a command does later: on a busy machine we
+                # may have seen the second only.
+                if not (caught and int(caught[1], 16) & bit):
+                    if seen:
+                        return
+                elif not seen:
+                    seen = loop.time()
+                elif loop.time() - seen > 5:
                     return
             await asyncio.sleep(0.001)
 
