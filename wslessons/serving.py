@@ -17,15 +17,17 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import websockets
 from websockets import Request, Server, ServerConnection
 
 from wslessons.connection import LoggedConnection, host_port, library_logger, malformed
 from wslessons.errors import UserError, need, print_line
-from wslessons.limits import ConnectionLimit, Door
 from wslessons.logs import fold_accept_errors
+
+if TYPE_CHECKING:
+    from wslessons.limits import ConnectionLimit
 
 __all__ = [
     "Handler",
@@ -117,18 +119,21 @@ def serve(
     Source: https://websockets.readthedocs.io/en/stable/reference/asyncio/server.html
     """
     options.setdefault("logger", library_logger)
-    process_request = options.pop("process_request", None)
+    process_request, door = options.pop("process_request", None), None
+    if limit is not None:
+        from wslessons.limits import Door  # what has none need not load it
+
+        door = Door(limit)
+        options["create_connection"] = functools.partial(LoggedConnection, door=door)
 
     def refuse_or_process(connection: ServerConnection, request: Request) -> Any:
-        if unwelcome := getattr(connection, "unwelcome", ""):
-            return connection.respond(*Door.answer(unwelcome))
+        if door is not None and (unwelcome := getattr(connection, "unwelcome", "")):
+            return connection.respond(*door.answer(unwelcome))
         if wrong := malformed(request):
             return connection.respond(HTTPStatus.BAD_REQUEST, wrong)
         return process_request(connection, request) if process_request is not None else None
 
     options["process_request"] = refuse_or_process
-    if limit is not None:
-        options["create_connection"] = functools.partial(LoggedConnection, door=Door(limit))
     options.setdefault("create_connection", LoggedConnection)
     # With the library's 10 seconds, one mute client holds up a stop or a re-run for as long.
     options.setdefault("close_timeout", 1)
