@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import shell
 from raw import KEY, UPGRADE, Raw, dial, frame
-from webs import until
+from waits import until
 from websockets import connect
 
 from wslessons import processes

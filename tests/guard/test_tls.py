@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from webs import until
+from waits import until
 from websockets import ServerConnection, connect
 
 from wslessons import asgi, serving
