@@ -251,17 +251,19 @@ class WebChat:
         self._empty.clear()
         if not self.connections:
             return
-        sending = asyncio.gather(
-            *(self._send_away(each, seconds * random.random()) for each in self.connections)
-        )
+        sending = [
+            asyncio.create_task(self._send_away(each, seconds * random.random()))
+            for each in self.connections
+        ]
         try:
             async with asyncio.timeout(seconds + patience):
                 await self._empty.wait()
         except TimeoutError:
             pass
         finally:
-            sending.cancel()
-            await asyncio.wait([sending])
+            for task in sending:
+                task.cancel()
+            await asyncio.wait(sending)
 
     @staticmethod
     async def _send_away(connection: WebConnection, delay: float) -> None:
