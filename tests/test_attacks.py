@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 import shell
-from raw import KEY, UPGRADE, Raw, dial, frame
 from waits import until
 from websockets import connect
 
 from wslessons import processes
 from wslessons.lab.commands import Command
+from wslessons.testing.raw import KEY, UPGRADE, Raw, dial, frame
 
 pytestmark = [
     pytest.mark.timeout(170),

@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from raw import UPGRADE, dial, frame
 from waits import until
 from websockets import (
     ConnectionClosed,
@@ -34,6 +33,7 @@ from wslessons.connection import SLICE, LoggedConnection
 from wslessons.echo import echo
 from wslessons.fast import Echo
 from wslessons.limits import ConnectionLimit, Door
+from wslessons.testing.raw import UPGRADE, dial, frame
 
 READ = 2**18
 """Bytes that asyncio reads from a socket at most before it calls us."""

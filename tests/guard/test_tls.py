@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import trustme
-from raw import dial
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -21,6 +20,7 @@ from websockets import ServerConnection, connect
 
 from wslessons import asgi, serving
 from wslessons.limits import ConnectionLimit
+from wslessons.testing.raw import dial
 
 
 @pytest.fixture(scope="module")
