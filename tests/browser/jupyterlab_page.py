@@ -37,11 +37,16 @@ class Jupyter:
         folder.mkdir()
         return folder
 
+    def lab(self, page: Page, notebook: Path) -> Lab:
+        """Return a notebook that `page` can open, in a workspace of its folder's name."""
+        path = notebook.relative_to(self.work).as_posix()
+        address = f"/lab/workspaces/{notebook.parent.name}/tree/{path}?token={self._token}"
+        return Lab(page, notebook, urljoin(self._address, address))
+
     async def open(self, notebook: Path) -> Lab:
         """Open a notebook beside no other one."""
+        lab = self.lab(self.page, notebook)
         path = notebook.relative_to(self.work).as_posix()
-        page = f"/lab/workspaces/{notebook.parent.name}/tree/{path}?token={self._token}"
-        lab = Lab(self.page, notebook, urljoin(self._address, page))
         if await self.page.evaluate("window.jupyterapp === undefined"):
             await lab.open()
         else:
