@@ -34,6 +34,7 @@ from wslessons.tables import table
 __all__ = ["add_arguments", "run"]
 
 TEXT = "x" * 64
+RECEIVER = "wslessons.bench.bus_ends"
 ARRIVAL = 30.0
 """Seconds for all that was sent to arrive."""
 
@@ -124,6 +125,14 @@ async def measure(
     Raises:
         UserError: a broker can't be started or reached.
     """
+    with Child(RECEIVER, timeout=ARRIVAL, wait=False) as receiver:
+        await asyncio.to_thread(receiver.wait_ready)
+        return await _measure(receiver, kinds, rounds, pace, seconds, count)
+
+
+async def _measure(
+    receiver: Child, kinds: list[str], rounds: int, pace: float, seconds: float, count: int
+) -> dict[str, Any]:
     results: dict[str, Any] = {}
     total, done = 2 * rounds * len(kinds), 0
     for family in dict.fromkeys(KINDS[kind][0] for kind in kinds):
@@ -140,7 +149,7 @@ async def measure(
                     for contender in ("bus", "bare")[:: 1 if number % 2 else -1]:
                         progress(done, total, f"{kind}, {contender}")
                         found[contender].append(
-                            await turn(contender, kind, url, pace, seconds, count)
+                            await turn(receiver, contender, kind, url, pace, seconds, count)
                         )
                         done += 1
                 results[kind] = {"broker": running.label, **summary(found)}
@@ -169,11 +178,18 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 async def turn(
-    contender: str, kind: str, url: str, pace: float, seconds: float, count: int
+    receiver: Child,
+    contender: str,
+    kind: str,
+    url: str,
+    pace: float,
+    seconds: float,
+    count: int,
 ) -> dict[str, float]:
     """Measure one contender once.
 
     Args:
+        receiver: the other process; it ends if the turn does not come to its end.
         contender: "bus" or "bare".
         kind: one of `KINDS`.
         url: of the broker, with the bus's options.
@@ -188,31 +204,34 @@ async def turn(
     Raises:
         UserError: the broker can't be reached, or what was sent does not arrive.
     """
+
+    async def ask(question: dict[str, Any]) -> dict[str, Any]:
+        # This loop has to go on sending what is queued.
+        return await asyncio.to_thread(receiver.ask, question)
+
     end = make_end(contender, kind, url)
     await end.open()
     try:
-        module = "wslessons.bench.bus_ends"
-        with Child(module, contender, kind, url, timeout=ARRIVAL, wait=False) as receiver:
-            await asyncio.to_thread(receiver.wait_ready)
-
-            async def ask(count: int) -> dict[str, Any]:
-                # This loop has to go on sending what is queued.
-                return await asyncio.to_thread(receiver.ask, {"count": count})
-
-            # The first ones pay for whatever has to be set up.
-            for _ in range(20):
-                await end.send({"t": time.monotonic(), "text": TEXT})
-            await ask(20)
-            paced = int(pace * seconds)
-            begun = time.monotonic()
-            for number in range(paced):
-                await asyncio.sleep(max(0.0, begun + number / pace - time.monotonic()))
-                await end.send({"t": time.monotonic(), "text": TEXT})
-            latencies = (await ask(paced))["latencies"]
-            begun = time.monotonic()
-            await end.pump([{"t": begun, "text": TEXT}] * count)
-            took = time.monotonic() - begun
-            received = (await ask(count))["at"] - begun
+        await ask({"open": [contender, kind, url]})
+        # The first ones pay for whatever has to be set up.
+        for _ in range(20):
+            await end.send({"t": time.monotonic(), "text": TEXT})
+        await ask({"count": 20})
+        paced = int(pace * seconds)
+        begun = time.monotonic()
+        for number in range(paced):
+            await asyncio.sleep(max(0.0, begun + number / pace - time.monotonic()))
+            await end.send({"t": time.monotonic(), "text": TEXT})
+        latencies = (await ask({"count": paced}))["latencies"]
+        begun = time.monotonic()
+        await end.pump([{"t": begun, "text": TEXT}] * count)
+        took = time.monotonic() - begun
+        received = (await ask({"count": count}))["at"] - begun
+        await ask({"open": None})
+    except BaseException:
+        # Before the broker, whose end it would complain of; and whoever waits for it waits no more.
+        receiver.close()
+        raise
     finally:
         await end.close()
     return {

@@ -1,15 +1,15 @@
 """The two ends that the bus's bench measures: a bus of ours, and a bare client.
 
-Both send the same JSON over the same broker. Run as a module with CONTENDER, KIND and URL, it is
-the receiving end: it prints a line when it listens, and for each line of JSON ``{"count": n}`` that
-it is sent, once it has received so many more, a line with what it found. It ends with its stdin.
+Both send the same JSON over the same broker. Run as a module, it is the receiving end: a line of
+JSON ``{"open": [CONTENDER, KIND, URL]}`` has it listen, ``{"count": n}`` wait until it has received
+so many more, ``{"open": null}`` listen no longer; it answers each with a line. It ends with its
+stdin.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from typing import Any
 
@@ -80,36 +80,63 @@ def make_end(contender: str, kind: str, url: str) -> End:
     return BusEnd(url) if contender == "bus" else BARE[kind](url)
 
 
-async def receive(contender: str, kind: str, url: str) -> None:
-    """Be the receiving end until stdin ends.
+class Receiver:
+    """The receiving end of one turn: it notes when what was sent has arrived.
 
     Args:
-        contender: "bus" or "bare".
-        kind: one of `KINDS`.
-        url: of the broker, with the bus's options.
+        end: it is not connected yet.
     """
-    latencies: list[float] = []
-    arrived, wanted = asyncio.Event(), 0
 
-    def heard(data: Any) -> None:
-        latencies.append(time.monotonic() - data["t"])
-        if len(latencies) == wanted:
-            arrived.set()
+    def __init__(self, end: End) -> None:
+        self.end = end
+        self._latencies: list[float] = []
+        self._arrived = asyncio.Event()
+        self._wanted = 0
 
-    end = make_end(contender, kind, url)
-    await end.open(heard)
-    print(json.dumps({"listening": True}), flush=True)
+    def heard(self, data: Any) -> None:
+        """Take one message."""
+        self._latencies.append(time.monotonic() - data["t"])
+        if len(self._latencies) == self._wanted:
+            self._arrived.set()
+
+    async def count(self, wanted: int) -> dict[str, Any]:
+        """Wait for messages.
+
+        Args:
+            wanted: how many more.
+
+        Returns:
+            Their ``latencies`` in seconds, sorted, and the time at which the last was here, ``at``.
+        """
+        self._wanted = wanted
+        if len(self._latencies) < wanted:
+            await self._arrived.wait()
+        found = sorted(self._latencies[:wanted])
+        del self._latencies[:]
+        self._arrived.clear()
+        self._wanted = 0
+        return {"latencies": found, "at": time.monotonic()}
+
+
+async def receive() -> None:
+    """Be the receiving end, one turn after another, until stdin ends."""
+    receiver: Receiver | None = None
+    print(json.dumps({"ready": True}), flush=True)
     async for line in piped_lines():
-        wanted = json.loads(line)["count"]
-        if len(latencies) < wanted:
-            await arrived.wait()
-        found = sorted(latencies[:wanted])
-        print(json.dumps({"latencies": found, "at": time.monotonic()}), flush=True)
-        del latencies[:]
-        arrived.clear()
-        wanted = 0
-    await end.close()
+        question = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "count" in question and receiver is not None:
+            answer = await receiver.count(question["count"])
+        else:
+            if receiver is not None:
+                await receiver.end.close()
+            receiver = Receiver(make_end(*question["open"])) if question["open"] else None
+            if receiver is not None:
+                await receiver.end.open(receiver.heard)
+        print(json.dumps(answer), flush=True)
+    if receiver is not None:
+        await receiver.end.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(receive(*sys.argv[1:]))
+    asyncio.run(receive())
