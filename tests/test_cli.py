@@ -15,6 +15,7 @@ import shell
 from websockets import ConnectionClosed, connect
 
 from wslessons import cli
+from wslessons.testing.raw import handshake
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -39,10 +40,7 @@ async def test_echo_ends_also_when_a_client_is_mute():
     async with asyncio.timeout(30), shell.serving("echo", "--port", "0") as server:
         host, port = server.url.removeprefix("ws://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(
-            b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        writer.write(handshake())
         assert b"101 Switching Protocols" in await reader.readline()
         code, errors = await server.end(signal.SIGTERM)
         assert (code, "Traceback" in errors) == (0, False)

@@ -17,11 +17,9 @@ from websockets.asyncio.server import Server
 from wslessons import serving
 from wslessons.connection import host_port
 from wslessons.echo import echo, echo_raw
+from wslessons.testing.raw import handshake
 
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
+UPGRADE = handshake()
 
 
 class Lines(logging.Handler):

@@ -24,6 +24,7 @@ from wslessons.chat.events import Message
 from wslessons.chat.fanout import Fanout
 from wslessons.connection import LoggedConnection, plain_frames
 from wslessons.fast import Echo
+from wslessons.testing.raw import handshake
 
 
 @contextlib.asynccontextmanager
@@ -54,10 +55,7 @@ async def pair(
 
 # Reading.
 
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
+HANDSHAKE = handshake()
 
 payloads = st.one_of(st.binary(max_size=5), st.binary(min_size=120, max_size=130))
 whole = st.builds(Frame, st.sampled_from([Opcode.TEXT, Opcode.BINARY]), payloads)

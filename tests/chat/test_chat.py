@@ -29,6 +29,7 @@ from wslessons.chat.events import SUBPROTOCOL
 from wslessons.chat.fanout import CHUNK, Writer
 from wslessons.chat.identity import Denied, Opening
 from wslessons.chat.rules import TokenBucket
+from wslessons.testing.raw import handshake
 
 Start = Callable[..., Awaitable["Running"]]
 
@@ -1179,10 +1180,7 @@ async def test_nothing_a_client_does_leaves_a_traceback(
     """Garbage instead of a handshake, frames or UTF-8, resets in the middle: no traceback."""
     caplog.set_level(logging.INFO)
     running = await start()
-    hello = (
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+    hello = handshake()
     name = b"\x81\x83\0\0\0\0eve"
     for data in (
         b"",

@@ -28,6 +28,7 @@ from wslessons.bench.tools import raise_descriptor_limit
 from wslessons.heartbeat.heartbeat import EVENTS, MOST_UNANSWERED, PONG, Beat, Heartbeat
 from wslessons.heartbeat.pacer import Pacer
 from wslessons.link import Link
+from wslessons.testing.raw import handshake
 from wslessons.testing.virtual import connections, run, wire
 from wslessons.wire import FrameRecord
 
@@ -570,10 +571,7 @@ async def test_thousand_dead_peers_leave_nothing_behind():
 async def deaf(port: int) -> asyncio.StreamWriter:
     """Open a WebSocket connection that never reads and never answers again."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+    writer.write(handshake())
     await reader.readuntil(b"\r\n\r\n")
     cast(asyncio.Transport, writer.transport).pause_reading()
     return writer

@@ -12,6 +12,7 @@ from wslessons import lab
 from wslessons.echo import echo
 from wslessons.errors import UserError
 from wslessons.lab import background
+from wslessons.testing.raw import handshake
 
 
 @pytest.fixture(autouse=True)
@@ -82,10 +83,7 @@ async def test_a_client_that_reads_nothing_does_not_hold_up_the_stop():
         server = await lab.serve("flood", flood, ping_interval=None)
         host, port = server.url.removeprefix("ws://").split(":")
         _, writer = await asyncio.open_connection(host, int(port), limit=1)
-        writer.write(
-            b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        writer.write(handshake())
         await full.wait()
         await server.stop()
         assert server.connections == set()

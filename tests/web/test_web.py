@@ -19,6 +19,7 @@ from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL, Message
 from wslessons.client import ChatClient
 from wslessons.connection import text_frame
+from wslessons.testing.raw import handshake
 from wslessons.web.metrics import payloads
 
 PLAIN_ASGI: dict[str, Any] = {"ws": "websockets-sansio"}
@@ -282,10 +283,7 @@ async def enter_mute(served: Web) -> Streams:
     host, port = served.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=2**10)
     writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    writer.write(
-        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+    writer.write(handshake("/ws"))
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"\x81\x84\0\0\0\0mute")
     return reader, writer

@@ -20,7 +20,7 @@ from websockets.typing import Origin
 
 from wslessons import cli
 from wslessons.client import ChatClient
-from wslessons.testing.raw import dial
+from wslessons.testing.raw import dial, handshake
 
 FRIEND = Origin("https://friend.example")
 
@@ -108,10 +108,7 @@ async def test_it_ends_in_bounded_time_with_a_mute_client():
         host, port = server.url.removeprefix("http://").split(":")
         _, idle = await asyncio.open_connection(host, int(port))
         reader, mute = await asyncio.open_connection(host, int(port))
-        mute.write(
-            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        mute.write(handshake("/ws"))
         assert b"101 Switching Protocols" in await reader.readline()
         code, errors = await server.end(signal.SIGTERM)
         assert (code, "Traceback" in errors) == (0, False)

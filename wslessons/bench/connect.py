@@ -25,17 +25,14 @@ from wslessons.bench.tools import (
 )
 from wslessons.errors import UserError
 from wslessons.tables import table
+from wslessons.testing.raw import handshake
 
 __all__ = ["CONNECTIONS", "Crowd", "add_arguments", "contenders", "measure", "run", "server"]
 
 CONNECTIONS = {True: 1000, False: 5000}
 """How many connections, with ``--quick`` and without."""
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-    # Offered by browsers, too; who wants none does not take it.
-    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
-)
+# Browsers offer it, too; who wants none does not take it.
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 AT_ONCE = 64
 """Handshakes under way at a time."""
 TIMEOUT = 60.0
@@ -103,7 +100,7 @@ class Crowd:
         self.sockets.append(sock)
         sock.connect(("127.0.0.1", self.port))
         sock.setblocking(False)
-        sock.send(REQUEST % self.port)
+        sock.send(handshake(host=f"127.0.0.1:{self.port}", more=DEFLATE))
         name = f"user{len(self.sockets):06d}"
         self._selector.register(sock, selectors.EVENT_READ, (b"\r\n\r\n", name))
 

@@ -31,14 +31,12 @@ from wslessons.bench.tools import (
 )
 from wslessons.errors import UserError
 from wslessons.tables import table
+from wslessons.testing.raw import handshake
 
 __all__ = ["Peers", "add_arguments", "measure", "run", "show", "summary"]
 
 SERVER = "wslessons.bench.heartbeat_server"
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
+HANDSHAKE = handshake()
 PING, PONG = 0x89, 0x8A
 # As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)

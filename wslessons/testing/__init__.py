@@ -22,7 +22,17 @@ All end with the test, in bounded time. The plugin takes the extra `testing`.
 """
 
 from wslessons.testing.hostile import Hostile
-from wslessons.testing.raw import Raw, dial, frame
+from wslessons.testing.raw import Raw, dial, frame, handshake
 from wslessons.testing.virtual import VirtualLoop, connections, run, wire
 
-__all__ = ["Hostile", "Raw", "VirtualLoop", "connections", "dial", "frame", "run", "wire"]
+__all__ = [
+    "Hostile",
+    "Raw",
+    "VirtualLoop",
+    "connections",
+    "dial",
+    "frame",
+    "handshake",
+    "run",
+    "wire",
+]

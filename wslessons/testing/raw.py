@@ -7,7 +7,7 @@ import contextlib
 import struct
 from collections.abc import AsyncGenerator
 
-__all__ = ["KEY", "UPGRADE", "Raw", "dial", "frame"]
+__all__ = ["KEY", "UPGRADE", "Raw", "dial", "frame", "handshake"]
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = (
@@ -38,6 +38,22 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
     return head + bytes(4) + payload
 
 
+def handshake(path: str = "/", host: str = "127.0.0.1", more: str = "") -> bytes:
+    """Return the request that opens a WebSocket.
+
+    Args:
+        path: what is asked for.
+        host: the server's name or address, with its port if it looks at that.
+        more: further headers, each with its line's end.
+
+    Returns:
+        The bytes.
+
+    Source: RFC 6455, section 4.1.
+    """
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{UPGRADE}{more}\r\n".encode("latin-1")
+
+
 class Raw:
     """A TCP connection to a server, made by `dial`."""
 
@@ -66,7 +82,7 @@ class Raw:
     async def handshake(self, path: str = "/ws", more: str = "") -> bytes:
         """Open a WebSocket; return the response's head."""
         host = self.writer.get_extra_info("peername")
-        self.send(f"GET {path} HTTP/1.1\r\nHost: {host[0]}:{host[1]}\r\n{UPGRADE}{more}\r\n")
+        self.send(handshake(path, f"{host[0]}:{host[1]}", more))
         return await self.reader.readuntil(b"\r\n\r\n")
 
     async def frame(self) -> tuple[int, bytes]:

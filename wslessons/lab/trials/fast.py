@@ -30,6 +30,7 @@ from wslessons import serving
 from wslessons.connection import LoggedConnection
 from wslessons.lab.panel import Panel
 from wslessons.lab.theme import BLUE
+from wslessons.testing.raw import handshake
 
 __all__ = [
     "Cost",
@@ -50,11 +51,7 @@ ROUNDS = 3
 Way = Callable[[list[LoggedConnection], list[str]], Awaitable[None]]
 """A way to send every line to every connection."""
 
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%b\r\n"
-)
-DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ def _counted_writes() -> Any:
 
 @contextlib.asynccontextmanager
 async def _members(
-    count: int, headers: bytes = b"", **options: Any
+    count: int, headers: str = "", **options: Any
 ) -> AsyncGenerator[tuple[list[LoggedConnection], list[socket.socket]]]:
     """Give a server's connections, and the bare sockets at their other ends."""
     ends: list[LoggedConnection] = []
@@ -194,13 +191,13 @@ async def _members(
             await serving.shut(server)
 
 
-async def _client(address: tuple[str, int], headers: bytes = b"") -> socket.socket:
+async def _client(address: tuple[str, int], headers: str = "") -> socket.socket:
     """Connect a bare socket and make the handshake."""
     loop = asyncio.get_running_loop()
     sock = socket.socket()
     sock.setblocking(False)
     await loop.sock_connect(sock, address[:2])
-    await loop.sock_sendall(sock, REQUEST % headers)
+    await loop.sock_sendall(sock, handshake(more=headers))
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
         answer += await loop.sock_recv(sock, 4096)
@@ -259,7 +256,7 @@ def _round_trip(server: Callable[[], AbstractAsyncContextManager[Any]], trips: i
         if not started.wait(TIMEOUT):
             raise TimeoutError("the server did not start in time")
         with socket.create_connection(address[0][:2], TIMEOUT) as client:
-            client.sendall(REQUEST % b"")
+            client.sendall(handshake())
             while not client.recv(4096).endswith(b"\r\n\r\n"):
                 pass
             frame = Frame(Opcode.TEXT, b"x" * 60).serialize(mask=True)
@@ -358,7 +355,7 @@ async def bytes_per_connection(count: int = 50, *, compression: bool = False) ->
         count: how many connections to divide by.
         compression: whether they negotiate permessage-deflate.
     """
-    headers, options = (DEFLATE, {"compression": "deflate"}) if compression else (b"", {})
+    headers, options = (DEFLATE, {"compression": "deflate"}) if compression else ("", {})
     # What exists once is not counted: it is there after the first ones.
     async with _members(3, headers, **options):
         pass
