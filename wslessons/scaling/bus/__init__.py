@@ -37,6 +37,7 @@ from wslessons.scaling.bus.items import (
     NodeDown,
     NodeUp,
     Status,
+    Unsent,
 )
 from wslessons.scaling.bus.log import Log
 from wslessons.scaling.bus.pubsub import PubSub
@@ -55,5 +56,6 @@ __all__ = [
     "PubSub",
     "Status",
     "Subscription",
+    "Unsent",
     "from_url",
 ]

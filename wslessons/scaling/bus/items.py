@@ -32,8 +32,10 @@ __all__ = [
     "Occupancy",
     "PresenceChange",
     "Status",
+    "Unsent",
     "Wire",
     "check",
+    "count_events",
     "decode",
     "encode",
     "join",
@@ -101,6 +103,13 @@ class Status(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class Unsent(msgspec.Struct):
+    """The broker will never take an event of this server, so nobody gets it."""
+
+    event: Event
+    why: str
+
+
 class NewEpoch(msgspec.Struct):
     """The log has begun anew: its old numbers mean nothing any more."""
 
@@ -121,7 +130,7 @@ class NodeUp(msgspec.Struct):
     rooms: dict[str, Members]
 
 
-Item = Event | Gap | Status | NewEpoch | NodeDown | NodeUp
+Item = Event | Gap | Status | Unsent | NewEpoch | NodeDown | NodeUp
 
 
 class Occupancy(msgspec.Struct, omit_defaults=True):
@@ -206,6 +215,14 @@ def decode(data: bytes) -> list[Wire]:
         return _decoder.decode(data)
     except RecursionError:
         raise ValueError("too many brackets within each other") from None
+
+
+def count_events(data: bytes) -> int:
+    """Return how many numbers an entry of a log takes, at least one."""
+    try:
+        return max(1, len(decode(data)))
+    except ValueError:
+        return 1
 
 
 def check(event: Event) -> None:

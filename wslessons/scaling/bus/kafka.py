@@ -22,9 +22,11 @@ from wslessons.scaling.bus.transport import (
     LOST_AFTER,
     PLACES,
     LogTransport,
+    Refused,
     Unreachable,
     close_quietly,
     first_to_end,
+    in_time,
 )
 from wslessons.scaling.bus.url import Address
 
@@ -37,6 +39,13 @@ from aiokafka import (  # noqa: E402 -- only after the sentence above
 )
 
 __all__ = ["Topic"]
+
+REFUSALS = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.RecordTooLargeError,
+)
+"""What the broker says of a record that it will never take."""
 
 # The client reports every failed attempt to connect; our status says it once.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -71,25 +80,28 @@ class Topic(LogTransport):
 
     async def publish(self, data: bytes) -> None:
         """Send to the topic beside the log."""
-        await self._send(self._presence, data)
+        await self._send(self._presence, data, ("epoch", self._epoch.encode()))
 
     async def flush(self) -> None:
         """Every record is acknowledged, so nothing is under way."""
 
     async def append(self, data: bytes, id: str, count: int, last: int) -> None:
         """Send a record, and wait until the replicas in sync have it."""
-        await self._send(self._log, data)
+        await self._send(self._log, data, ("n", str(count).encode()))
 
-    async def _send(self, to: TopicPartition, data: bytes) -> None:
+    async def _send(self, to: TopicPartition, data: bytes, *headers: tuple[str, bytes]) -> None:
         self._check_connected()
         assert self._producer is not None
-        headers = [("epoch", self._epoch.encode())] if to == self._presence else None
         try:
-            async with asyncio.timeout(2 * LOST_AFTER):
-                await self._producer.send_and_wait(
-                    to.topic, data, partition=to.partition, headers=headers
-                )
-        except (errors.KafkaError, OSError, TimeoutError) as exc:
+            await in_time(
+                self._producer.send_and_wait(
+                    to.topic, data, partition=to.partition, headers=list(headers)
+                ),
+                2 * LOST_AFTER,
+            )
+        except REFUSALS as exc:
+            raise Refused(_explain(exc)) from exc
+        except (errors.KafkaError, OSError) as exc:
             # A producer that failed once may not be used again (its sequence has a hole).
             self._broken.set()
             raise Unreachable(_explain(exc)) from exc
@@ -139,8 +151,8 @@ class Topic(LogTransport):
         behind = end < self._next
         if self._epoch.partition("+")[0] != epoch or behind:
             # The same epoch with fewer records: some were lost, and their numbers come again.
+            self._next = await self._place(consumer, first, end)
             self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
-            self._next = max(first, end - self.history)
             self.host.on_opened(self._epoch, _before(self._next))
             self.tail = self.tail or end * PLACES
         elif first > self._next:
@@ -148,6 +160,25 @@ class Topic(LogTransport):
             self._next = first
         consumer.seek(self._log, self._next)
         consumer.seek(self._presence, max(newest[self._presence], oldest[self._presence]))
+
+    async def _place(self, consumer: AIOKafkaConsumer, first: int, end: int) -> int:
+        """Return the offset after which the newest `history` events are."""
+        place, known, step = end, 0, 8
+        consumer.pause(self._presence)
+        while place > first and known < self.history:
+            # Backwards, in ever larger steps: a record has one event, or hundreds.
+            since, until, step = max(first, place - step), place, 2 * step
+            consumer.seek(self._log, since)
+            counts: dict[int, int] = {}
+            while (await consumer.position(self._log)) < until:
+                record = await consumer.getone(self._log)
+                count = dict(record.headers).get("n", b"")
+                counts[record.offset] = int(count) if count.isdigit() and len(count) < 5 else 1
+            while place > since and known < self.history:
+                place -= 1
+                known += counts.get(place, 0)
+        consumer.resume(self._presence)
+        return place
 
     async def _find_epoch(
         self,

@@ -7,6 +7,9 @@ number. So a client can leave one server and resume on another.
 events that became ready meanwhile, and repeats it until the broker has it. A repeat that turns out
 to be one is recognized by its sequence number and delivered to nobody.
 
+**What the broker will never take**, as it has a limit of its own, is given up, alone: `Unsent` says
+so to this server's readers.
+
 **While the broker can't be reached** nothing is delivered, as nothing has a number: what is
 published waits, and goes out when the broker is back. When too much waits, `publish` refuses with a
 sentence. That is consistency before availability; `wslessons.scaling.bus.pubsub` chooses the other.
@@ -16,13 +19,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.items import Event, Gap, Status, decode, encode, join
+from wslessons.scaling.bus.items import Event, Gap, Status, Unsent, decode, encode, join
 from wslessons.scaling.bus.remote import Outbox, Remote, Signal, logger
-from wslessons.scaling.bus.transport import LogTransport, Unreachable
+from wslessons.scaling.bus.transport import LogTransport, Refused, Unreachable
 
 __all__ = ["Log"]
 
@@ -116,9 +119,14 @@ class Log(Remote):
         except ValueError as exc:
             logger.info("skipped an entry from elsewhere in %s: %s", self._log.label, exc)
             parts = []
+        mine = 0
         for number, event in enumerate(parts, first):
             if isinstance(event, Event):
                 self._take(event, number)
+                if event.node == self.node:
+                    mine = event.seq
+        # The broker's answer may come later, and whoever said it may say more before that.
+        self._has(mine)
         self._progress(first + max(0, len(parts) - 1))
 
     def on_trimmed(self, number: int, count: int | None) -> None:
@@ -150,26 +158,31 @@ class Log(Remote):
 
     # To the broker.
 
-    def _work(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what is to run while the bus does."""
-        return [*super()._work(), self._send_beside()]
+    def _work(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Return what is to run while the bus does, by name."""
+        return {**super()._work(), "sending beside the log": self._send_beside}
 
     async def _send_all(self) -> None:
         while True:
             await self._waiting.changed.wait()
-            batch = self._waiting.peek(BATCH, min(BATCH_BYTES, self._log.limit - 2))
-            await self._append(batch)
-            self._waiting.drop(len(batch))
-            self._sent.set()
+            await self._append(self._waiting.peek(BATCH, min(BATCH_BYTES, self._log.limit - 2)))
 
     async def _append(self, batch: list[tuple[Event, bytes]]) -> None:
         data = join([data for _, data in batch])
         first, last = batch[0][0].seq, batch[-1][0].seq
         delay = RETRY
-        while True:
+        while self._is_waiting(last):
             try:
                 await self._log.append(data, f"{self.node}:{first}-{last}", len(batch), last)
-                break
+                self._has(last)
+            except Refused as exc:
+                if len(batch) == 1:
+                    self._give_up(batch[0][0], str(exc))
+                    return
+                # One of them is not taken, or are they too many for one entry?
+                half = len(batch) // 2
+                await self._append(batch[:half])
+                await self._append(batch[half:])
             except Unreachable as exc:
                 if delay > RETRY and self.status == Status("connected"):
                     # It is there, and takes nothing: it may be full.
@@ -180,6 +193,23 @@ class Log(Remote):
         if self.status.state == "connected" and self.status.why:
             logger.warning("%s takes events again", self._log.label)
             self._set_status(Status("connected"))
+
+    def _is_waiting(self, seq: int) -> bool:
+        """Return whether the event with this sequence number is not known to be in the log."""
+        return bool(self._waiting) and self._waiting.oldest.seq <= seq
+
+    def _has(self, seq: int) -> None:
+        """Take note that the log has our events up to this sequence number."""
+        while self._is_waiting(seq):
+            self._waiting.drop()
+        self._sent.set()
+
+    def _give_up(self, event: Event, why: str) -> None:
+        """Go on without an event that the log will never take."""
+        logger.warning("%s refused an event for %s: %s", self._log.label, event.room, why)
+        self.unsent += 1
+        self._has(event.seq)
+        self._put(Unsent(event, why))
 
     async def _send_beside(self) -> None:
         while True:

@@ -4,9 +4,20 @@ What is published to a subject goes to whoever listens, at most once.
 
 With JetStream, entries are appended to the subject ``NAME`` of the stream ``NAME`` and kept on as
 many servers as it has replicas; signs of life go beside it to ``NAME.presence``. The number of an
-event is its entry's sequence number in the stream times 1,000, plus its place in the entry. The
-epoch is made of the time at which the stream was created. Reading is an ordered consumer:
-ephemeral, without acknowledgements, recreated after the last entry read as soon as one is missing.
+event is its entry's sequence number in the stream times 1,000, plus its place in the entry.
+
+The epoch is made of the time at which the stream was created. A server that crashed, or was
+restored from a copy, may have lost the newest entries, and gives their numbers again. Whoever comes
+back and finds another entry where it has read one writes a new epoch into the stream's metadata.
+The others see that when they come back, or by an entry's header.
+
+Reading is an ordered consumer: ephemeral, without acknowledgements, made again after the last entry
+read as soon as one is missing. We make it ourselves. That of nats-py 2.16 is as fast (20,000
+entries of 1,500 bytes in 2.2 s, ours 2.7 s) and as soon back when the server has lost it (3.7 s,
+ours 4.0 s), but it comes back by itself and tells nobody: after the stream was deleted and made
+anew it heard none of 92 entries in 20 s, without an error, and its client counted as connected.
+Ours ends the connection, and whoever comes back looks which life of the log this is. Theirs reads
+the headers of the history, where that does not matter.
 
 Sources: https://docs.nats.io and https://docs.nats.io/nats-concepts/jetstream
 """
@@ -16,15 +27,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
+import secrets
+from collections.abc import Callable, Coroutine
 from hashlib import blake2s
 from typing import Any
 
 from wslessons.errors import UserError, need
+from wslessons.scaling.bus.items import count_events
 from wslessons.scaling.bus.transport import (
     CHECK,
     LOST_AFTER,
     PLACES,
     LogTransport,
+    Refused,
     Transport,
     Unreachable,
     close_quietly,
@@ -46,6 +62,12 @@ LEADERLESS = 8.0
 """Seconds for which a cluster that has no leader yet is given time."""
 ALIVE = 1.0
 """Seconds between two signs of life of a consumer that has nothing to deliver."""
+EPOCH = "wslessons-epoch"
+"""A key of the stream's metadata, and of the headers of entries."""
+IDS = re.compile(r":([0-9]{1,16})-([0-9]{1,16})$", re.ASCII)
+"""The first and the last sequence number in the id of an entry."""
+TOO_LARGE = 10054
+"""Error code of a stream whose messages may not be so large."""
 NO_PEERS = 10005
 """Error code of a cluster whose servers have not all found each other yet."""
 NO_ROOM = {10002, 10023, 10028, 10047}
@@ -139,7 +161,7 @@ class Core(Transport):
         if not self._client.is_connected:
             raise Unreachable("the connection is lost")
         try:
-            await self._client.publish(subject, data)
+            await in_time(self._client.publish(subject, data))
         except (nats.errors.Error, OSError) as exc:
             raise Unreachable(_explain(exc)) from exc
 
@@ -173,53 +195,134 @@ class JetStream(Core, LogTransport):
         self.subject = f"{self._stream}.presence"
         self._next = 0
         """Sequence number of the entry to read next."""
+        self._entry = b""
+        """The entry before that."""
+        self._epochs: set[str] = set()
+        """The epochs that we have had."""
+        self._behind: set[str] = set()
+        """Those of entries, of which the metadata did not know, or not any more."""
         self._due = 0
         """Number that the next delivery of our consumer has."""
+        self._kept = 0
+        """Sequence number of the newest entry when we connected."""
         self._alive = 0.0
 
     async def append(self, data: bytes, id: str, count: int, last: int) -> None:
         """Publish to the stream, and wait until it is stored on most of its replicas."""
         self._check_connected()
         assert self._client is not None
-        headers = {"Nats-Msg-Id": id, "Nats-Expected-Stream": self._stream}
+        headers = {"Nats-Msg-Id": id, "Nats-Expected-Stream": self._stream, EPOCH: self._epoch}
         try:
-            await self._client.jetstream().publish(
-                self._stream, data, timeout=LOST_AFTER, headers=headers
-            )
+            publish = self._client.jetstream().publish
+            await in_time(publish(self._stream, data, timeout=5 * LOST_AFTER, headers=headers))
         except (nats.errors.TimeoutError, TimeoutError) as exc:
             # With its disk full, a server answers nothing at all.
             why = "the stream does not answer in time: its disk may be full, or it has no leader"
             raise Unreachable(why) from exc
+        except nats.errors.MaxPayloadError as exc:
+            raise Refused(_explain(exc)) from exc
+        except nats.js.errors.APIError as exc:
+            raise (Refused if exc.err_code == TOO_LARGE else Unreachable)(_explain(exc)) from exc
         except (nats.errors.Error, OSError) as exc:
             raise Unreachable(_explain(exc)) from exc
 
     async def _subscribe(self, client: Client) -> None:
         await super()._subscribe(client)
         info = await self._open_stream(client)
-        epoch = blake2s(f"{self._stream} {info.created}".encode(), digest_size=8).hexdigest()
-        if epoch != self._epoch or info.state.last_seq < self._next - 1:
-            self._epoch = epoch
-            # Entries, not events; an entry has one event or more.
-            self._next = max(info.state.first_seq, info.state.last_seq - self.history + 1, 1)
-            self.host.on_opened(epoch, _before(self._next))
-            self.tail = self.tail or info.state.last_seq * PLACES
-        elif info.state.first_seq > self._next:
-            self.host.on_trimmed(_before(info.state.first_seq), None)
-            self._next = info.state.first_seq
+        await self._patiently(client, lambda: self._find_place(client, info))
+        await self._patiently(client, lambda: self._consume(client))
+
+    async def _patiently(
+        self, client: Client, work: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do something about the stream; a cluster whose nodes come and go is given time."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         while True:
             try:
-                return await self._consume(client)
+                return await work()
             except (nats.errors.Error, nats.js.errors.Error):
-                # While its nodes come and go, a cluster answers about the stream before it makes a
-                # consumer of it.
-                if (
-                    asyncio.get_running_loop().time() - begun > LEADERLESS
-                    or not client.is_connected
-                ):
+                # It answers about the stream before it makes a consumer of it.
+                if loop.time() - begun > LEADERLESS or not client.is_connected:
                     raise
                 await asyncio.sleep(0.1)
+
+    async def _find_place(self, client: Client, info: api.StreamInfo) -> None:
+        """Find where to read on, and what has happened to the stream meanwhile."""
+        first, last = max(info.state.first_seq, 1), info.state.last_seq
+        epoch = await self._agree_on_epoch(client, info)
+        if epoch != self._epoch:
+            self._next = await self._place(client, first, last)
+            self._epoch, self._entry = epoch, b""
+            self._epochs.add(epoch)
+            self.host.on_opened(epoch, _before(self._next))
+            self.tail = self.tail or last * PLACES
+        elif first > self._next:
+            self.host.on_trimmed(_before(first), None)
+            self._next, self._entry = first, b""
+        self._kept = last
+
+    async def _agree_on_epoch(self, client: Client, info: api.StreamInfo) -> str:
+        """Return the epoch of the stream, a new one if it has given numbers twice."""
+        metadata = info.config.metadata or {}
+        made = blake2s(f"{self._stream} {info.created}".encode(), digest_size=8).hexdigest()
+        epoch = metadata.get(EPOCH, made)
+        known = epoch in self._epochs
+        if not known or (epoch == self._epoch and await self._has_what_we_read(client, info)):
+            return epoch
+        epoch = secrets.token_hex(8)
+        info.config.metadata = {**metadata, EPOCH: epoch}
+        await client.jetstream(timeout=LOST_AFTER).update_stream(info.config)
+        return epoch
+
+    async def _has_what_we_read(self, client: Client, info: api.StreamInfo) -> bool:
+        if info.state.last_seq < self._next - 1:
+            return False
+        if info.state.first_seq >= self._next or not self._entry:
+            return True
+        try:
+            message = await client.jetstream().get_msg(self._stream, self._next - 1)
+        except nats.js.errors.NotFoundError:  # somebody has deleted it
+            return True
+        return message.data == self._entry
+
+    async def _place(self, client: Client, first: int, last: int) -> int:
+        """Return the sequence number from which on the newest `history` events are."""
+        place, known, step = last + 1, 0, 32
+        while place > first and known < self.history:
+            # Backwards, in ever larger steps: an entry has one event, or hundreds.
+            since, until, step = max(first, place - step), place - 1, 2 * step
+            counts = await self._counts(client, since, until)
+            while place > since and known < self.history:
+                place -= 1
+                known += counts.get(place, 0)
+        return place
+
+    async def _counts(self, client: Client, since: int, until: int) -> dict[int, int]:
+        """Return how many events there are in entries, by their sequence numbers."""
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=since,
+            headers_only=True,
+        )
+        entries = await client.jetstream(timeout=LOST_AFTER).subscribe(
+            self._stream, stream=self._stream, ordered_consumer=True, config=config
+        )
+        counts: dict[int, int] = {}
+        try:
+            while until not in counts:
+                entry = await entries.next_msg(LOST_AFTER)
+                sequence = entry.metadata.sequence.stream
+                if id := IDS.search((entry.headers or {}).get("Nats-Msg-Id", "")):
+                    count = int(id[2]) - int(id[1]) + 1
+                else:
+                    # Somebody else's, and what is in it does not stand above it.
+                    whole = await client.jetstream().get_msg(self._stream, sequence)
+                    count = count_events(whole.data or b"")
+                counts[min(sequence, until)] = count
+        finally:
+            await entries.unsubscribe()
+        return counts
 
     async def _open_stream(self, client: Client) -> api.StreamInfo:
         """Return the stream, made if need be; a cluster that has no leader yet is given time."""
@@ -304,8 +407,14 @@ class JetStream(Core, LogTransport):
         if delivery != self._due or self._broken.is_set():
             self._broken.set()
             return
+        epoch = (msg.headers or {}).get(EPOCH, self._epoch)
+        if epoch != self._epoch and epoch not in self._behind and sequence > self._kept:
+            # Either they are behind, or we: then the metadata has it.
+            self._behind.add(epoch)
+            self.drop("the stream has another epoch")
+            return
         self._due += 1
-        self._next = sequence + 1
+        self._next, self._entry = sequence + 1, msg.data
         self.host.on_entry(sequence * PLACES, msg.data)
 
     async def _serve(self) -> None:

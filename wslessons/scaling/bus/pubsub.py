@@ -137,11 +137,13 @@ class PubSub(Remote):
             await self._waiting.changed.wait()
             self._sending = True
             batch = self._waiting.take(BATCH, min(BATCH_BYTES, self._transport.limit - 2))
+            lost = sum(isinstance(part, Event) for part, _ in batch)
             try:
-                await self._transport.publish(join([data for _, data in batch]))
-            except Unreachable:
-                self.unsent += sum(isinstance(part, Event) for part, _ in batch)
+                with contextlib.suppress(Unreachable):
+                    await self._transport.publish(join([data for _, data in batch]))
+                    lost = 0
             finally:
+                self.unsent += lost
                 self._sending = False
             self._sent.set()
 

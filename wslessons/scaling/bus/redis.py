@@ -310,11 +310,13 @@ class Streams(Channels, LogTransport):
             self._number, self._entry = before, ""
 
     async def _number_before(self, client: Redis, number: int) -> int:
-        """Return the number after which to begin, to read the last `history` entries."""
-        entries: Any = await in_time(client.xrevrange(self._stream, count=self.history))
+        """Return the number after which to begin, to read the last `history` events."""
+        # Ids count events, whatever entries they are in.
+        wanted = f"{max(0, number - self.history + 1)}-0"
+        entries: Any = await in_time(client.xrange(self._stream, wanted, count=1))
         if not entries:
             return number
-        number, count, *_ = _read_entry(*entries[-1])
+        number, count, *_ = _read_entry(*entries[0])
         return number - count
 
     async def _serve(self) -> None:

@@ -29,7 +29,7 @@ from wslessons.scaling.bus.items import (
 )
 from wslessons.scaling.bus.presence import Presence
 from wslessons.scaling.bus.rooms import SharedRooms
-from wslessons.scaling.bus.transport import Transport, cancel_and_wait
+from wslessons.scaling.bus.transport import Transport, cancel_and_wait, keep_running
 
 __all__ = ["Outbox", "Remote", "Signal"]
 
@@ -104,7 +104,10 @@ class Remote(Bus):
         """
         await self._transport.open(self)
         self._presence = Presence(self.node, self._presence.beat)
-        self._tasks = [asyncio.create_task(work, name=f"bus {self.node}") for work in self._work()]
+        self._tasks = [
+            asyncio.create_task(keep_running(what, work, self._transport.drop), name=what)
+            for what, work in self._work().items()
+        ]
         self._announce_all(ask=True)
         self.started = True
 
@@ -172,9 +175,9 @@ class Remote(Bus):
 
     # For the implementations.
 
-    def _work(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what is to run while the bus does."""
-        return [self._send_all(), self._beat()]
+    def _work(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Return what is to run while the bus does, by name."""
+        return {"sending events": self._send_all, "sending signs of life": self._beat}
 
     async def _send_all(self) -> None:
         raise NotImplementedError
@@ -254,6 +257,11 @@ class Outbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def oldest(self) -> T:
+        """The item that has waited longest."""
+        return self._waiting[0][0]
+
     def has_room(self, data: bytes) -> bool:
         """Return whether one more can wait."""
         return len(self._waiting) < self._most and self.size + len(data) <= self._most_bytes
@@ -282,7 +290,7 @@ class Outbox(Generic[T]):
             oldest.append((item, data))
         return oldest
 
-    def drop(self, count: int) -> None:
+    def drop(self, count: int = 1) -> None:
         """Remove so many of the oldest."""
         for _ in range(count):
             self.size -= len(self._waiting.popleft()[1])

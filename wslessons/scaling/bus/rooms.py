@@ -18,19 +18,31 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import msgspec
 
-from wslessons.chat.codecs import JsonCodec, Record, TextCodec, clean_text
-from wslessons.chat.events import Ack, Error, Hello, Joined, Left, Message, Missed, RoomEvent
+from wslessons.chat.codecs import JSON, TEXT, JsonCodec, Record, TextCodec, clean_text
+from wslessons.chat.connection import Connection, Gone
+from wslessons.chat.events import (
+    SUBPROTOCOL,
+    Ack,
+    Error,
+    Hello,
+    Joined,
+    Left,
+    Message,
+    Missed,
+    RoomEvent,
+)
 from wslessons.chat.room import IDS, ROSTER, Admission, Room, memory
 from wslessons.chat.rules import clean_name
 from wslessons.errors import UserError
 from wslessons.scaling.bus.bus import Bus
-from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, NodeDown, NodeUp, Status
+from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, NodeDown, NodeUp, Status, Unsent
 
 __all__ = ["SharedRoom", "SharedRooms"]
 
@@ -223,6 +235,11 @@ class SharedRoom(Room):
                 # Others could not hear us, and took this one for gone.
                 self._announce(Joined(self.members[item.connection]), item.connection)
 
+    def forget(self, key: str) -> str:
+        """Forget what never came; return the connection that waits for it, if any."""
+        asked = self._published.pop(key, "")
+        return asked if isinstance(asked, str) else ""
+
     def gone(self, connection: str, name: str) -> None:
         """Tell that somebody is gone with their server."""
         if self._bus.has_log:
@@ -256,7 +273,7 @@ class SharedRooms:
     def __init__(self, bus: Bus, rooms: Mapping[str, Room], forget: Callable[[str], None]) -> None:
         self._bus, self._rooms, self._forget = bus, rooms, forget
         self._listening = False
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, path: str, capacity: int) -> SharedRoom:
         """Return a new room that keeps `capacity` events, with what the bus has kept of it."""
@@ -285,6 +302,9 @@ class SharedRooms:
                     for room in self._at(path):
                         for connection, name in members.items():
                             room.back(connection, name)
+            case Unsent(event=event, why=why):
+                for room in self._at(event.room):
+                    self._refuse(room, event, why)
             case NewEpoch():
                 for room in self._all():
                     self._end(room)
@@ -304,9 +324,28 @@ class SharedRooms:
         self._forget(room.path)
         room.ended = True
         for connection in room.connections.values():
-            task = asyncio.create_task(connection.close(*RESTART))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._do(connection.close(*RESTART))
+
+    def _refuse(self, room: SharedRoom, event: Event, why: str) -> None:
+        """Answer whoever said what the broker will never take."""
+        asked = room.forget(event.key) or event.connection
+        connection = room.connections.get(asked)
+        if isinstance(event.data, Message) and connection is not None:
+            text = f"this can't be said here: {why}."
+            codec = room.codec(JSON if connection.subprotocol == SUBPROTOCOL else TEXT)
+            answer = codec.answer(Error("refused", text, event.data.id))
+            self._do(_send(connection, answer))
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _send(connection: Connection, payload: bytes) -> None:
+    with contextlib.suppress(Gone):
+        await connection.send(payload)
 
 
 def _decode(event: Event) -> RoomEvent:

@@ -24,12 +24,14 @@ __all__ = [
     "Host",
     "LogHost",
     "LogTransport",
+    "Refused",
     "Transport",
     "Unreachable",
     "cancel_and_wait",
     "close_quietly",
     "first_to_end",
     "in_time",
+    "keep_running",
     "run_isolated",
 ]
 
@@ -48,12 +50,18 @@ LONGEST_DELAY = 2.0
 STABLE = 5.0
 """Seconds that a connection must have lasted, for the attempts after it to begin with short waits
 again."""
+AGAIN = 0.1
+"""Seconds before a task that failed begins again."""
 PLACES = 1000
 """Numbers that an entry has for its events, with a broker that numbers entries and not events."""
 
 
 class Unreachable(Exception):
     """The broker can't be reached now; the text says why. It may be later."""
+
+
+class Refused(Exception):
+    """The broker will never take this entry, and takes others; the text says why."""
 
 
 class Host(Protocol):
@@ -118,6 +126,7 @@ class Transport(ABC):
         self._connected = False
         self._broken = asyncio.Event()
         """Set by whoever notices that the connection is of no use any more."""
+        self._why = ""
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self, host: Host) -> None:
@@ -140,7 +149,8 @@ class Transport(ABC):
             raise
         self._connected = True
         host.on_connected()
-        self._keeper = asyncio.create_task(self._keep(), name=f"connection to {self.label}")
+        name = f"connection to {self.label}"
+        self._keeper = asyncio.create_task(keep_running(name, self._keep, host.on_lost))
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
@@ -149,6 +159,15 @@ class Transport(ABC):
             self._keeper = None
         self._connected = False
         await self._disconnect()
+
+    def drop(self, why: str) -> None:
+        """Give up this connection for a new one.
+
+        Args:
+            why: for the status.
+        """
+        self._why = why
+        self._broken.set()
 
     @abstractmethod
     async def publish(self, data: bytes) -> None:
@@ -188,16 +207,17 @@ class Transport(ABC):
         """Let go of whatever `_connect` made, in bounded time. Never raises."""
 
     async def _connect_in_time(self) -> None:
-        self._broken = asyncio.Event()
+        self._broken, self._why = asyncio.Event(), ""
         await run_isolated(self._connect(), CONNECT_TIME)
 
     async def _keep(self) -> None:
         loop, delays = asyncio.get_running_loop(), _delays()
         while True:
-            why, begun = "the connection ended", loop.time()
+            begun = loop.time()
             try:
                 await run_isolated(first_to_end(self._serve(), self._broken.wait()))
-            except Unreachable as exc:
+                why = self._why or "the connection ended"
+            except (Unreachable, UserError) as exc:
                 why = str(exc)
             self._connected = False
             logger.info("lost %s: %s", self.label, why)
@@ -237,7 +257,8 @@ class LogTransport(Transport):
 
     host: LogHost
     history = 4096
-    """How many of the newest entries to read at first."""
+    """How many of the newest events to read at first, and the rest of the entry that begins with
+    an older one."""
 
     def __init__(self, label: str) -> None:
         super().__init__(label)
@@ -258,6 +279,7 @@ class LogTransport(Transport):
             last: the sequence number of the last.
 
         Raises:
+            Refused: it will never be in the log.
             Unreachable: it is not known to be in the log; append it again.
         """
 
@@ -302,14 +324,16 @@ async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None 
         raise Unreachable(f"{type(error).__name__}: {error}") from error
 
 
-async def in_time(call: Awaitable[T]) -> T:
+async def in_time(call: Awaitable[T], seconds: float = LOST_AFTER) -> T:
     """Return what a client's call returns.
 
     Args:
         call: it, not awaited yet.
+        seconds: the most that it may take.
 
     Raises:
-        TimeoutError: the broker did not answer within `LOST_AFTER`.
+        TimeoutError: the broker did not answer in that time.
+        ConnectionError: the client has ended the call.
     """
 
     async def work() -> T:
@@ -317,12 +341,38 @@ async def in_time(call: Awaitable[T]) -> T:
 
     task = asyncio.create_task(work())
     try:
-        await wait_for_end(task, LOST_AFTER)
+        await wait_for_end(task, seconds)
         if not task.done():
             raise TimeoutError
+        if task.cancelled():
+            # Not by us: passed on, it would end our own task, and nobody would know why.
+            raise ConnectionError("the connection ended")
         return task.result()
     finally:
         await cancel_and_wait(task)
+
+
+async def keep_running(
+    what: str, work: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[str], object]
+) -> None:
+    """Run what is to run for as long as its owner: if it ends or fails, it begins again.
+
+    A task in the background that dies takes its error with it, and leaves all the rest running.
+
+    Args:
+        what: its name, for the log and for `failed`.
+        work: what to run, called anew each time.
+        failed: told each time why it ended.
+    """
+    while True:
+        try:
+            await run_isolated(work())
+            why = "it ended"
+        except (Unreachable, UserError) as exc:
+            why = str(exc)
+            logger.error("%s failed, and begins again", what, exc_info=exc.__cause__)
+        failed(f"{what} failed: {why}")
+        await asyncio.sleep(AGAIN)
 
 
 async def wait_for_end(task: asyncio.Task[Any], seconds: float | None) -> None:

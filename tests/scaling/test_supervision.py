@@ -1,0 +1,295 @@
+"""What runs in a bus's background may fail, a broker may refuse, and a log may come back older."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+from typing import Any
+
+import nats
+import pytest
+import redis.asyncio
+from nats.js import api
+from test_bus import next_event, next_of, status, texts, url_for
+from test_rooms import serving_on
+from waits import until
+
+from wslessons.errors import UserError
+from wslessons.scaling.brokers import run as run_broker
+from wslessons.scaling.bus import Event, Gap, Item, Log, NewEpoch, PubSub, Unsent, from_url
+from wslessons.scaling.bus.remote import Remote
+from wslessons.scaling.bus.transport import Unreachable, in_time, keep_running
+
+FAMILY = {"nats": "nats", "jetstream": "nats", "redis": "redis", "streams": "redis"}
+FAMILY["kafka"] = "kafka"
+LOGS = ["jetstream", "streams", "kafka"]
+
+
+def _fail_once(call: Any, error: BaseException) -> Any:
+    """Return a stand-in for a method that fails with `error` the first time."""
+    errors = [error]
+
+    async def failing(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await call(*args)
+
+    return failing
+
+
+async def test_what_ends_in_the_background_begins_again_and_is_told():
+    """Whether it returns, fails or is cancelled by what it called: each time its owner knows."""
+    told: list[str] = []
+    ends = iter(
+        [None, RuntimeError("no such buffer"), asyncio.CancelledError(), Unreachable("gone")]
+    )
+    running = asyncio.Event()
+
+    async def work() -> None:
+        match next(ends, running):
+            case None:
+                return
+            case BaseException() as exc:
+                raise exc
+        running.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(10):
+        task = asyncio.create_task(keep_running("sending", work, told.append))
+        await running.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert told == [
+        "sending failed: it ended",
+        "sending failed: RuntimeError: no such buffer",
+        "sending failed: it does not answer in time",
+        "sending failed: gone",
+    ]
+
+
+async def test_a_call_that_a_client_cancels_does_not_cancel_its_caller():
+    """It is an error like any other: the caller's task goes on."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ConnectionError):
+        await in_time(cancelled())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such buffer"), asyncio.CancelledError()])
+@pytest.mark.parametrize("kind", FAMILY)
+async def test_a_bus_whose_sending_failed_says_so_and_sends_again(
+    kind: str, error: BaseException, caplog: pytest.LogCaptureFixture
+):
+    """With an error that nobody foresaw, the bus reconnects; a log loses nothing by it."""
+    async with asyncio.timeout(40), run_broker(FAMILY[kind], own=True) as broker:
+        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
+        async with from_url(url) as bus, from_url(url) as other:
+            assert isinstance(bus, Remote)
+            reader, mine = other.subscribe(), bus.subscribe()
+            name = "append" if isinstance(bus, Log) else "publish"
+            failing = _fail_once(getattr(bus._transport, name), error)
+            if isinstance(other, PubSub):
+                # Until it knows how much there was before it, it can't know what is missing.
+                await until(lambda: other._heard_of(bus.node).begun)
+            setattr(bus._transport, name, failing)
+            bus.publish(Event("/", "first"))
+            if not isinstance(bus, Log):
+                gap = await next_of(reader, Gap)
+                assert (gap.count, gap.room) == (1, "/")
+            else:
+                assert await texts(reader, 1) == ["first"]
+            await status(bus, "connected")
+            bus.publish(Event("/", "second"))
+            assert await texts(reader, 1) == ["second"]
+            assert await texts(mine, 2) == ["first", "second"]
+            assert bus.unsent == (0 if isinstance(bus, Log) else 1)
+            assert not [task for task in bus._tasks if task.done()]
+    assert "sending events failed" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["redis", "streams"])
+async def test_a_bus_whose_connections_are_killed_again_and_again_still_sends(kind: str):
+    """Under load, twenty times: afterwards it says connected, and what it sends arrives."""
+    async with asyncio.timeout(50), run_broker("redis", own=True) as broker:
+        url = url_for(kind, {"redis": broker.url}, "c")
+        async with from_url(url) as bus, from_url(url) as other:
+            stop = asyncio.Event()
+
+            async def publish() -> None:
+                while not stop.is_set():
+                    with contextlib.suppress(UserError):  # a full backlog
+                        for _ in range(20):
+                            bus.publish(Event("/", 0))
+                    await asyncio.sleep(0.001)
+
+            async with asyncio.TaskGroup() as tasks, redis.asyncio.from_url(broker.url) as client:
+                tasks.create_task(publish())
+                for _ in range(20):
+                    await client.execute_command(
+                        "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"
+                    )
+                    await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                    await asyncio.sleep(0.05)
+                stop.set()
+            await status(bus, "connected")
+            await status(other, "connected")
+            await bus.flush()
+            heard: list[Any] = []
+            other.listen(lambda item: heard.append(getattr(item, "data", None)))
+            bus.publish(Event("/", "hello"))
+            await until(lambda: "hello" in heard)
+
+
+async def _stream(url: str, **limits: Any) -> None:
+    """Make the stream before a bus does."""
+    client = await nats.connect(url)
+    await client.jetstream().add_stream(api.StreamConfig(name="c", subjects=["c"], **limits))
+    await client.close()
+
+
+async def test_what_a_log_will_never_take_is_given_up_alone():
+    """Its server's readers are told; what stood beside it in one entry arrives, in order."""
+    async with asyncio.timeout(30), run_broker("nats", own=True) as broker:
+        await _stream(broker.url, max_msg_size=1000)
+        async with from_url(f"{broker.url}?stream=c") as bus:
+            reader = bus.subscribe()
+            for number in range(60):
+                bus.publish(Event("/", "x" * 2000 if number == 41 else number))
+            unsent = await next_of(reader, Unsent)
+            assert (unsent.event.seq, unsent.why) == (42, "message size exceeds maximum allowed")
+            await bus.flush()
+            bus.publish(Event("/", "last"))
+            async with from_url(f"{broker.url}?stream=c") as later:
+                since = later.subscribe(since=0)
+                assert await texts(since, 60) == [n for n in range(60) if n != 41] + ["last"]
+            assert (bus.backlog, bus.unsent, bus.status.state) == (0, 1, "connected")
+
+
+async def test_who_says_what_the_log_will_never_take_is_answered():
+    """An error with the message's id, and the connection goes on."""
+    async with asyncio.timeout(30), run_broker("nats", own=True) as broker:
+        await _stream(broker.url, max_msg_size=1000)
+        async with serving_on(f"{broker.url}?stream=c") as server, server.json("alice") as alice:
+            await alice.say(type="say", text="x" * 2000, id="long")
+            error = await alice.heard("error", "ack")
+            assert (error["type"], error["code"], error["id"]) == ("error", "refused", "long")
+            assert "message size exceeds maximum allowed" in error["text"]
+            await alice.say(type="say", text="short", id="long")
+            assert (await alice.heard("error", "ack"))["type"] == "ack"
+
+
+@pytest.mark.parametrize("kind", LOGS)
+async def test_there_is_room_for_more_as_soon_as_an_event_is_delivered(kind: str):
+    """Whoever has its number may say more, though the broker's answer to it is still on its way."""
+    async with asyncio.timeout(30), run_broker(FAMILY[kind], own=True) as broker:
+        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
+        async with from_url(url, backlog=1) as bus:
+            assert isinstance(bus, Log)
+            append, answered = bus._log.append, asyncio.Event()
+
+            async def slow(*args: Any) -> None:
+                await append(*args)
+                await answered.wait()
+
+            bus._log.append = slow  # ty: ignore[invalid-assignment]
+            reader = bus.subscribe()
+            for number in range(3):
+                bus.publish(Event("/", number))
+                answered.clear() if number == 0 else answered.set()
+                assert (await next_event(reader)).data == number
+
+
+async def test_a_jetstream_that_comes_back_older_begins_a_new_epoch():
+    """A copy of its folder is put back, and new entries get old numbers: no pair means two."""
+    async with asyncio.timeout(50), run_broker("nats", own=True) as broker:
+        node = broker.nodes[0]
+        home = node._server.home
+        async with from_url(f"{broker.url}?stream=c") as bus:
+            reader = bus.subscribe()
+            items: list[Item] = []
+            bus.listen(items.append)
+
+            async def say(word: str, count: int) -> None:
+                for number in range(count):
+                    bus.publish(Event("/", f"{word} {number}"))
+                    await next_event(reader)
+
+            await say("kept", 2)
+            await node.kill()
+            shutil.copytree(home / "jetstream", home / "copy")
+            await node.restart()
+            await say("lost", 2)
+            await node.kill()
+            shutil.rmtree(home / "jetstream")
+            shutil.move(home / "copy", home / "jetstream")
+            await node.restart()
+            # Before the bus is back, somebody else gives the lost numbers to other entries.
+            client = await nats.connect(broker.url)
+            for number in range(4):
+                entry = [
+                    {"type": "event", "room": "/", "data": number, "node": "n", "seq": number + 1}
+                ]
+                await client.jetstream().publish("c", json.dumps(entry).encode())
+            await client.close()
+            await until(lambda: any(isinstance(item, NewEpoch) for item in items))
+            await status(bus, "connected")
+            await say("new", 2)
+            seen = [(item.epoch, item.offset) for item in items if isinstance(item, Event)]
+            assert len(set(seen)) == len(seen)
+            # Who comes later agrees, and so does who comes back.
+            async with from_url(f"{broker.url}?stream=c") as later:
+                assert later.epoch == bus.epoch
+                bus._log.drop("to see what is known after it")  # ty: ignore[missing-attribute]
+                await status(bus, "reconnecting")
+                await status(bus, "connected")
+                assert later.epoch == bus.epoch
+
+
+async def test_servers_of_a_jetstream_agree_on_a_new_epoch():
+    """One has not read what was lost, and learns of the new epoch from an entry of the other."""
+    async with asyncio.timeout(30), run_broker("nats", own=True) as broker:
+        url = f"{broker.url}?stream=c"
+        async with from_url(url) as one, from_url(url) as two:
+            items: list[Item] = []
+            two.listen(items.append)
+            readers = [one.subscribe(), two.subscribe()]
+            one.publish(Event("/", "old"))
+            assert [await texts(reader, 1) for reader in readers] == [["old"], ["old"]]
+            # It believes to have read another entry.
+            one._log._entry = b"[]"  # ty: ignore[missing-attribute]
+            one._log.drop("to look again")  # ty: ignore[missing-attribute]
+            await status(one, "reconnecting")
+            await status(one, "connected")
+            one.publish(Event("/", "new"))
+            await until(lambda: one.epoch == two.epoch)
+            await until(lambda: "new" in [getattr(item, "data", None) for item in items])
+            assert any(isinstance(item, NewEpoch) for item in items)
+            new = [item for item in items if isinstance(item, Event) and item.data == "new"]
+            assert [event.epoch for event in new] == [one.epoch]
+
+
+@pytest.mark.parametrize("kind", LOGS)
+async def test_history_costs_twice_what_is_kept_at_most(kind: str):
+    """A server that starts on a log of large entries does not read those that it would forget."""
+    async with asyncio.timeout(40), run_broker(FAMILY[kind], own=True) as broker:
+        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
+        async with from_url(url) as old:
+            for entry in range(40):
+                for number in range(100):
+                    old.publish(Event("/", [entry, number]))
+                await old.flush()
+        bus = from_url(url, keep=150)
+        read: list[Item] = []
+        bus.listen(read.append)
+        async with bus:
+            events = [item.data for item in read if isinstance(item, Event)]
+            assert 150 <= len(events) <= 300
+            assert events == [[e, n] for e in range(40) for n in range(100)][-len(events) :]
+            first = next(item for _, item in bus.items() if isinstance(item, Event))
+            ready = bus.subscribe(since=first.prev).take_ready()
+            assert [item.data for item in ready if isinstance(item, Event)][-1] == [39, 99]
+            assert not [item for item in ready if isinstance(item, Gap)]
