@@ -89,6 +89,24 @@ redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], number .. '-0',
 redis.call('SET', KEYS[3], ARGV[4], 'EX', 86400)
 return 1
 """
+HISTORY = """
+-- KEYS: stream. ARGV: events that are wanted, the newest.
+-- Returns the number before the entry that has the oldest of them.
+local left, before, last = tonumber(ARGV[1]), false, '+'
+while left > 0 do
+  local entries = redis.call('XREVRANGE', KEYS[1], last, '-', 'COUNT', 16)
+  if #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    if left <= 0 then break end
+    local count = entry[2][1] == 'n' and tonumber(entry[2][2]) or 1
+    if not (count >= 1 and count <= 1000) then count = 1 end
+    left = left - count
+    before = string.format('%.0f', tonumber(string.match(entry[1], '%d+')) - count)
+    last = '(' .. entry[1]
+  end
+end
+return before
+"""
 COUNT = 200
 """Entries in one read."""
 MOST_ADDRESSES = 32
@@ -311,13 +329,8 @@ class Streams(Channels, LogTransport):
 
     async def _number_before(self, client: Redis, number: int) -> int:
         """Return the number after which to begin, to read the last `history` events."""
-        # Ids count events, whatever entries they are in.
-        wanted = f"{max(0, number - self.history + 1)}-0"
-        entries: Any = await in_time(client.xrange(self._stream, wanted, count=1))
-        if not entries:
-            return number
-        number, count, *_ = _read_entry(*entries[0])
-        return number - count
+        before = await in_time(client.register_script(HISTORY)(self._keys[:1], [self.history]))
+        return number if before is None else int(before)
 
     async def _serve(self) -> None:
         reader = self._new_client()
