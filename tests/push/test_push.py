@@ -446,6 +446,26 @@ async def test_stream_ends_when_the_reader_leaves(server: asgi.AppServer):
 # The WebSocket.
 
 
+async def test_a_websocket_whose_sending_fails_is_closed(
+    fleet: WatchedFleet, server: asgi.AppServer, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever follows learns that nothing more comes: 1011, an internal error."""
+
+    def fail(update: object) -> bytes:
+        raise RuntimeError("no such field")
+
+    async with asyncio.timeout(10), connect(f"{server.ws_url}/ws", proxy=None) as websocket:
+        await websocket.recv()
+        monkeypatch.setattr(app, "_encode", fail)
+        fleet.report("api", "failed")  # the encoder for this one was looked up before
+        await websocket.recv()
+        fleet.report("api", "healthy")
+        with pytest.raises(ConnectionClosed) as closed:
+            await websocket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+
+
 async def test_websocket_begins_with_the_state_and_resumes(
     fleet: WatchedFleet, server: asgi.AppServer
 ):

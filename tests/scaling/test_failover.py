@@ -18,7 +18,7 @@ from wslessons.client import ChatClient
 from wslessons.link import Link
 from wslessons.scaling import brokers
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = pytest.mark.timeout(220)
 
 SERVER = """
 import asyncio, sys
@@ -174,7 +174,7 @@ NOTHING = {"lost": 0, "twice": 0, "disorder": 0, "reported": 0}
 
 async def test_a_replicated_stream_survives_a_node_a_server_and_a_stalled_link():
     """60 people on three servers: nothing lost, nothing twice, each one's lines in order."""
-    async with asyncio.timeout(100), brokers.run("nats", 3, own=True) as nats:
+    async with asyncio.timeout(200), brokers.run("nats", 3, own=True) as nats:
         stream = "?stream=chat&replicas=3"
         async with (
             Link(nats.nodes[2].url.partition("://")[2]) as link,
@@ -200,7 +200,7 @@ async def test_a_replicated_stream_survives_a_node_a_server_and_a_stalled_link()
 
 async def test_streams_of_redis_survive_a_stop_and_restart():
     """The broker is away for a second, for everybody: nothing lost, twice or out of order."""
-    async with asyncio.timeout(60), brokers.run("redis", own=True) as redis:
+    async with asyncio.timeout(120), brokers.run("redis", own=True) as redis:
         url = f"{redis.url}?stream=chat"
         async with (
             servers(url, url) as running,
@@ -218,7 +218,7 @@ async def test_streams_of_redis_survive_a_stop_and_restart():
 async def test_a_file_loses_nothing_that_was_acknowledged_to_kill_9(tmp_path: Path):
     """The only server is killed three times under load; everybody resumes over it."""
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(120),
         servers(f"sqlite:{tmp_path / 'chat.db'}") as [server],
         crowd([server.url], 20, 30) as people,
     ):
@@ -234,7 +234,7 @@ async def test_a_file_loses_nothing_that_was_acknowledged_to_kill_9(tmp_path: Pa
 @pytest.mark.parametrize(("kind", "nodes"), [("nats", 3), ("redis", 1)])
 async def test_what_publish_and_subscribe_lose_is_reported_to_every_client(kind: str, nodes: int):
     """For each listener, what was heard and what was told to be missed are all that was said."""
-    async with asyncio.timeout(60), brokers.run(kind, nodes, own=True) as own:
+    async with asyncio.timeout(120), brokers.run(kind, nodes, own=True) as own:
         # Each server on a node of its own, if there are several.
         buses = [node.url for node in own.nodes] if nodes > 1 else [own.url, own.url]
         buses[0] = own.url

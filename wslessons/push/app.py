@@ -151,13 +151,18 @@ class Endpoints:
     async def socket(self, websocket: WebSocket) -> None:
         """Send every update over a WebSocket until one side ends it; what it says is ignored."""
         await websocket.accept()
-        sending = asyncio.create_task(self._send(websocket))
+        tasks = [asyncio.create_task(self._send(websocket)), asyncio.create_task(_hear(websocket))]
         try:
-            while (await websocket.receive())["type"] != "websocket.disconnect":
-                pass
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            sending.cancel()
-            await asyncio.wait([sending])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if any(task.exception() for task in done):
+            # Who is sent nothing more must not stay connected and silent.
+            await websocket.close(1011)
+        for task in done:
+            task.result()
 
     async def _send(self, websocket: WebSocket) -> None:
         follower = self._follow(websocket.query_params.get("since"))
@@ -200,6 +205,11 @@ async def _while_connected(request: Request, waiting: Coroutine[Any, Any, object
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def _hear(websocket: WebSocket) -> None:
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
 
 
 async def _gone(request: Request) -> None:
