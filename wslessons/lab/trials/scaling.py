@@ -167,7 +167,7 @@ def draw_outages(outages: Sequence[Outage]) -> None:
     import matplotlib.pyplot as plt
 
     figure, rows = plt.subplots(
-        len(outages), sharex=True, sharey=True, figsize=(7.2, 1.7 * len(outages)), squeeze=False
+        len(outages), sharex=True, sharey=True, figsize=(5.8, 1.8 * len(outages)), squeeze=False
     )
     for axes, each in zip(rows.flat, outages, strict=True):
         said = [moment - each.said[0] for moment in each.said]
