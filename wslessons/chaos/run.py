@@ -130,6 +130,14 @@ class _Chaos:
         return self._judge(steps)
 
     async def _suffer(self, step: Step) -> None:
+        try:
+            async with asyncio.timeout(step.seconds + 2 * CALM):
+                await self._let_happen(step)
+        except TimeoutError:
+            sentence = f"what it suffered is not undone for {2 * CALM:g} s: {step}"
+            self._findings.append(Finding("deaf", step.kind, sentence))
+
+    async def _let_happen(self, step: Step) -> None:
         world = self._world
         if step.kind not in ("crowd", "slow reader", "flood"):
             await world.suffer(step)
