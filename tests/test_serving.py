@@ -31,6 +31,7 @@ from wslessons import serving
 from wslessons.chat import ChatServer
 from wslessons.connection import SLICE, LoggedConnection
 from wslessons.echo import echo
+from wslessons.errors import UserError
 from wslessons.fast import Echo
 from wslessons.limits import ConnectionLimit, Door
 from wslessons.testing.raw import UPGRADE, dial, frame
@@ -348,6 +349,20 @@ async def test_requests_in_a_row_are_answered_once(
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
         assert (await client.rest()).count(b"HTTP/1.1 426") == 1
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1006, ""), (999, ""), (1001, "x" * 124)])
+async def test_what_no_close_frame_can_carry_closes_nothing(code: int, reason: str) -> None:
+    """It is refused when it is given, and not in the middle of the end."""
+    async with (
+        asyncio.timeout(50),
+        serving.serve(echo) as server,
+        connect(serving.urls(server)[0], proxy=None) as client,
+    ):
+        with pytest.raises(UserError, match="a close frame"):
+            await serving.shut(server, code, reason)
+        await client.send("still here")
+        assert await client.recv() == "Echo: still here"
 
 
 # How many there may be.

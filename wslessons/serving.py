@@ -177,8 +177,12 @@ async def shut(
         reason: the reason that clients get, at most 123 bytes of UTF-8.
         timeout: seconds to wait for the peers, and again for the handlers.
 
+    Raises:
+        UserError: a close frame can't carry the code or the reason; nothing is closed.
+
     Source: RFC 6455, section 7.4.1.
     """
+    check_close(code, reason)
     server.close(code=code, reason=reason)
     closed = asyncio.ensure_future(server.wait_closed())
     try:
