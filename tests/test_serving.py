@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -349,6 +350,28 @@ async def test_requests_in_a_row_are_answered_once(
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
         assert (await client.rest()).count(b"HTTP/1.1 426") == 1
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_a_hundred_silent_strangers_are_a_few_lines_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those who never finish their handshake are folded; all of them are counted."""
+    caplog.set_level(logging.INFO, "wslessons")
+    async with asyncio.timeout(50), serving.serve(echo, open_timeout=0.5) as server:
+        address = server.sockets[0].getsockname()
+        opened = [await asyncio.open_connection(*address) for _ in range(100)]
+        for reader, writer in opened:
+            assert await reader.read() == b""
+            writer.close()
+
+        def told() -> int:
+            lines = [record.getMessage() for record in caplog.records]
+            lines = [line for line in lines if "left before the opening handshake" in line]
+            more = [re.search(r"and (\d+) more like it", line) for line in lines]
+            return len(lines) + sum(int(match[1]) for match in more if match)
+
+        await until(lambda: told() >= 100)
+    assert len([r for r in caplog.records if "left before" in r.getMessage()]) < 50
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1006, ""), (999, ""), (1001, "x" * 124)])

@@ -183,7 +183,7 @@ class _OneLine(logging.Filter):
         return True
 
 
-_full, _refused = Folded(logger), Folded(logger, most=10)
+_full, _refused, _left = Folded(logger), Folded(logger, most=10), Folded(logger, most=10)
 
 # The library's own lines below WARNING name no peer; ours do, so its lines stay out.
 library_logger = logging.getLogger("wslessons.websockets")
@@ -246,7 +246,7 @@ def log_refusal(
         # The library ends it without an answer, as what is no HTTP would understand none.
         _refused.log(f"{who} was refused: {one_line(f'{why}: {why.__cause__}', 200)}")
     elif status == 101:
-        logger.info("%s left before the opening handshake was finished", who)
+        _left.log(f"{who} left before the opening handshake was finished")
     else:
         # Without the query, which may hold a secret.
         path, because = path.partition("?")[0], f": {why}" if why else ""

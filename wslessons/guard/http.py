@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-_full = Folded(logger)
+_full, _silent = Folded(logger), Folded(logger, most=10)
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for the head of a request, and as many again for its body."""
@@ -329,7 +329,7 @@ class HttpConnection(HttpToolsProtocol):
         elif self._in_head or self._in_body:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
         else:
-            logger.info("%s sent no request", self.peer)
+            _silent.log(f"{self.peer} sent no request")
             self._end()
 
     def _too_large(self) -> None:
