@@ -125,17 +125,21 @@ def rows(results: dict[str, Any]) -> list[Row]:
         case "fanout":
             found = []
             for case in results["rate"]:
+                senders = f"{case['senders']} sender{'' if case['senders'] == 1 else 's'}"
                 question = (
-                    f"deliveries/s, {case['receivers']} receivers, {case['senders']} senders,"
+                    f"deliveries per second, {case['receivers']} receivers, {senders},"
                     f" window {case['window']} (more is better)"
                 )
-                found += _compared(question, case["turns"], "broadcast", "rate", 1e-6, "M")
+                found += _compared(question, case["turns"], "broadcast", "rate", 1, "")
             return found
         case "echo":
             question = f"CPU per round trip, {results['connections']} connections (less is better)"
             return _compared(question, results["turns"], "library", "cpu", 1e6, " us")
         case "connect":
-            question = f"connections let in per second, {results['connections']} (more is better)"
+            question = (
+                f"connections let in per second, {results['connections']}; those of the chat have"
+                " joined, and all are told (more is better)"
+            )
             return _compared(question, results["turns"], "library", "rate", 1, "")
         case _:
             question = f"memory per connection, {results['connections']} (less is better)"
@@ -155,8 +159,18 @@ def _compared(
         value = median(turn[key] for turn in turns[name]) * scale
         compared = ratio(turns, name, baseline, key)
         share = float(compared.split()[0]) if compared and name != baseline else None
-        found.append(Row(question, name, f"{value:,.3g}{unit}", compared, share))
+        found.append(Row(question, name, f"{_three_digits(value)}{unit}", compared, share))
     return found
+
+
+def _three_digits(value: float) -> str:
+    """Write a number as people do: three digits that count, and no exponent.
+
+    >>> _three_digits(8_071_234), _three_digits(22.71)
+    ('8,070,000', '22.7')
+    """
+    digits = len(f"{value:.0f}")
+    return f"{round(value, 3 - digits):,.0f}" if digits > 3 else f"{value:.3g}"
 
 
 def markdown(found: list[Row], facts: str, command: str) -> str:

@@ -261,7 +261,7 @@ def machine() -> dict[str, Any]:
     known: dict[str, Any] = {
         "python": platform.python_version(),
         "websockets": metadata.version("websockets"),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
