@@ -258,10 +258,11 @@ def machine() -> dict[str, Any]:
     ``load`` is how many processes wanted a core in the minute before: numbers are worth little
     where others want them, too. It is missing where the system does not tell.
     """
+    release = platform.release().partition("-")[0]
     known: dict[str, Any] = {
         "python": platform.python_version(),
         "websockets": metadata.version("websockets"),
-        "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
+        "system": f"{platform.system()} {release} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
