@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import secrets
 import signal
 import subprocess
@@ -173,9 +174,12 @@ class StudentKernel:
         client.load_connection_file(self.connection)
         client.start_channels()
         try:
-            await client.wait_for_ready(timeout=START)
-        except RuntimeError:
-            raise Died("the kernel did not start") from None
+            async with asyncio.timeout(START):
+                while not await self._answers():
+                    if not self._alive():
+                        raise Died("the kernel did not start")
+        except TimeoutError:
+            raise Died("the kernel did not start in time") from None
         token = secrets.token_hex(16)
         arrived = self.office.waiting[token] = asyncio.get_running_loop().create_future()
         code = (
@@ -189,6 +193,18 @@ class StudentKernel:
                 self.reader, self.writer = await arrived
         except TimeoutError:
             raise Died("the agent did not start") from None
+
+    async def _answers(self) -> bool:
+        """Tell whether the kernel answers, and what it does is heard here as well.
+
+        The client's own way takes a kernel for dead whose imports last more than a second.
+        """
+        self.client.kernel_info()
+        with contextlib.suppress(queue.Empty):
+            await self.client.get_shell_msg(timeout=1)
+            await self.client.get_iopub_msg(timeout=1)
+            return True
+        return False
 
     async def cell(self, source: str, seconds: float) -> str:
         """Run a cell; return the error it ended with, in one line, or "".
@@ -308,4 +324,8 @@ class StudentKernel:
         if hasattr(self, "client"):
             self.client.stop_channels()
         self._kill()
-        await asyncio.to_thread(psutil.wait_procs, [self.process], INTERRUPT)
+        # Whoever has started it buries it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTERRUPT):
+                while self._alive():  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(0.02)
