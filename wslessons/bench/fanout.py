@@ -209,7 +209,7 @@ def _latency_case(
     def one(name: str) -> dict[str, Any]:
         with _start(name, peers) as server, Load(server.port, 500, 1) as load:
             latencies = load.pace(min(seconds, 1.0) if pace > 100 else seconds, pace)
-            missing, late = load.drain(1 if quick else 30, patience=0.5)
+            missing, late = load.drain(1 if quick else 30, timeout=0.5)
             return {
                 "p50": quantile(latencies, 0.5),
                 "p99": quantile(latencies, 0.99),

@@ -20,6 +20,7 @@ from typing import Self
 
 from wslessons.bench.fanout_server import TEXT_SIZE
 from wslessons.errors import UserError
+from wslessons.testing.raw import handshake
 
 __all__ = ["Load", "answer_pings", "client_frame", "connect"]
 
@@ -85,10 +86,7 @@ def connect(port: int, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.connect(("127.0.0.1", port))
-    sock.sendall(
-        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+    sock.sendall(handshake())
     buffer = bytearray()
     _read_until(sock, buffer, b"\r\n\r\n")
     if not buffer.startswith(b"HTTP/1.1 101 "):
@@ -452,12 +450,12 @@ class Load:
             self._watch(receiver.sock, lambda r=receiver: self._count(r))
         return sorted(latencies)
 
-    def drain(self, seconds: float = 15, patience: float = 1) -> tuple[int, bool]:
+    def drain(self, seconds: float = 15, timeout: float = 1) -> tuple[int, bool]:
         """Wait until everything has arrived, or nothing more does.
 
         Args:
             seconds: how long to wait at most.
-            patience: seconds without any arrival that end the wait.
+            timeout: seconds without any arrival that end the wait.
 
         Returns:
             How many deliveries are missing, and whether they were still coming in when the time
@@ -475,7 +473,7 @@ class Load:
                 arrived, moved = self.arrived, time.perf_counter()
 
         def done() -> bool:
-            return arrived >= expected or time.perf_counter() - moved > patience
+            return arrived >= expected or time.perf_counter() - moved > timeout
 
         self._run(seconds, done, push)
         return expected - self.arrived, not done()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wslessons.errors import UserError
+from wslessons.limits import descriptors, raise_descriptors
 from wslessons.processes import end, guarded, memory
 
 __all__ = [
@@ -43,19 +44,12 @@ def raise_descriptor_limit(wanted: int) -> None:
     Raises:
         UserError: the system's hard limit is lower.
     """
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit.
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
+    raise_descriptors()
+    if (allowed := descriptors()) < wanted:
         raise UserError(
-            f"this bench needs {wanted} open files and the system allows {hard}: "
+            f"this bench needs {wanted} open files and the system allows {allowed}: "
             "raise the limit with ulimit -Hn, or ask for fewer receivers."
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Child:

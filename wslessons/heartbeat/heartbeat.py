@@ -34,7 +34,7 @@ OWN = "heartbeat"
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A ping that was answered: the how manieth, and its round-trip time in seconds.
+    """A ping that was answered: its sequence number, and the round-trip time in seconds.
 
     It is as exact as the event loop's clock; uvloop's counts whole milliseconds.
     """

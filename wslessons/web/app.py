@@ -241,11 +241,15 @@ class WebChat:
                 if not self.connections:
                     self._empty.set()
 
-    async def drain(self, seconds: float = 3.0, patience: float = 2.0) -> None:
+    async def drain(self, seconds: float = 3.0, grace: float = 2.0) -> None:
         """Send everybody away with 1001 (going away), spread over `seconds`, and let nobody in.
 
         All of them at once would come back to the next server at once. Returns when all are gone,
-        however they went, at the latest after `seconds` and `patience`.
+        however they went.
+
+        Args:
+            seconds: over which the closing handshakes begin.
+            grace: seconds that the last one has to end.
         """
         self.draining = True
         self._empty.clear()
@@ -256,7 +260,7 @@ class WebChat:
             for each in self.connections
         ]
         try:
-            async with asyncio.timeout(seconds + patience):
+            async with asyncio.timeout(seconds + grace):
                 await self._empty.wait()
         except TimeoutError:
             pass
