@@ -308,12 +308,12 @@ async def test_presence_crosses_servers_and_ends_with_them(url: str):
             # A server that starts later learns it, too.
             async with from_url(url, beat=0.2) as three:
                 await until(lambda: three.members("/") == ({"c1": "alice"}, 1))
-        downs = [await next_of(reader, NodeDown) for _ in range(2)]
-        assert {down.node: down.rooms for down in downs} == {
-            two.node: {"/": {"c1": "alice"}},
-            three.node: {},
-        }
-        assert one.members("/") == ({}, 0)
+        downs: dict[str, Any] = {}
+        while len(downs) < 2 or one.members("/") != ({}, 0):
+            # On a slow machine each may have seemed to be gone before, and have come back.
+            down = await next_of(reader, NodeDown)
+            downs[down.node] = down.rooms
+        assert downs == {two.node: {"/": {"c1": "alice"}}, three.node: {}}
 
 
 @pytest.mark.parametrize("kind", ["jetstream", "streams"])
