@@ -48,6 +48,7 @@ class ServerProcess:
         self.state: Literal["running", "stopped", "gone"] = "stopped"
         self._config, self._loop = config, loop
         self._process: Process | None = None
+        self._starting = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[str] | None = None
         self._asked: deque[asyncio.Future[Stats]] = deque()
@@ -63,8 +64,12 @@ class ServerProcess:
         Raises:
             UserError: it can't; the sentence says why.
         """
-        if self.state == "running":
-            return
+        async with self._starting:
+            # Of two who start it at the same time, one would have a process that nobody ends.
+            if self.state != "running":
+                await self._start()
+
+    async def _start(self) -> None:
         # A file, since a pipe that nobody reads for a while would hold the server up.
         log = tempfile.TemporaryFile()  # noqa: SIM115
         words = guarded(sys.executable, "-m", "wslessons.scaling.cluster.worker", self._loop)
