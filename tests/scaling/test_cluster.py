@@ -332,6 +332,16 @@ async def test_wrong_credentials_are_one_sentence():
             assert (code, errors.count("\n"), "wrong-one" in errors) == (1, 1, False)
 
 
+async def test_two_starts_at_once_make_one_process():
+    """Another would be nobody's, and keep the port when the server is stopped."""
+    async with asyncio.timeout(50), Cluster(1, "memory") as cluster:
+        server = cluster.servers[0]
+        await server.kill()
+        await asyncio.gather(server.start(), server.start())
+        await server.restart()
+        assert server.state == "running"
+
+
 async def test_the_environment_may_name_the_bus(monkeypatch: pytest.MonkeyPatch):
     """So the password is not in the list of processes, and not in a sentence either."""
     monkeypatch.setenv("WSLESSONS_BUS", "nats://ann:s3cret@127.0.0.1:1")
