@@ -52,6 +52,9 @@ def test_a_log_that_nobody_reads_holds_up_nobody() -> None:
     data = b""
     while b"were dropped" not in data or handler._lines.unfinished_tasks:
         data += os.read(reading, 2**20)
+    os.close(writing)
+    while piece := os.read(reading, 2**20):
+        data += piece
     lines = data.decode().splitlines()
     numbers = [int(line.split()[0]) for line in lines if line.endswith("xxx")]
     dropped = [int(line.split()[0]) for line in lines if "were dropped" in line]
@@ -59,7 +62,6 @@ def test_a_log_that_nobody_reads_holds_up_nobody() -> None:
     assert sum(dropped) > 1000
     assert sum(dropped) + handler.dropped + len(numbers) == 2000
     os.close(reading)
-    os.close(writing)
 
 
 def test_last_lines_are_written() -> None:

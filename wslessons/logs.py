@@ -81,6 +81,7 @@ class ThreadedHandler(logging.Handler):
         self.descriptor = descriptor
         self.dropped = 0
         """Lines dropped since the last one that was written."""
+        self._counting = threading.Lock()
         self._lines: queue.Queue[bytes] = queue.Queue(waiting)
         self._thread: threading.Thread | None = None
 
@@ -98,7 +99,8 @@ class ThreadedHandler(logging.Handler):
         try:
             self._lines.put_nowait(line.encode(errors="backslashreplace"))
         except queue.Full:
-            self.dropped += 1
+            with self._counting:
+                self.dropped += 1
 
     def flush(self) -> None:
         """Wait until the last line has been written, for a bounded time."""
@@ -109,7 +111,8 @@ class ThreadedHandler(logging.Handler):
     def _run(self) -> None:
         while True:
             line = self._lines.get()
-            dropped, self.dropped = self.dropped, 0
+            with self._counting:
+                dropped, self.dropped = self.dropped, 0
             if dropped:
                 line += b"%d lines of the log were dropped: nobody read them\n" % dropped
             self._write(line)

@@ -22,6 +22,9 @@ SERVER = [
     (events.Missed(None, 9), "missed"),
     (events.Roster(["a"], 1), "roster"),
     (events.Pong("x"), "pong"),
+    (events.System("we restart"), "system"),
+    (events.Expires(2.5), "expires"),
+    (events.Renewed(None), "renewed"),
     (events.Error("blank", "blank", "7"), "error"),
 ]
 
@@ -48,6 +51,7 @@ def test_the_module_documents_every_event() -> None:
         Say,
         events.Who,
         events.Ping,
+        events.Renew,
     ]:
         assert documented.pop(cls.__name__.lower()) == set(cls.__struct_fields__)
     assert not documented

@@ -33,6 +33,9 @@ def as_text(found: list[LessonProgress]) -> str:
 
     Args:
         found: what `progress.lessons` returned.
+
+    Returns:
+        The lines.
     """
     names = _names()
     lines = [
@@ -49,6 +52,9 @@ def as_html(found: list[LessonProgress]) -> str:
 
     Args:
         found: what `progress.lessons` returned.
+
+    Returns:
+        The HTML.
     """
     names, rows = _names(), []
     for each in found:
@@ -113,5 +119,8 @@ async def progress_card() -> ProgressCard:
     """Show how many exercises of each lesson pass, and go on showing it while the page is open.
 
     It follows the file of `wslessons.exercises.progress`, whichever notebook writes to it.
+
+    Returns:
+        The card; the last expression of a cell shows it.
     """
     return await replace(ProgressCard())
