@@ -59,8 +59,13 @@ async def test_autobahn_cases(tmp_path: Path, server: str) -> None:
     excluded = [word for name in ("9.*", "12.*", "13.*") for word in ("-x", name)]
     async with asyncio.timeout(220):
         count, bad = await failures(tmp_path, SERVERS[server], *excluded)
+        expected = {name for name in EXPECTED_FAILURES if not name.startswith("9.")}
+        if unexpected := bad - expected:
+            # The suite's cases have time limits of their own, which a busy machine may pass.
+            again = [word for name in sorted(unexpected) for word in ("-i", name)]
+            bad -= unexpected - (await failures(tmp_path / "again", SERVERS[server], *again))[1]
     assert count == 247
-    assert bad == {name for name in EXPECTED_FAILURES if not name.startswith("9.")}
+    assert bad == expected
 
 
 @pytest.mark.conformance_full

@@ -99,7 +99,8 @@ async def talk(url: str) -> int:
         return len([event async for event in client])
 
 
-@pytest.mark.parametrize("behaviour", sorted(BEHAVIOURS.keys() - QUIET))
+# What a flood of pings does is held by tests/client/test_hostile.py.
+@pytest.mark.parametrize("behaviour", sorted(BEHAVIOURS.keys() - QUIET - {"ping flood"}))
 async def test_our_client_says_what_a_hostile_server_does(behaviour: str) -> None:
     """In one sentence, in bounded time, and never a traceback of another kind."""
     async with asyncio.timeout(30), Hostile(behaviour) as server:
