@@ -6,7 +6,6 @@ them. A test gets a context of the browser (cookies, cache), or a folder and a k
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import shutil
@@ -18,6 +17,7 @@ import nbformat
 import pytest
 import pytest_asyncio
 import shell
+import waits
 from jupyterlab_page import Jupyter, Lab
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -44,17 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+# A function of its own, since pytest-asyncio keeps the loop's scope as an attribute of it.
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)
 async def no_task_left_behind() -> AsyncIterator[None]:
     """Fail a test that leaves tasks behind, here on the loop that all tests share."""
-    before = asyncio.all_tasks()
-    yield
-    for _ in range(200):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"tasks left behind: {left}")
+    async for _ in waits.no_task_left_behind():
+        yield
 
 
 def chromium() -> str:

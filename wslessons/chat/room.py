@@ -32,6 +32,10 @@ IDS = 4096
 """Ids of published messages that a room remembers."""
 
 
+# Under which a message is known: with the session's length, so that no two pairs make one key.
+_KEY = "{}:{}/{}".format
+
+
 def memory(event: RoomEvent | Missed) -> int:
     """Return about how many bytes of memory an event takes in a log, its frames included."""
     if isinstance(event, Message):
@@ -143,8 +147,7 @@ class Room:
         Returns:
             What to answer at once; None where the answer comes with the event itself.
         """
-        # With its length, so that no two pairs of session and id make one key.
-        key = f"{len(session)}:{session}/{message_id}" if message_id else ""
+        key = _KEY(len(session), session, message_id) if message_id else ""
         if key:
             known = self._published.get(key)
             if isinstance(known, int):
@@ -177,7 +180,7 @@ class Room:
         Returns:
             Whether it is.
         """
-        return f"{len(session)}:{session}/{message_id}" in self._published
+        return _KEY(len(session), session, message_id) in self._published
 
     def take_note(self, message_id: str, session: str) -> None:
         """Remember a message that was taken and is not for the room: a repeat is none either.
@@ -186,7 +189,7 @@ class Room:
             message_id: the id that the member gave it.
             session: the member's session.
         """
-        self._published[f"{len(session)}:{session}/{message_id}"] = 0
+        self._published[_KEY(len(session), session, message_id)] = 0
         if len(self._published) > IDS:
             self._published.popitem(last=False)
 
