@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import trustme
 from websockets import ConnectionClosed, connect
 from websockets.asyncio.client import ClientConnection
 
@@ -103,3 +106,15 @@ async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
         while True:
             await client.recv()
     return client.close_code, client.close_reason
+
+
+def certificate(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
+    """Write a chain and its key; return them, and a client's context that trusts them."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(key))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return chain, key, context

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import shell
 import trustme
+import webs
 from webs import closed
 from websockets import InvalidStatus, connect
 from websockets.typing import Origin
@@ -28,14 +29,7 @@ FRIEND = Origin("https://friend.example")
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path, ssl.SSLContext]:
     """A chain, its key, and a client's context that trusts the authority behind them."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    certfile, keyfile = tmp_path / "chain.pem", tmp_path / "key.pem"
-    certfile.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    issued.private_key_pem.write_to_path(str(keyfile))
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return certfile, keyfile, context
+    return webs.certificate(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
