@@ -34,7 +34,7 @@ from wslessons.exercises.isolation import Isolation, own_lines
 from wslessons.exercises.trial import Mismatch, Nothing, Trial, shown
 from wslessons.exercises.verdict import Line, Note, State, Verdict
 
-__all__ = ["Exercise", "HandlerExercise", "behaviour"]
+__all__ = ["ENDING", "Exercise", "HandlerExercise", "behaviour"]
 
 Test = Callable[[Any, Trial], Awaitable[None]]
 
@@ -44,6 +44,9 @@ _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
 
 ATTEMPTS = 3
 """Attempts after which the solution is shown without a pass."""
+
+ENDING = "nothing of it runs on when all is over"
+"""The last behaviour of every exercise."""
 
 SLIPPED = "It has passed before: what have you changed since?"
 
@@ -256,7 +259,7 @@ class Exercise:
         return ""
 
     def _ending(self, lines: list[Line], left: list[str], immortal: list[str]) -> Line:
-        text = "nothing of it runs on when all is over"
+        text = ENDING
         if immortal:
             hint = (
                 "It catches CancelledError, or everything, and goes on. Catch what you expect"
