@@ -1,4 +1,4 @@
-"""Child processes that end with this one, and the memory that a process holds.
+"""Child processes that end with this one: commands, servers; and the memory that one holds.
 
     subprocess.Popen(guarded("nats-server", "--port", "4222"))
     await asyncio.create_subprocess_exec(*guarded(sys.executable, "-m", "module"), stdout=PIPE)
@@ -11,14 +11,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wslessons import guardian
+from wslessons.errors import UserError
 
-__all__ = ["end", "guarded", "memory"]
+__all__ = [
+    "POLL",
+    "START_TIME",
+    "ServerProcess",
+    "Stopped",
+    "end",
+    "free_port",
+    "guarded",
+    "memory",
+]
+
+T = TypeVar("T")
+
+POLL = 0.01
+"""Seconds between two looks whether a server is ready."""
+START_TIME = 15.0
+"""Seconds for a server to be ready."""
 
 
 def guarded(*command: str, home: Path | None = None) -> list[str]:
@@ -63,6 +86,17 @@ def end(process: subprocess.Popen[Any], seconds: float = 3.0) -> None:
         process.stdout.close()
 
 
+def free_port() -> int:
+    """Draw a port of loopback for a server that can't choose one and say which.
+
+    Returns:
+        One that nobody has now; somebody may take it before the server does, so try again then.
+    """
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
 def memory(pid: int | None = None) -> int:
     """Return the bytes of memory that a process holds now, its resident set.
 
@@ -80,3 +114,91 @@ def memory(pid: int | None = None) -> int:
         words = ["ps", "-o", "rss=", "-p", str(pid)]
         return 1024 * int(subprocess.check_output(words, stderr=subprocess.DEVNULL))
     return 0
+
+
+class Stopped(Exception):
+    """The process ended before it was ready; the text is the end of its log."""
+
+
+class ServerProcess(ABC):
+    """One process of a server, with a temporary folder. All methods block for a bounded time.
+
+    Args:
+        name: what to call it, in the folder's name and in errors.
+
+    Attributes:
+        home: the folder, which goes with `close`, or with this process.
+        log: the file in it that has the server's output.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.home = Path(tempfile.mkdtemp(prefix=f"wslessons-{name}-"))
+        self.log = self.home / "log.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where clients connect, ``HOST:PORT``."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the server, again on the same port and data if it ran before.
+
+        Raises:
+            UserError: it does not start.
+        """
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None while it does not run."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; its data stay for another start."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the server and remove its folder. Idempotent."""
+        if self._process is not None:
+            end(self._process)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _run(self, *command: str) -> None:
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                guarded(*command, home=self.home),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def _wait_for(self, look: Callable[[], T | None]) -> T:
+        """Call `look` until it returns something, and return that.
+
+        Raises:
+            Stopped: the server ended first.
+            UserError: it took too long.
+        """
+        deadline = time.monotonic() + START_TIME
+        while time.monotonic() < deadline:
+            found = look()
+            if found is not None:
+                return found
+            if self.pid is None:
+                raise Stopped(self._last_words())
+            time.sleep(POLL)
+        raise UserError(f"{self.name} was not ready within {START_TIME:g} seconds.")
+
+    def _last_words(self) -> str:
+        """Return the end of the server's log, on one line."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return "it left no log"
+        return " / ".join(line.strip() for line in lines[-3:])

@@ -333,8 +333,8 @@ async def test_a_port_that_was_taken_meanwhile_is_drawn_again(monkeypatch: pytes
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ports = iter([taken.getsockname()[1], valkey._free_port()])
-        monkeypatch.setattr(valkey, "_free_port", lambda: next(ports))
+        ports = iter([taken.getsockname()[1], valkey.free_port()])
+        monkeypatch.setattr(valkey, "free_port", lambda: next(ports))
         async with asyncio.timeout(20), brokers.run("redis") as running:
             assert addresses(running)[0] != f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -347,7 +347,7 @@ async def test_a_log_lives_on_one_server_of_a_redis_cluster():
         async with asyncio.timeout(50):
             for number in range(2):
                 # Else the port for the cluster is 10,000 higher, which may be no port.
-                settings = ["cluster-enabled yes", f"cluster-port {valkey._free_port()}"]
+                settings = ["cluster-enabled yes", f"cluster-port {valkey.free_port()}"]
                 nodes.append(valkey.ValkeyServer(program, f"c{number}", settings=settings))
                 await asyncio.to_thread(nodes[-1].start)
             clients = [redis.asyncio.Redis(port=node.port) for node in nodes]

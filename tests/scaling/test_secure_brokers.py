@@ -19,7 +19,7 @@ import trustme
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers.nats import NatsServer
-from wslessons.scaling.brokers.process import quoted
+from wslessons.scaling.brokers.quoting import quoted
 from wslessons.scaling.bus import Event, from_url
 
 CA = trustme.CA()

@@ -32,12 +32,12 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 from wslessons.errors import UserError
+from wslessons.processes import ServerProcess
 from wslessons.scaling.brokers import kafka, nats, valkey
-from wslessons.scaling.brokers.process import BrokerProcess
 
 __all__ = ["KINDS", "Broker", "Node", "find_program", "run", "start"]
 
-S = TypeVar("S", bound=BrokerProcess)
+S = TypeVar("S", bound=ServerProcess)
 
 KINDS = ("nats", "redis", "kafka")
 _PROGRAMS = {
@@ -54,7 +54,7 @@ class Node:
         scheme: of its URL.
     """
 
-    def __init__(self, server: BrokerProcess, scheme: str) -> None:
+    def __init__(self, server: ServerProcess, scheme: str) -> None:
         self._server = server
         self._scheme = scheme
 
@@ -100,7 +100,7 @@ class Broker:
         kind: str,
         label: str,
         url: Callable[[], str],
-        servers: Sequence[BrokerProcess] = (),
+        servers: Sequence[ServerProcess] = (),
         nodes: int = 0,
     ) -> None:
         self.kind = kind
@@ -213,7 +213,7 @@ def find_program(kind: str) -> str:
 
 
 def _start(kind: str, nodes: int, password: str) -> Broker:
-    servers: list[BrokerProcess] = []
+    servers: list[ServerProcess] = []
 
     def begin(server: S) -> S:
         servers.append(server)

@@ -15,14 +15,14 @@ import threading
 from pathlib import Path
 
 from wslessons.errors import UserError, need
-from wslessons.scaling.brokers.process import BrokerProcess, Stopped
+from wslessons.processes import ServerProcess, Stopped
 
 __all__ = ["LABEL", "KafkaEmulator"]
 
 LABEL = "Kafka emulator (librdkafka's mock cluster, not Kafka)"
 
 
-class KafkaEmulator(BrokerProcess):
+class KafkaEmulator(ServerProcess):
     """The emulator. It forgets everything when it ends, and comes back empty, and elsewhere.
 
     Args:

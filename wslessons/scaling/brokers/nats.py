@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from wslessons.errors import UserError
-from wslessons.scaling.brokers.process import BrokerProcess, Stopped, quoted
+from wslessons.processes import ServerProcess, Stopped
+from wslessons.scaling.brokers.quoting import quoted
 
 __all__ = ["NOWHERE", "USER", "NatsServer", "introduce"]
 
@@ -29,7 +30,7 @@ MEETING = 5.0
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class NatsServer(BrokerProcess):
+class NatsServer(ServerProcess):
     """One NATS server. Its ports are its own choice, and it keeps them when it is restarted.
 
     Args:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wslessons.errors import UserError
-from wslessons.scaling.brokers.process import BrokerProcess, Stopped, quoted
+from wslessons.processes import ServerProcess, Stopped, free_port
+from wslessons.scaling.brokers.quoting import quoted
 
 __all__ = ["SERVICE", "ValkeyServer", "replica_of", "watching"]
 
@@ -19,7 +20,7 @@ DOWN_AFTER = 1000
 """Milliseconds of silence after which a Sentinel takes the primary for dead."""
 
 
-class ValkeyServer(BrokerProcess):
+class ValkeyServer(ServerProcess):
     """One server. It keeps its port and data (an append-only file) when it is restarted.
 
     Unlike NATS it can't choose a port and say which, so a free one is drawn, and another if
@@ -60,7 +61,7 @@ class ValkeyServer(BrokerProcess):
         """
         given, words = self.port, ""
         for _ in range(1 if given else TRIES):
-            self.port = given or _free_port()
+            self.port = given or free_port()
             config = self._write(fresh=not given)
             self._run(self._program, str(config), *(["--sentinel"] if self._sentinel else []))
             try:
@@ -118,9 +119,3 @@ def watching(primary: ValkeyServer, password: str) -> list[str]:
         f"sentinel failover-timeout {SERVICE} 5000",
         *([f"sentinel auth-pass {SERVICE} {quoted(password)}"] if password else []),
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
