@@ -42,6 +42,9 @@ async def echo(connection: ServerConnection) -> None:
     A handler for `websockets.serve`: it is called once for each connection and returns when that
     connection has ended, however it ended (RFC 6455, section 7); nothing a client does makes it
     raise.
+
+    Args:
+        connection: as `websockets.serve` hands it over.
     """
     logger.info("%s connected", peer(connection))
     try:
@@ -53,7 +56,11 @@ async def echo(connection: ServerConnection) -> None:
 
 
 async def echo_raw(connection: ServerConnection) -> None:
-    """Send every message back unchanged, as conformance suites such as Autobahn expect."""
+    """Send every message back unchanged, as conformance suites such as Autobahn expect.
+
+    Args:
+        connection: as `websockets.serve` hands it over.
+    """
     logger.info("%s connected", peer(connection))
     try:
         while True:

@@ -187,7 +187,11 @@ class Echo(asyncio.Protocol):
         return self.connection_lost_waiter
 
     def acknowledge_pings(self, data: bytes) -> None:
-        """Leave a pong alone that answers no ping of the heartbeat."""
+        """Leave a pong alone that answers no ping of the heartbeat.
+
+        Args:
+            data: the pong's payload.
+        """
 
     def _answer(self, is_text: bool, data: bytes | bytearray | memoryview) -> bytes | None:
         """Return the frame that answers a message; None, failing the connection, if it is wrong."""
@@ -287,6 +291,9 @@ class Echo(asyncio.Protocol):
             limit: how many connections there may be; any number without one.
             heartbeat: interval and timeout of a `Heartbeat` for each connection, in seconds.
             options: `raw`, `max_size` and `connections` of `Echo`.
+
+        Yields:
+            The server, which asyncio ends with the block.
         """
         connections: set[Echo] = options.setdefault("connections", set())
         door = Door(limit) if limit is not None else None

@@ -115,6 +115,14 @@ class Forwarded:
 
         >>> Forwarded(None, ["10.0.0.0/8"]).behind(("10.0.0.1", 1), "6.6.6.6, 7.7.7.7, 10.0.0.2")
         ('7.7.7.7', 0)
+
+        Args:
+            client: address and port of whoever has connected.
+            told: the header's value: addresses with commas between them, the nearest one last.
+
+        Returns:
+            The last address that is none of our proxies, with port 0; `client` itself if there is
+            none.
         """
         for each in reversed(told.split(",")):
             found = _WITH_PORT.fullmatch(each.strip())

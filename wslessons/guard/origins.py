@@ -184,6 +184,9 @@ class HostCheck:
         Args:
             host: a name or an address, maybe with a port.
             reached: the server's own address, which the client has connected to.
+
+        Returns:
+            Whether it does.
         """
         if ANY_HOST in self.hosts:
             return True
@@ -247,7 +250,15 @@ class OriginCheck:
         await self.app(scope, receive, send)
 
     def allows(self, origin: str, host: str) -> bool:
-        """Return whether a page of `origin` may send requests to `host`."""
+        """Return whether a page of `origin` may send requests to `host`.
+
+        Args:
+            origin: the header's value, such as ``https://example.com``.
+            host: the Host header's value.
+
+        Returns:
+            Whether it may: it is our own origin, or one that was named.
+        """
         try:
             # In their one form: what no browser would write as an origin is none of ours.
             origin = normal_origin(origin)

@@ -230,7 +230,11 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         return not self.writable.is_set()
 
     def acknowledge_pings(self, payload: bytes) -> None:
-        """Take a pong; the heartbeat puts its own method in place of this one."""
+        """Take a pong; the heartbeat puts its own method in place of this one.
+
+        Args:
+            payload: the pong's.
+        """
 
     def send_data(self) -> None:
         """Write what the protocol wants to have written."""

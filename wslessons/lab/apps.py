@@ -18,6 +18,10 @@ __all__ = ["BackgroundApp", "serve_app"]
 class BackgroundApp(background.BackgroundServer):
     """An application in the kernel, as `serve_app` returns it.
 
+    Args:
+        name: what it is served under.
+        app: what serves it.
+
     Attributes:
         name: what it was served under.
         url: where it listens, such as ``http://127.0.0.1:54321``.

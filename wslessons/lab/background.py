@@ -42,6 +42,10 @@ S = TypeVar("S", bound="BackgroundServer")
 class BackgroundServer:
     """A server in the kernel, as `serve` returns it.
 
+    Args:
+        name: what it is served under.
+        server: of `websockets`, which has begun to listen.
+
     Attributes:
         name: what it was served under.
         url: where it listens, such as ``ws://127.0.0.1:54321``.

@@ -233,6 +233,9 @@ def application(
         hosts: the names that the server answers to beside its address and this machine's own.
         origins: the origins beside our own whose pages may watch over a WebSocket.
 
+    Returns:
+        The application.
+
     Raises:
         UserError: a host or an origin can't be one.
     """
@@ -268,6 +271,9 @@ async def serve(
         host: the address to bind.
         port: the TCP port; 0 takes a free one.
         options: whatever else `uvicorn.Config` takes.
+
+    Yields:
+        The server.
 
     Raises:
         UserError: the address can't be bound.

@@ -16,6 +16,9 @@ class Builds:
 
     async with Builds("http://127.0.0.1:8000") as builds:
         await builds.report("api", "deploying")
+
+    Args:
+        url: of the server, such as ``http://127.0.0.1:8000``.
     """
 
     def __init__(self, url: str) -> None:
@@ -23,6 +26,10 @@ class Builds:
 
     async def report(self, service: str, status: str) -> None:
         """Report one status.
+
+        Args:
+            service: one of the fleet's.
+            status: one of `wslessons.push.fleet.STATUSES`.
 
         Raises:
             UserError: it was not taken; the sentence has the server's reason.

@@ -52,13 +52,28 @@ class UnitCosts:
 
         To polling's advantage: the few answers that carry news are counted as cheap ones, and a
         tab that asks less often than a connection is kept (75 s) holds no memory.
+
+        Args:
+            tabs: how many there are.
+            interval: seconds from one poll of a tab to its next.
+
+        Returns:
+            The load of all of them.
         """
         rate = tabs / interval
         memory = tabs * self.poll_idle * min(1.0, 75 / interval)
         return Load(rate, rate * self.poll_cpu, rate * self.poll_bytes, memory)
 
     def pushing(self, tabs: float, change_every: float) -> Load:
-        """Return the load of `tabs` that are told of a change every `change_every` seconds."""
+        """Return the load of `tabs` that are told of a change every `change_every` seconds.
+
+        Args:
+            tabs: how many there are.
+            change_every: seconds from one change to the next.
+
+        Returns:
+            The load of all of them.
+        """
         pushes, pings = tabs / change_every, tabs / PING_INTERVAL
         cores = pushes * self.push_cpu + pings * self.ping_cpu
         traffic = pushes * self.push_bytes + pings * PING_BYTES
@@ -68,6 +83,12 @@ class UnitCosts:
         """Return the interval in seconds above which polling takes less CPU than pushing.
 
         It does not depend on the number of tabs. `math.inf` when pushing costs nothing at all.
+
+        Args:
+            change_every: seconds from one change to the next.
+
+        Returns:
+            The interval of a poll, in seconds.
         """
         cores = self.pushing(1, change_every).cores
         return self.poll_cpu / cores if cores else math.inf

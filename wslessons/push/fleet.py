@@ -99,6 +99,10 @@ class Fleet:
     def report(self, service: str, status: str) -> Change | None:
         """Set one status and tell all followers.
 
+        Args:
+            service: one of the fleet's.
+            status: one of `STATUSES`.
+
         Returns:
             The change, or None when it was so already.
 
@@ -117,7 +121,14 @@ class Fleet:
         return change
 
     def follow(self, tag: str | None = None) -> Follower:
-        """Return a follower that begins after the state named by `tag`, or with a snapshot."""
+        """Return a follower that begins after the state named by `tag`, or with a snapshot.
+
+        Args:
+            tag: of the last state that the follower has seen; None for none.
+
+        Returns:
+            The follower, which asks for updates at its own pace.
+        """
         return Follower(self, tag)
 
 

@@ -93,7 +93,11 @@ class Tab(ABC):
         """Take updates until the connection breaks; raises one of `BROKEN`, or returns."""
 
     def take(self, update: Update) -> None:
-        """Show `update`, and note how late it is and what was missed."""
+        """Show `update`, and note how late it is and what was missed.
+
+        Args:
+            update: a change, or the whole state.
+        """
         self.broken = False
         now, old = time.time(), self.version
         services = update.services if isinstance(update, Snapshot) else {**self.services}
@@ -111,7 +115,11 @@ class Tab(ABC):
         self._news.set()
 
     async def reached(self, version: int) -> None:
-        """Return once the tab shows `version` or a later one."""
+        """Return once the tab shows `version` or a later one.
+
+        Args:
+            version: of the fleet.
+        """
         while self.version < version:
             self._news.clear()
             await self._news.wait()

@@ -55,17 +55,30 @@ def handshake(path: str = "/", host: str = "127.0.0.1", more: str = "") -> bytes
 
 
 class Raw:
-    """A TCP connection to a server, made by `dial`."""
+    """A TCP connection to a server, made by `dial`.
+
+    Args:
+        reader: reads what the server sends.
+        writer: writes what the server gets.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     def send(self, data: str | bytes) -> None:
-        """Send without waiting."""
+        """Send without waiting.
+
+        Args:
+            data: bytes, or text of Latin-1.
+        """
         self.writer.write(data.encode("latin-1") if isinstance(data, str) else data)
 
     async def flood(self, data: bytes) -> None:
-        """Send `data` again and again, as fast as it is taken, until the connection ends."""
+        """Send `data` again and again, as fast as it is taken, until the connection ends.
+
+        Args:
+            data: what is sent each time.
+        """
         with contextlib.suppress(OSError):
             while True:
                 self.send(data)
@@ -80,7 +93,15 @@ class Raw:
         return data
 
     async def handshake(self, path: str = "/ws", more: str = "") -> bytes:
-        """Open a WebSocket; return the response's head."""
+        """Open a WebSocket; return the response's head.
+
+        Args:
+            path: what is asked for.
+            more: further headers, each with its line's end.
+
+        Returns:
+            The bytes up to the blank line.
+        """
         host = self.writer.get_extra_info("peername")
         self.send(handshake(path, f"{host[0]}:{host[1]}", more))
         return await self.reader.readuntil(b"\r\n\r\n")
@@ -117,7 +138,14 @@ class Raw:
 
 @contextlib.asynccontextmanager
 async def dial(url: str) -> AsyncGenerator[Raw]:
-    """Connect to the server at `url` while the block runs, with a small buffer to read into."""
+    """Connect to the server at `url` while the block runs, with a small buffer to read into.
+
+    Args:
+        url: of the server; its scheme does not matter.
+
+    Yields:
+        The connection, which is aborted at the block's end.
+    """
     host, port = url.partition("://")[2].split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=2**12)
     try:

@@ -156,6 +156,13 @@ def connections(
 
 
 def wire(connection: Connection) -> MemoryTransport:
-    """Return the end of the wire that `connection` writes to."""
+    """Return the end of the wire that `connection` writes to.
+
+    Args:
+        connection: one of those that `connections` returned.
+
+    Returns:
+        Its transport.
+    """
     assert isinstance(connection.transport, MemoryTransport)
     return connection.transport

@@ -111,7 +111,14 @@ class WebChat:
         ]
 
     async def ticket(self, request: Request) -> Response:
-        """Issue a ticket, where there is a login to whoever is logged in."""
+        """Issue a ticket, where there is a login to whoever is logged in.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            The ticket and the seconds that it is valid, as JSON; or 401 or 403 and why.
+        """
         subject = ""
         if self.login is not None:
             try:
@@ -124,6 +131,12 @@ class WebChat:
 
     async def identify(self, opening: Opening) -> Identity:
         """Return whom a ticket names, which the chat's own `authenticate` may judge further.
+
+        Args:
+            opening: of the handshake, its token the ticket.
+
+        Returns:
+            Whom the connection belongs to.
 
         Raises:
             Denied: the ticket is none, or the chat says no.
@@ -141,7 +154,14 @@ class WebChat:
         return await self.chat.authenticate(opening)
 
     async def rooms(self, request: Request) -> Response:
-        """List the rooms in which somebody is."""
+        """List the rooms in which somebody is.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            Each room's path and how many are in it, as JSON; or 403.
+        """
         if not self.may_observe(request):
             return self._observers_only()
         rooms = self.chat.rooms.values()
@@ -149,14 +169,28 @@ class WebChat:
         return _json(listed, NO_STORE)
 
     async def expose(self, request: Request) -> Response:
-        """Tell Prometheus."""
+        """Tell Prometheus.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            The metrics in the format that the request prefers; or 403.
+        """
         if not self.may_observe(request):
             return self._observers_only()
         body, media_type = self.metrics.expose(request.headers.get("accept", ""))
         return Response(body, headers=NO_STORE | {"Content-Type": media_type})
 
     async def health(self, request: Request) -> Response:
-        """Tell a load balancer whether to send anybody here."""
+        """Tell a load balancer whether to send anybody here.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            200, or 503 from the moment that `drain` begins.
+        """
         status = HTTPStatus.SERVICE_UNAVAILABLE if self.draining else HTTPStatus.OK
         return PlainTextResponse("draining\n" if self.draining else "ok\n", status, NO_STORE)
 
@@ -164,6 +198,12 @@ class WebChat:
         """Return whether a request comes from an observer, or from this machine itself.
 
         What came through a proxy that nobody has named may come from anywhere.
+
+        Args:
+            request: of either kind.
+
+        Returns:
+            Whether it does.
         """
         client = request.client
         return (
@@ -178,7 +218,14 @@ class WebChat:
         return PlainTextResponse(sentence, HTTPStatus.FORBIDDEN, NO_STORE)
 
     def refusal(self, request: HTTPConnection) -> tuple[str, tuple[HTTPStatus, str] | None]:
-        """Return the room that a request is for, and why nobody may enter it by this request."""
+        """Return the room that a request is for, and why nobody may enter it by this request.
+
+        Args:
+            request: of either kind.
+
+        Returns:
+            The room's path; and None, or the status and the sentence of a refusal.
+        """
         name = request.path_params.get("name")
         path = "/" if name is None else f"/rooms/{name}"
         if self.draining:
@@ -191,6 +238,12 @@ class WebChat:
 
         Where none would be refused, it is 426 (RFC 9110, section 15.5.22). A page that reads that
         after its handshake failed knows that a proxy keeps the upgrade to itself.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            The status and the sentence of the refusal; or 426.
         """
         _, refusal = self.refusal(request)
         if any(len(name) + len(value) > LONGEST_HEADER for name, value in request.headers.raw):
@@ -209,7 +262,11 @@ class WebChat:
         return PlainTextResponse(sentence.strip() + "\n", status, headers)
 
     async def socket(self, websocket: WebSocket) -> None:
-        """Let somebody into a room, and serve them until they go."""
+        """Let somebody into a room, and serve them until they go.
+
+        Args:
+            websocket: Starlette's, not yet accepted.
+        """
         path, refusal = self.refusal(websocket)
         if refusal is not None:
             status, sentence = refusal
@@ -336,6 +393,9 @@ def application(
             pages of other origins never get here.
         frames: the origins whose pages may hold ours in a frame.
 
+    Returns:
+        The application; `WebChat` is its ``state.web``.
+
     Raises:
         UserError: one of the arguments can't be what it should.
     """
@@ -399,6 +459,9 @@ async def serve(
         heartbeat: seconds between pings, and of silence after one until somebody is dropped.
         uvicorn: whatever else `uvicorn.Config` takes.
         options: those of `application`.
+
+    Yields:
+        The server.
 
     Raises:
         UserError: the address can't be bound, or an argument can't be what it should.

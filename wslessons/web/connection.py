@@ -50,6 +50,10 @@ class AsgiWriter:
 
     While a batch is on its way the writer takes no other: its member lags in the room's log, and
     what it holds up in memory is that one batch, which it shares with others.
+
+    Args:
+        websocket: Starlette's, which has been accepted.
+        meter: counts the messages.
     """
 
     def __init__(self, websocket: WebSocket, meter: Meter) -> None:
@@ -61,7 +65,14 @@ class AsgiWriter:
         self.ended = False
 
     def write(self, data: bytes) -> bool:
-        """Take all of `data`, or nothing while there is a batch on its way."""
+        """Take all of `data`, or nothing while there is a batch on its way.
+
+        Args:
+            data: frames of text, each as a server sends it.
+
+        Returns:
+            Whether it was taken.
+        """
         if self._batch or self.ended:
             return False
         self._batch = self._meter.split(data)
@@ -69,7 +80,11 @@ class AsgiWriter:
         return True
 
     def when_writable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the batch has been sent."""
+        """Call `callback` when the batch has been sent.
+
+        Args:
+            callback: called once, on the loop.
+        """
         if self.ended:
             return
         if self._batch:
@@ -170,6 +185,9 @@ class WebConnection:
     async def send(self, payload: bytes) -> None:
         """Send a text message.
 
+        Args:
+            payload: the text, as UTF-8.
+
         Raises:
             Gone: the connection has ended.
         """
@@ -180,7 +198,12 @@ class WebConnection:
         self._meter.sent_payload(payload)
 
     async def close(self, code: int, reason: str) -> None:
-        """Send a close frame; the server waits for the answer and ends the connection."""
+        """Send a close frame; the server waits for the answer and ends the connection.
+
+        Args:
+            code: the close code (RFC 6455, section 7.4.1).
+            reason: at most 123 bytes of UTF-8.
+        """
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
             async with asyncio.timeout(CLOSE_PATIENCE):
                 if self.is_open:

@@ -39,7 +39,14 @@ class FrameProtocol(WebSocketConnection):
             extensions[EXTENSION] = {"writer": self}
 
     def write(self, data: bytes) -> bool:
-        """Write whole frames, all or nothing. Never raises: False when the time is not right."""
+        """Write whole frames, all or nothing. Never raises: False when the time is not right.
+
+        Args:
+            data: frames, as a server sends them.
+
+        Returns:
+            Whether all of it was written.
+        """
         if (
             not self.writable.is_set()
             or self.conn.state is not State.OPEN
@@ -51,7 +58,11 @@ class FrameProtocol(WebSocketConnection):
         return True
 
     def when_writable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the buffer has drained; never if the connection has ended."""
+        """Call `callback` when the buffer has drained; never if the connection has ended.
+
+        Args:
+            callback: called once, on the loop.
+        """
         if self.close_sent or self.transport.is_closing():
             return
         if self.writable.is_set():

@@ -49,6 +49,9 @@ def hostile_application(http: str, ws: str, hello: str = "") -> Starlette:
         http: the URL that it reads by `fetch`.
         ws: the WebSocket's URL.
         hello: what it says first over the WebSocket; nothing if empty.
+
+    Returns:
+        The application, for `wslessons.asgi` to serve.
     """
     target = html.escape(json.dumps({"http": http, "ws": ws, "hello": hello}))
 

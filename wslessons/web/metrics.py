@@ -107,7 +107,11 @@ class Meter:
 
 
 class Metrics(Collector):
-    """The registry of one application, and the task that watches the event loop."""
+    """The registry of one application, and the task that watches the event loop.
+
+    Args:
+        chat: whose rooms and members are counted.
+    """
 
     def __init__(self, chat: ChatServer) -> None:
         self.meter = Meter()
@@ -154,7 +158,14 @@ class Metrics(Collector):
         yield closed
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all of it as text, in the format that `accept` prefers, and its media type."""
+        """Return all of it as text, in the format that `accept` prefers, and its media type.
+
+        Args:
+            accept: the request's Accept header.
+
+        Returns:
+            The text, and its media type.
+        """
         encoder, media_type = choose_encoder(accept)
         return encoder(self.registry), media_type
 

@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """Log each request without its query. Acts on both: a WebSocket gets a line at either end."""
+    """Log each request without its query. Acts on both: a WebSocket gets a line at either end.
+
+    Args:
+        app: what stands behind it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -106,7 +110,14 @@ class TicketCheck:
 
     @staticmethod
     def take(scope: Scope) -> tuple[str | None, Scope]:
-        """Return the ticket and a scope without it, so that nothing further in can log it."""
+        """Return the ticket and a scope without it, so that nothing further in can log it.
+
+        Args:
+            scope: of a WebSocket's handshake.
+
+        Returns:
+            The ticket or None, and the scope.
+        """
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         offered = scope.get("subprotocols", [])
         found = [value for key, value in query if key == "ticket"]

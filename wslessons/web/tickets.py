@@ -69,12 +69,25 @@ class Tickets:
         )
 
     def issue(self, subject: str = "") -> str:
-        """Return a ticket for `subject`; it may be a subprotocol (RFC 9110, section 5.6.2)."""
+        """Return a ticket for `subject`; it may be a subprotocol (RFC 9110, section 5.6.2).
+
+        Args:
+            subject: whom it is for, in any words.
+
+        Returns:
+            The ticket.
+        """
         ticket = self._serializer.dumps(subject)
         return ticket if isinstance(ticket, str) else ticket.decode()
 
     def check(self, ticket: str) -> str:
         """Return the subject of a valid ticket.
+
+        Args:
+            ticket: what a client has shown.
+
+        Returns:
+            What `issue` was given.
 
         Raises:
             BadTicket: it has expired, or was not issued with this secret.
