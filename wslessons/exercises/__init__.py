@@ -23,7 +23,7 @@ from wslessons.exercises.exercise import Exercise
 
 __all__ = ["Check", "UnknownExercise", "check"]
 
-LESSONS = ("why", "echo", "chat", "client", "web", "heartbeats", "scaling", "fast")
+LESSONS = ("why", "echo", "chat", "client", "web", "heartbeats", "scaling", "fast", "production")
 """The modules that hold exercises, in the order of the lessons."""
 
 

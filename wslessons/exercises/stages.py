@@ -15,11 +15,17 @@ from wslessons.errors import need
 if TYPE_CHECKING:
     from wslessons.exercises.trial import Trial
 
-__all__ = ["Broken", "app", "pair", "process_request"]
+__all__ = ["Broken", "app", "chat", "options", "pair", "process_request"]
 
 
 class Broken(Exception):
     """What the application of `app` raises when it is told to fail."""
+
+
+async def echo(connection: ServerConnection) -> None:
+    """Send each message back."""
+    async for message in connection:
+        await connection.send(message)
 
 
 async def process_request(trial: Trial) -> str:
@@ -30,11 +36,40 @@ async def process_request(trial: Trial) -> str:
             response = trial.answer(connection, request)
             return await response if inspect.isawaitable(response) else response
 
-    async def echo(connection: ServerConnection) -> None:
-        async for message in connection:
-            await connection.send(message)
-
     return await trial.serve_this(echo, theirs=False, process_request=process)
+
+
+async def options(trial: Trial) -> str:
+    """Serve an echo with the options that are the answer; return its URL."""
+    from wslessons.exercises.trial import Mismatch, Nothing, shown
+
+    if not isinstance(trial.answer, dict):
+        hint = "Write a dict, with the names of options as keys."
+        raise Mismatch("a dict", Nothing(shown(trial.answer)), hint)
+    # Those that a trial has otherwise are not the library's own.
+    given = {"compression": "deflate", "close_timeout": 10, **trial.answer}
+    try:
+        return await trial.serve_this(echo, theirs=False, **given)
+    except (TypeError, ValueError, AttributeError) as error:
+        hint = "websockets.serve can't be called with that: help(websockets.serve) lists them all."
+        raise Mismatch("options of websockets.serve", Nothing(str(error)), hint) from error
+
+
+async def chat(trial: Trial) -> str:
+    """Serve a chat whose `authenticate` is the answer; return its URL."""
+    from wslessons.chat import ChatServer, Denied
+
+    async def authenticate(opening: Any) -> Any:
+        try:
+            return await trial.isolation.guard(trial.answer(opening))
+        except Denied as denied:
+            # That is an answer, and no crash.
+            trial.isolation.crashes.remove(denied)
+            raise
+
+    server = ChatServer(authenticate=authenticate)
+    request = server.process_request
+    return await trial.serve_this(server.handler, theirs=False, process_request=request)
 
 
 async def app(trial: Trial) -> str:
@@ -42,7 +77,7 @@ async def app(trial: Trial) -> str:
     need("uvicorn", "web")
     from wslessons import asgi
 
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"ok"})
@@ -59,7 +94,7 @@ async def app(trial: Trial) -> str:
             await send({"type": "websocket.send", "text": message.get("text") or ""})
 
     with trial.isolation.learners():
-        wrapped = trial.answer(echo)
+        wrapped = trial.answer(application)
 
     async def guarded(scope: Any, receive: Any, send: Any) -> None:
         try:
