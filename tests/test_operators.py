@@ -12,7 +12,7 @@ from websockets import http11
 
 from wslessons import cli, logs, serving
 from wslessons.chat import ChatServer
-from wslessons.guard import http, websocket
+from wslessons.guard import files, http, websocket
 from wslessons.web import Tickets, tickets
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -115,4 +115,5 @@ def test_every_row_says_why() -> None:
         assert len(row) == 5
         assert all(row[index] for index in (0, 1, 3, 4))
         assert servers(row[3]) <= {*SERVING, "push"}
-    assert re.search(r"proxy_set_header Host \$host", README)
+    (line,) = re.findall(r"proxy_set_header Host \$\w+", README)
+    assert f"{line};" in files.read("nginx.conf")

@@ -109,12 +109,16 @@ async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
 
 
 def certificate(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
-    """Write a chain and its key; return them, and a client's context that trusts them."""
+    """Write a chain and its key; return them, and a client's context that trusts them.
+
+    The authority behind them is in the same folder, in `authority.pem`.
+    """
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     chain, key = folder / "chain.pem", folder / "key.pem"
     chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return chain, key, context

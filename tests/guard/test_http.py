@@ -21,7 +21,7 @@ from waits import until
 from wslessons import asgi, limits
 from wslessons.guard import http
 from wslessons.limits import ConnectionLimit
-from wslessons.testing.raw import UPGRADE, dial, frame
+from wslessons.testing.raw import UPGRADE, dial, frame, handshake
 
 SHORT = 0.3
 
@@ -102,6 +102,14 @@ async def test_a_request_that_does_not_end_is_ended(site: Site, sent: str, statu
         assert answer.startswith(status)
         assert bool(answer) == bool(status)
         await until(lambda: not site.server.connections)
+
+
+async def test_http_1_0_has_no_websockets(site: Site) -> None:
+    """A proxy that speaks it to us passes on no upgrade that would work: a plain request."""
+    async with dial(site.server.url) as client:
+        client.send(handshake("/ws").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 40"), answer
 
 
 @pytest.mark.usefixtures("hurry")

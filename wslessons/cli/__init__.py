@@ -61,6 +61,17 @@ def _grade(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
     return command.run
 
 
+def _files(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the one to print")
+
+    def run(args: argparse.Namespace) -> int:
+        from wslessons.guard import files
+
+        return files.show(args.name)
+
+    return run
+
+
 BENCHES = {
     "fanout": "one message to many receivers, against broadcast() and a naive loop",
     "echo": "a round trip, by the library, by us, and by others that are installed",
@@ -117,6 +128,7 @@ COMMANDS = {
     "web": (serve.web, "serve the chat of lesson 4, with a page for browsers"),
     "check": (_check, "judge a handler of yours, or any server that is running"),
     "grade": (_grade, "grade a folder of handed-in notebooks"),
+    "files": (_files, "print a file for those who run a server: nginx's settings, systemd's unit"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
 }
 

@@ -3,7 +3,8 @@
 `http` and `websocket` are uvicorn's connections with an end to every wait and a bound on every
 buffer; `wslessons.asgi` serves with them. `origins` has the checks of ``Host`` and ``Origin``,
 `addresses` those of where a request comes from, `headers` what browsers are told: middleware for
-any ASGI application. Needs the extra `web`.
+any ASGI application. `nginx` is a real one in front of a server, and `files` has what an operator
+needs beside it. Needs the extra `web`.
 """
 
 from wslessons.errors import need

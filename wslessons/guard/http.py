@@ -289,6 +289,12 @@ class HttpConnection(HttpToolsProtocol):
 
     # WebSockets.
 
+    def _should_upgrade(self) -> bool:
+        """Whether it asks for a WebSocket: HTTP/1.0 has none (RFC 6455, section 4.2.1)."""
+        parser = self.parser
+        old = parser is None or parser.get_http_version() == "1.0"
+        return not old and super()._should_upgrade()
+
     def _upgrade(self) -> None:
         if not self._idle:
             self._refuse(HTTPStatus.BAD_REQUEST, "A handshake has to wait for the last answer.")

@@ -66,7 +66,7 @@ async function refusal(answer) {
   if (answer.status === 403) {
     why +=
       " If this is the server's own page, a proxy on the way has to pass on the Host (nginx:" +
-      ` proxy_set_header Host $host), or the server is to be started with --origins ${new URL(document.baseURI).origin}.`;
+      ` proxy_set_header Host $http_host), or the server is to be started with --origins ${new URL(document.baseURI).origin}.`;
   }
   if (answer.status < 500 && !LATER.has(answer.status)) return new Final(why);
   return new Later(why, retryAfter(answer.headers.get("Retry-After")));
