@@ -17,18 +17,16 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from wslessons.connection import host_port
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError, extra
 from wslessons.limits import HEARTBEAT, ConnectionLimit
 from wslessons.serving import explained_bind_errors
 
-for _module in ("httptools", "uvicorn"):
-    need(_module, "web")
-# Only after the sentence above.
-import uvicorn  # noqa: E402
+with extra("web"):
+    import uvicorn
 
-from wslessons.guard.http import REQUEST_TIMEOUT, HttpConnection  # noqa: E402
-from wslessons.guard.tls import TlsDoor  # noqa: E402
-from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
+    from wslessons.guard.http import REQUEST_TIMEOUT, HttpConnection
+    from wslessons.guard.tls import TlsDoor
+    from wslessons.guard.websocket import WebSocketConnection
 
 __all__ = ["GRACE", "AppServer", "serve", "start"]
 

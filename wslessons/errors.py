@@ -11,7 +11,15 @@ from collections.abc import Callable, Generator
 from types import ModuleType
 from typing import Any
 
-__all__ = ["UserError", "need", "port_number", "print_line", "told_of_stdout"]
+__all__ = [
+    "MissingExtra",
+    "UserError",
+    "extra",
+    "need",
+    "port_number",
+    "print_line",
+    "told_of_stdout",
+]
 
 
 class UserError(Exception):
@@ -32,6 +40,13 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """Show a learner the sentence and no traceback (IPython looks for this method)."""
         return [f"wslessons: {self}"]
+
+
+class MissingExtra(UserError, ModuleNotFoundError):
+    """A package is not installed that an extra of this one brings; the sentence names the extra.
+
+    It is an `ImportError`, so that a program can try such an import and do without.
+    """
 
 
 def print_line(text: str) -> None:
@@ -117,24 +132,44 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def need(module: str, extra: str) -> ModuleType:
-    """Import `module`, or raise a `UserError` that names the extra that brings it.
+@contextlib.contextmanager
+def extra(name: str) -> Generator[None]:
+    """Say which extra brings a package that is imported in the block and is not installed.
+
+    ``with extra("web"):`` and then the imports: whoever lacks the extra reads one sentence.
+
+    Args:
+        name: the extra of this package that brings all that the block imports.
+
+    Raises:
+        MissingExtra: something is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if isinstance(exc, MissingExtra) or (exc.name or "wslessons").startswith("wslessons"):
+            raise
+        sentence = f"{exc.name} is not installed: get it with pip install 'wslessons[{name}]'."
+        missing = MissingExtra(sentence)
+        missing.name = exc.name
+        raise missing from None
+
+
+def need(module: str, name: str) -> ModuleType:
+    """Import `module`, or raise an error that names the extra that brings it.
 
     >>> need("json", "lab").__name__
     'json'
 
     Args:
         module: its full name.
-        extra: the extra of this package that brings it.
+        name: the extra of this package that brings it.
 
     Returns:
         The module.
+
+    Raises:
+        MissingExtra: it is not installed.
     """
-    try:
+    with extra(name):
         return importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        if exc.name != module.partition(".")[0] and exc.name != module:
-            raise
-        raise UserError(
-            f"{module} is not installed: get it with pip install 'wslessons[{extra}]'."
-        ) from None

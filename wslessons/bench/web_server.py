@@ -19,14 +19,17 @@ import os
 import sys
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
 from wslessons import asgi, web
 from wslessons.bench.tools import answer_parent, raise_descriptor_limit
 from wslessons.chat import ChatServer
+from wslessons.errors import extra
+
+with extra("web"):
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.websockets import WebSocket, WebSocketDisconnect
+
 
 CONTENDERS = ("library", "frames", "asgi", "tasks", "loop")
 PLAIN: dict[str, Any] = {"ws": "websockets-sansio", "ws_per_message_deflate": False}

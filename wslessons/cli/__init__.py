@@ -40,6 +40,13 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     return record.run
 
 
+def _nbval_rules(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.lab import record
+
+    record.add_rules_arguments(parser)
+    return record.say_rules
+
+
 def _chaos(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from wslessons.chaos import command
 
@@ -130,6 +137,7 @@ COMMANDS = {
     "grade": (_grade, "grade a folder of handed-in notebooks"),
     "files": (_files, "print a file for those who run a server: nginx's settings, systemd's unit"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
+    "nbval-rules": (_nbval_rules, "print the path of nbval's sanitize file for the lessons"),
 }
 
 

@@ -232,7 +232,7 @@ async def polite_poll(url, times):
 
     async def over(self, trial: Trial, states: list[int]) -> tuple[Any, list[str | None]]:
         """Let it poll a server whose state at question n is `states[n]`."""
-        need("aiohttp", "web")
+        need("aiohttp", "push")
         asked: list[str | None] = []
 
         def answer(connection: ServerConnection, request: Request) -> Response:

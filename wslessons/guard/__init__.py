@@ -7,17 +7,14 @@ any ASGI application. `nginx` is a real one in front of a server, and `files` ha
 needs beside it. Needs the extra `web`.
 """
 
-from wslessons.errors import need
+from wslessons.errors import extra
 
-for _module in ("httptools", "starlette", "uvicorn"):
-    need(_module, "web")
-
-# Only now, so that whoever lacks the extra reads that sentence and no traceback.
-from wslessons.guard.addresses import Forwarded, Networks  # noqa: E402
-from wslessons.guard.headers import SecurityHeaders  # noqa: E402
-from wslessons.guard.http import HttpConnection  # noqa: E402
-from wslessons.guard.origins import HostCheck, OriginCheck  # noqa: E402
-from wslessons.guard.websocket import WebSocketConnection  # noqa: E402
+with extra("web"):
+    from wslessons.guard.addresses import Forwarded, Networks
+    from wslessons.guard.headers import SecurityHeaders
+    from wslessons.guard.http import HttpConnection
+    from wslessons.guard.origins import HostCheck, OriginCheck
+    from wslessons.guard.websocket import WebSocketConnection
 
 __all__ = [
     "Forwarded",

@@ -7,10 +7,12 @@ restart). The kernel's signal handlers, and with them the stop button, are left 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wslessons import asgi
 from wslessons.lab import background, kernel
+
+if TYPE_CHECKING:
+    from wslessons import asgi
 
 __all__ = ["BackgroundApp", "serve_app"]
 
@@ -74,6 +76,8 @@ async def serve_app(
     Raises:
         UserError: the address can't be bound, or the application fails to start.
     """
+    from wslessons import asgi  # only here, so that `help(lab)` needs no more than the extra `lab`
+
     kernel.running_loop()
     logger = logging.getLogger("uvicorn")
     logger.propagate = False

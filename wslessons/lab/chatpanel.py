@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import cycle
 
-import ipywidgets
-
 from wslessons.chat.events import Error, Joined, Left, Message, Missed, Roster, Welcome
 from wslessons.client import ChatClient, Connected, Disconnected, Notice, Retrying, full_jitter
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.lab import background
 from wslessons.lab.panel import ClientPanel, Panel, replace
 from wslessons.lab.theme import RED
 from wslessons.link import Fault, Link
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["ChatPanel", "ChatPanels", "chat_panels"]
 

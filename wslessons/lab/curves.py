@@ -6,14 +6,19 @@ import asyncio
 import html
 import io
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ipywidgets
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
+from wslessons.errors import extra
 from wslessons.lab.panel import LivePanel
-from wslessons.push import Load, UnitCosts
+
+if TYPE_CHECKING:
+    from wslessons.push import Load, UnitCosts
+
+with extra("lab"):
+    import ipywidgets
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
 
 __all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span", "three_digits"]
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ipywidgets
-
-from wslessons import push
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.lab import background
 from wslessons.lab.panel import LivePanel, replace
 from wslessons.lab.theme import BLUE, GREEN, GREY, PURPLE, RED
 from wslessons.link import Link
+
+if TYPE_CHECKING:
+    from wslessons import push
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["Dashboard", "Side", "dashboard_panel"]
 
@@ -128,6 +132,8 @@ class Dashboard(LivePanel):
         await self._report("web", "healthy" if deploying else "deploying")
 
     async def _connect(self) -> None:
+        from wslessons import push
+
         await self._stack.aclose()
         self._url = background.find(self._name).url
         kinds = ((self.asking, push.PollingTab), (self.told, push.WebSocketTab))
@@ -149,6 +155,8 @@ class Dashboard(LivePanel):
             self.told.show()
 
     async def _report(self, service: str, status: str) -> None:
+        from wslessons import push
+
         self.show_error("")
         async with push.Builds(self._url) as builds:
             await builds.report(service, status)

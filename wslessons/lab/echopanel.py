@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import ipywidgets
 from websockets import ClientConnection, ConnectionClosed, InvalidHandshake, InvalidURI, connect
 
 from wslessons import serving
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.lab import background
 from wslessons.lab.panel import ClientPanel, replace
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["EchoPanel", "echo_panel"]
 

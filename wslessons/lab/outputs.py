@@ -1,8 +1,8 @@
 """What a recorded notebook holds.
 
 Whatever only one run has (widget ids, timestamps, the Python version, tracebacks) is left out of a
-recording. Its outputs have gone through the rules of nbval's sanitize file, so that a port, say,
-is the same word each time.
+recording; what an author has noted in the metadata of a notebook or a cell stays. The outputs have
+gone through the rules of nbval's sanitize file, so that a port, say, is the same word each time.
 
 https://nbval.readthedocs.io/en/latest/#regex-output-sanitizing
 """
@@ -27,6 +27,7 @@ __all__ = [
     "code_cells",
     "drop_widget_views",
     "dumps",
+    "keep_measurements",
     "normalise",
     "parse",
     "read_rules",
@@ -50,6 +51,9 @@ NOTEBOOK_METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
+
+OF_A_RUN = {"ExecuteTime", "collapsed", "execution", "outputId", "scrolled", "trusted"}
+"""What programs note in a cell's metadata about a run, or about how it was looked at."""
 
 RULES = Path(__file__).with_name("nbval.cfg")
 """The lessons' own rules: what may differ from run to run."""
@@ -123,9 +127,16 @@ def normalise(notebook: Notebook, rules: Rules) -> None:
     import nbformat
 
     drop_widget_views(notebook)
-    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+    notebook.metadata.update(nbformat.from_dict(NOTEBOOK_METADATA))
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        cell.metadata = {key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)}
+        for key in OF_A_RUN.intersection(cell.metadata):
+            del cell.metadata[key]
+        if "jupyter" in cell.metadata:
+            cell.metadata.jupyter.pop("outputs_hidden", None)
+        for key in ("jupyter", "tags"):
+            if key in cell.metadata and not cell.metadata[key]:
+                del cell.metadata[key]
     for _, _, cell in code_cells(notebook):
         for output in cell.outputs:
             if output.output_type == "stream":
@@ -138,6 +149,36 @@ def normalise(notebook: Notebook, rules: Rules) -> None:
                 for kind, value in output.data.items():
                     output.data[kind] = sanitize(rules, value)
                 output.metadata = {k: v for k, v in output.metadata.items() if k in output.data}
+
+
+def keep_measurements(notebook: Notebook, before: Notebook) -> None:
+    """Let each cell tagged `nbval-ignore-output` keep its recording while only numbers differ.
+
+    Args:
+        notebook: the new recording, changed in place.
+        before: the same notebook as it was recorded before.
+    """
+    for new, old in zip(notebook.cells, before.cells, strict=True):
+        if "nbval-ignore-output" in new.metadata.get("tags", []) and _words(new) == _words(old):
+            new.outputs = old.outputs
+            for output in new.outputs:
+                if "execution_count" in output:
+                    output.execution_count = new.execution_count
+
+
+def _words(cell: Notebook) -> list[str]:
+    """The words that a cell put out, without those that hold a digit; of a picture, its labels."""
+    found: list[str] = []
+    for output in cell.outputs:
+        said = {"text": output.get("text") or output.get("evalue") or "", **output.get("data", {})}
+        for kind, value in sorted(said.items()):
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            if kind == "image/svg+xml":  # where matplotlib writes each text as a comment
+                text = " ".join(re.findall(r"<!--(.*?)-->", text, re.DOTALL))
+            elif kind.startswith("image/"):
+                text = ""
+            found += [kind, *(word for word in text.split() if not re.search(r"\d", word))]
+    return found
 
 
 def dumps(notebook: Notebook) -> str:

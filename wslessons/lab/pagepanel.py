@@ -6,10 +6,13 @@ import html
 import os
 from urllib.parse import urlsplit
 
-import ipywidgets
-
+from wslessons.errors import extra
 from wslessons.lab import background
 from wslessons.lab.panel import Panel
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["FRAMES", "HOSTS", "PagePanel", "page_panel", "page_url"]
 

@@ -18,13 +18,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import ipywidgets
-
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.lab import background
 from wslessons.lab.kernel import running_loop
 from wslessons.lab.names import Names
 from wslessons.lab.theme import FRAME, GREEN, GREY, RED, SHADES
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["ClientPanel", "LivePanel", "Panel", "Transcript", "replace"]
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-import ipywidgets
 from websockets import ClientConnection, ConnectionClosed, InvalidHandshake, connect
 
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.heartbeat.heartbeat import Beat, Heartbeat
 from wslessons.lab import background
 from wslessons.lab.panel import ClientPanel, replace
 from wslessons.lab.rttchart import rtt_chart
 from wslessons.lab.theme import RED
 from wslessons.link import Fault, Link
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["PlugPanel", "plug_panel"]
 

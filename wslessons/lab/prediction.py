@@ -9,10 +9,12 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-import ipywidgets
-
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.lab.panel import Panel
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["Outcome", "Prediction", "predict"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future
 
-import ipywidgets
-
+from wslessons.errors import extra
 from wslessons.exercises import progress
 from wslessons.exercises.progress import LessonProgress
 from wslessons.lab.lessons import lessons
 from wslessons.lab.panel import LivePanel, replace
 from wslessons.lab.theme import GREEN, GREY, RED
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = ["ProgressCard", "as_html", "as_text", "progress_card"]
 

@@ -1,11 +1,9 @@
 """`wslessons record`: run notebooks in a fresh kernel and keep, or check, what comes out.
 
-Recording an unchanged notebook twice gives the same file, byte for byte. `--check` lets nbval
-itself run and compare, with the rules that the recording was made with; what a recording holds,
-`wslessons.lab.outputs` says.
-
-Not handled here: output that is different in each run, such as a duration. A cell tagged
-`nbval-ignore-output` may have it, and then its recording differs each time.
+Recording changes what has changed, and no more: an unchanged notebook stays the same file, byte
+for byte, and a cell tagged `nbval-ignore-output`, whose numbers always differ, keeps the old ones
+while the words around them are the same. `--check` lets nbval itself run and compare, by the rules
+that the recording was made with; what a recording holds, `wslessons.lab.outputs` says.
 
 https://nbclient.readthedocs.io/en/latest/client.html
 """
@@ -21,19 +19,20 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from wslessons.errors import UserError, need
-from wslessons.lab.lessons import all_lessons, repository
+from wslessons.errors import UserError, need, print_line
+from wslessons.lab.lessons import all_lessons, originals, repository
 from wslessons.lab.outputs import (
     RULES,
     Notebook,
     code_cells,
     dumps,
+    keep_measurements,
     normalise,
     parse,
     read_rules,
 )
 
-__all__ = ["add_arguments", "check", "execute", "record", "run"]
+__all__ = ["add_arguments", "add_rules_arguments", "check", "execute", "record", "run", "say_rules"]
 
 NBVAL_LINES = 12
 """Of what nbval says about a cell, at most so many lines are shown."""
@@ -42,7 +41,11 @@ NBVAL_LINES = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the arguments of `wslessons record`."""
     parser.add_argument(
-        "files", metavar="FILE", nargs="*", type=Path, help="notebooks (default: all lessons)"
+        "files",
+        metavar="FILE",
+        nargs="*",
+        type=Path,
+        help="notebooks (default: all lessons: this folder's copies, or else the clone's)",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing, fail where outputs have changed"
@@ -63,6 +66,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the help of `wslessons nbval-rules`, which takes no arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "strict nbval over copies of the lessons, anywhere:\n"
+        '  pytest --nbval --nbval-sanitize-with "$(wslessons nbval-rules)" 01_echo.ipynb'
+    )
+
+
+def say_rules(args: argparse.Namespace) -> int:
+    """Print the path of nbval's sanitize file for the lessons, and return 0."""
+    print_line(str(RULES))
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Record or check each notebook; 0, or 1 if any failed, each with one sentence on stderr.
 
@@ -71,13 +89,11 @@ def run(args: argparse.Namespace) -> int:
     """
     for module in ("nbclient", "ipykernel", "nbval"):
         need(module, "lab")
-    if not args.files and not args.check and repository() is None:
-        raise UserError("name the notebooks: the installed lessons stay as they are.", exit_code=2)
     # Short names where there are any: each sentence below begins with one.
     here = Path.cwd()
     files = [
         path.relative_to(here) if path.is_relative_to(here) else path
-        for path in args.files or all_lessons()
+        for path in args.files or _lessons_of(here, to_write=not args.check)
     ]
     for path in files:
         if not path.is_file():
@@ -93,6 +109,25 @@ def run(args: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _lessons_of(folder: Path, *, to_write: bool) -> list[Path]:
+    """All lessons of which `folder` has copies, or else those that came with the package.
+
+    Raises:
+        UserError: the package's own would be written, and are an install's.
+    """
+    known = all_lessons()
+    copies = [folder / path.relative_to(originals()) for path in known]
+    if found := [path for path in copies if path.is_file()]:
+        return found
+    if to_write and repository() is None:
+        raise UserError(
+            "there are no copies of the lessons in this folder: name the notebooks;"
+            " the installed lessons stay as they are.",
+            exit_code=2,
+        )
+    return known
+
+
 def record(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
     """Run the notebook at `path`, store its outputs, and say whether they are new.
 
@@ -106,8 +141,11 @@ def record(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
     """
     stored = path.read_text(encoding="utf-8")
     notebook = parse(path, stored)
+    before = parse(path, stored)
     execute(path, notebook, timeout)
-    normalise(notebook, read_rules(rules))
+    for each in (before, notebook):
+        normalise(each, read_rules(rules))
+    keep_measurements(notebook, before)
     if (text := dumps(notebook)) == stored:
         return "recorded, unchanged"
     # Bytes, so that lines end alike on every system.
@@ -124,21 +162,13 @@ def check(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
         timeout: seconds that a cell may take.
 
     Raises:
-        UserError: it is no notebook, or was not written by `record`, or nbval finds a cell that
+        UserError: it is no notebook, or has a cell that was never run, or nbval finds a cell that
             differs or fails: the first one is named, by its number among the code cells.
     """
-    stored = path.read_text(encoding="utf-8")
-    notebook = parse(path, stored)
-    for number, _, cell in code_cells(notebook):
+    for number, _, cell in code_cells(parse(path, path.read_text(encoding="utf-8"))):
         # nbval compares a cell that was never run with nothing.
-        if cell.execution_count != number:
-            raise UserError(
-                f"{path}, cell {number} has the count {cell.execution_count} and not {number}:"
-                f" wslessons record {path}."
-            )
-    normalise(notebook, read_rules(rules))
-    if dumps(notebook) != stored:
-        raise UserError(f"{path} was saved by another program: wslessons record {path}.")
+        if cell.execution_count is None and cell.source.strip():
+            raise UserError(f"{path}, cell {number} was never run: wslessons record {path}.")
     with tempfile.TemporaryDirectory() as folder:
         # A folder of its own, lest settings and plugins that are about have a say.
         settings, report = Path(folder, "pytest.ini"), Path(folder, "report.xml")

@@ -9,29 +9,26 @@
 `fleet` holds the statuses, `app` offers them over HTTP and WebSocket, `sse` frames server-sent
 events, `tabs` are the dashboards that watch, `builds` reports statuses, and `costs` turns what was
 measured into forecasts.
-The measuring is `wslessons.bench.push_load`. Needs the extra `web`.
+The measuring is `wslessons.bench.push_load`. Needs the extra `push`.
 
 Not handled here: who may see or report a status, more than one server, and TLS; see lesson 8.
 """
 
-from wslessons.errors import need
+from wslessons.errors import extra
 
-for _module in ("aiohttp", "starlette", "uvicorn"):
-    need(_module, "web")
-
-# Only now, so that whoever lacks the extra reads that sentence and no traceback.
-from wslessons.push.app import application, serve  # noqa: E402
-from wslessons.push.builds import Builds  # noqa: E402
-from wslessons.push.costs import Load, UnitCosts  # noqa: E402
-from wslessons.push.fleet import STATUSES, Change, Fleet, Snapshot  # noqa: E402
-from wslessons.push.tabs import (  # noqa: E402
-    KINDS,
-    EventSourceTab,
-    LongPollingTab,
-    PollingTab,
-    Tab,
-    WebSocketTab,
-)
+with extra("push"):
+    from wslessons.push.app import application, serve
+    from wslessons.push.builds import Builds
+    from wslessons.push.costs import Load, UnitCosts
+    from wslessons.push.fleet import STATUSES, Change, Fleet, Snapshot
+    from wslessons.push.tabs import (
+        KINDS,
+        EventSourceTab,
+        LongPollingTab,
+        PollingTab,
+        Tab,
+        WebSocketTab,
+    )
 
 __all__ = [
     "KINDS",

@@ -12,18 +12,16 @@ from typing import Any
 
 from websockets import ConnectionClosed, ServerConnection, serve
 
-from wslessons.errors import need
+from wslessons.errors import extra
 from wslessons.link import Link
 from wslessons.serving import urls
 from wslessons.testing.hostile import Connected, Hostile
 from wslessons.testing.raw import Raw, dial
 from wslessons.testing.virtual import run
 
-for _module in ("pytest", "pytest_asyncio"):
-    need(_module, "testing")
-# Only after the sentence above.
-import pytest  # noqa: E402
-import pytest_asyncio  # noqa: E402
+with extra("testing"):
+    import pytest
+    import pytest_asyncio
 
 __all__ = [
     "Dial",

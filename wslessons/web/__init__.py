@@ -15,20 +15,17 @@ browser gets, and `hostile` a page to attack it with.
 Not handled here: who people are (a ticket says only that our page asked for it); see lesson 8.
 """
 
-from wslessons.errors import need
+from wslessons.errors import extra
 
-for _module in ("itsdangerous", "prometheus_client", "starlette", "uvicorn"):
-    need(_module, "web")
-
-# Only now, so that whoever lacks the extra reads that sentence and no traceback.
-from wslessons.guard import HostCheck, OriginCheck, SecurityHeaders  # noqa: E402
-from wslessons.web.app import OPTIONS, WebChat, application, serve  # noqa: E402
-from wslessons.web.connection import AsgiWriter, WebConnection  # noqa: E402
-from wslessons.web.frames import FrameProtocol  # noqa: E402
-from wslessons.web.hostile import hostile_application  # noqa: E402
-from wslessons.web.metrics import Metrics  # noqa: E402
-from wslessons.web.middleware import RequestLog, TicketCheck  # noqa: E402
-from wslessons.web.tickets import BadTicket, Tickets  # noqa: E402
+with extra("web"):
+    from wslessons.guard import HostCheck, OriginCheck, SecurityHeaders
+    from wslessons.web.app import OPTIONS, WebChat, application, serve
+    from wslessons.web.connection import AsgiWriter, WebConnection
+    from wslessons.web.frames import FrameProtocol
+    from wslessons.web.hostile import hostile_application
+    from wslessons.web.metrics import Metrics
+    from wslessons.web.middleware import RequestLog, TicketCheck
+    from wslessons.web.tickets import BadTicket, Tickets
 
 __all__ = [
     "OPTIONS",

@@ -16,13 +16,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import psutil
-from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.connect import write_connection_file
-
+from wslessons.errors import extra
 from wslessons.exercises import progress
 from wslessons.exercises.grade import wire
 from wslessons.exercises.grade.remote import Lost
+
+with extra("lab"):
+    import psutil
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+    from jupyter_client.connect import write_connection_file
+
 
 __all__ = ["Died", "Office", "StudentKernel"]
 

@@ -22,15 +22,19 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
 
-import ipywidgets
 from websockets import ServerConnection
 from websockets.frames import Frame, Opcode
 
 from wslessons import serving
 from wslessons.connection import LoggedConnection
+from wslessons.errors import extra
 from wslessons.lab.panel import Panel
 from wslessons.lab.theme import BLUE
 from wslessons.testing.raw import handshake
+
+with extra("lab"):
+    import ipywidgets
+
 
 __all__ = [
     "Cost",

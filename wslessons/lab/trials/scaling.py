@@ -11,13 +11,16 @@ from itertools import cycle
 from statistics import median
 from typing import Any
 
-import psutil
-
 from wslessons.chat.events import Message, Missed, Roster
 from wslessons.client import ChatClient
+from wslessons.errors import extra
 from wslessons.scaling import brokers
 from wslessons.scaling.bus import Status, from_url
 from wslessons.scaling.cluster import Cluster
+
+with extra("lab"):
+    import psutil
+
 
 __all__ = [
     "LINES",

@@ -10,18 +10,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
 from websockets import ConnectionClosed, InvalidStatus, connect
 
 from wslessons import asgi
-from wslessons.errors import UserError
+from wslessons.errors import UserError, extra
 from wslessons.lab import commands
+
+with extra("push"):
+    import aiohttp
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route, WebSocketRoute
+    from starlette.websockets import WebSocket
+
 
 __all__ = ["Deaf", "ask", "bank", "browse", "fan_out", "handshake"]
 

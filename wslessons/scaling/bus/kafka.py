@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from itertools import chain
 from typing import Any
 
-from wslessons.errors import need
+from wslessons.errors import extra
 from wslessons.scaling.bus.transport import (
     CHECK,
     LOST_AFTER,
@@ -30,13 +30,13 @@ from wslessons.scaling.bus.transport import (
 )
 from wslessons.scaling.bus.url import Address
 
-need("aiokafka", "kafka")
-from aiokafka import (  # noqa: E402 -- only after the sentence above
-    AIOKafkaConsumer,
-    AIOKafkaProducer,
-    TopicPartition,
-    errors,
-)
+with extra("kafka"):
+    from aiokafka import (
+        AIOKafkaConsumer,
+        AIOKafkaProducer,
+        TopicPartition,
+        errors,
+    )
 
 __all__ = ["Topic"]
 

@@ -33,7 +33,7 @@ from collections.abc import Callable, Coroutine
 from hashlib import blake2s
 from typing import Any
 
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError, extra
 from wslessons.scaling.bus.items import count_events
 from wslessons.scaling.bus.transport import (
     CHECK,
@@ -49,12 +49,12 @@ from wslessons.scaling.bus.transport import (
 )
 from wslessons.scaling.bus.url import Address
 
-need("nats", "nats")
-import nats.errors  # noqa: E402 -- only after the sentence above
-import nats.js.errors  # noqa: E402
-from nats.aio.client import Client  # noqa: E402
-from nats.aio.msg import Msg  # noqa: E402
-from nats.js import api  # noqa: E402
+with extra("nats"):
+    import nats.errors
+    import nats.js.errors
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.js import api
 
 __all__ = ["Core", "JetStream"]
 

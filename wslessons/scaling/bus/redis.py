@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError, extra
 from wslessons.scaling.bus.transport import (
     CHECK,
     LOST_AFTER,
@@ -37,12 +37,12 @@ from wslessons.scaling.bus.transport import (
 )
 from wslessons.scaling.bus.url import Address
 
-need("redis", "redis")
-from redis import exceptions as errors  # noqa: E402 -- only after the sentence above
-from redis.asyncio import Redis, Sentinel  # noqa: E402
-from redis.asyncio.client import PubSub  # noqa: E402
-from redis.asyncio.retry import Retry  # noqa: E402
-from redis.backoff import NoBackoff  # noqa: E402
+with extra("redis"):
+    from redis import exceptions as errors
+    from redis.asyncio import Redis, Sentinel
+    from redis.asyncio.client import PubSub
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
 __all__ = ["Channels", "Streams"]
 
