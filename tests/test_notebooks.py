@@ -284,7 +284,7 @@ def source_is_clean(notebook: Notebook) -> Iterator[str]:
 def first_lines(count: int) -> str:
     """The first `count` lines of code of a module of the package."""
     source = (ROOT / "wslessons" / "errors.py").read_text(encoding="utf-8")
-    body = source[: source.index("def _closed")]
+    body = source[: source.index("\n\ndef need")]
     return "\n".join(line.strip() for line in body.splitlines()[-count:] if line)
 
 
