@@ -219,6 +219,8 @@ class ChatServer(Application):
             weakref.WeakKeyDictionary()
         )
         """Who connects, between the handshake and `handler`."""
+        self.bus = bus
+        """What shares the rooms with other servers, or keeps them."""
         if bus is not None:
             self._order = bus.orders(self._obey)
 

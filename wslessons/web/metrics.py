@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus to collect from ``GET /metrics``.
+"""What the server and its bus count, for Prometheus to collect from ``GET /metrics``.
 
 Counting must not slow down a fan-out that writes a hundred messages at once to a thousand members,
 so `Meter` adds plain integers, and looks into joined frames once for all the members that get them.
@@ -26,6 +26,39 @@ __all__ = ["Meter", "Metrics", "code_label", "payloads", "texts"]
 
 PACE = 0.25
 """Seconds between two measurements of the loop's delay."""
+BUS: dict[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str]] = {
+    "connected": (
+        GaugeMetricFamily,
+        "chat_bus_connected",
+        "Whether the broker can be reached: 1 or 0.",
+    ),
+    "backlog": (
+        GaugeMetricFamily,
+        "chat_bus_backlog",
+        "Events of this server that the broker has not acknowledged.",
+    ),
+    "lag": (
+        GaugeMetricFamily,
+        "chat_bus_lag_seconds",
+        "How long an event takes to the broker and, with a log, back.",
+    ),
+    "missed": (
+        CounterMetricFamily,
+        "chat_bus_events_missed",
+        "Events of other servers that this one never got.",
+    ),
+    "unsent": (
+        CounterMetricFamily,
+        "chat_bus_events_unsent",
+        "Events of this server that the others never got.",
+    ),
+    "reconnects": (
+        CounterMetricFamily,
+        "chat_bus_reconnects",
+        "How often the broker was reached again.",
+    ),
+}
+"""What a bus counts, as `Bus.stats` names it: its kind, its name here, and what it means."""
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 # Nobody's text can begin so: a text message begins with its sender's name in brackets, and a JSON
@@ -156,6 +189,11 @@ class Metrics(Collector):
         for label, count in sorted(meter.closed.items()):
             closed.add_metric([label], count)
         yield closed
+        # A bus that somebody wrote for their own rooms need not count anything.
+        if stats := getattr(self._chat.bus, "stats", None):
+            for name, value in stats().items():
+                kind, title, help_text = BUS[name]
+                yield kind(title, help_text, value)
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Return all of it as text, in the format that `accept` prefers, and its media type.

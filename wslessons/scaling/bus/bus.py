@@ -59,6 +59,8 @@ class Bus:
         """Events that are known to be gone for this server."""
         self.unsent = 0
         """Events of this server that are known to be gone for the others."""
+        self.reconnects = 0
+        """How often the broker was reached again after it had been lost."""
         self._channel: Channel[Item] = Channel(keep)
         self._seq = 0
         """Sequence number of the newest event that was published here."""
@@ -85,6 +87,27 @@ class Bus:
     def backlog(self) -> int:
         """How many events the broker has not acknowledged."""
         return 0
+
+    @property
+    def lag(self) -> float:
+        """How many seconds this server's events take to where all can get them: see `Remote`."""
+        return 0.0
+
+    def stats(self) -> dict[str, float]:
+        """Count what an operator watches; ``GET /metrics`` of `wslessons.web` shows it.
+
+        Returns:
+            `connected` (1 or 0), `backlog`, `lag` in seconds, and what happened since the start:
+            `missed`, `unsent` and `reconnects`.
+        """
+        return {
+            "connected": float(self.status.state == "connected"),
+            "backlog": self.backlog,
+            "lag": self.lag,
+            "missed": self.missed,
+            "unsent": self.unsent,
+            "reconnects": self.reconnects,
+        }
 
     def publish(self, event: Event, *, force: bool = False) -> int:
         """Take a copy of an event on its way to all readers of all servers. Never waits.

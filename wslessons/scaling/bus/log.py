@@ -89,6 +89,7 @@ class Log(Remote):
             raise UserError("too much waits for the broker to take it: try again later.")
         self._seq = event.seq
         self._waiting.put(event, data)
+        self._leaves(event.seq)
 
     # What a transport with a log calls as well: see `LogHost`.
 
@@ -105,6 +106,8 @@ class Log(Remote):
             logger.info("%s has lost its log, and begins a new one", self._log.label)
             self._seqs.clear()
             self._begin_anew(epoch)
+            # What was in the lost log and not read yet will never come.
+            self._timed = None
         self._start = self._at = before
 
     def on_entry(self, first: int, data: bytes) -> None:
@@ -125,6 +128,7 @@ class Log(Remote):
                 self._take(event, number)
                 if event.node == self.node:
                     mine = event.seq
+                    self._arrives(mine)
         # The broker's answer may come later, and whoever said it may say more before that.
         self._has(mine)
         self._progress(first + max(0, len(parts) - 1))
@@ -209,6 +213,7 @@ class Log(Remote):
         logger.warning("%s refused an event for %s: %s", self._log.label, event.room, why)
         self.unsent += 1
         self._has(event.seq)
+        self._arrives(event.seq)
         self._put(Unsent(event, why))
 
     async def _send_beside(self) -> None:

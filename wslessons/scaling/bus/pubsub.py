@@ -117,6 +117,7 @@ class PubSub(Remote):
             self._mine.popitem(last=False)
         if self.status.state == "connected" and self._waiting.has_room(data):
             self._waiting.put(event, data)
+            self._leaves(event.seq)
         else:
             self.unsent += 1
         self._deliver_here(event)
@@ -137,7 +138,8 @@ class PubSub(Remote):
             await self._waiting.changed.wait()
             self._sending = True
             batch = self._waiting.take(BATCH, min(BATCH_BYTES, self._transport.limit - 2))
-            lost = sum(isinstance(part, Event) for part, _ in batch)
+            events = [part for part, _ in batch if isinstance(part, Event)]
+            lost = len(events)
             try:
                 with contextlib.suppress(Unreachable):
                     await self._transport.publish(join([data for _, data in batch]))
@@ -145,6 +147,8 @@ class PubSub(Remote):
             finally:
                 self.unsent += lost
                 self._sending = False
+                if events:
+                    self._arrives(events[-1].seq)
             self._sent.set()
 
     def _is_sending(self) -> bool:

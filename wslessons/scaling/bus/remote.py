@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from itertools import islice
@@ -71,12 +72,25 @@ class Remote(Bus):
         """Events, and where they go out in one line with them, signs of life."""
         self._presence = Presence(self.node, beat)
         self._sent = asyncio.Event()
+        self._lag = 0.0
+        self._timed: tuple[int, float] | None = None
+        """The sequence number of the event whose way is being timed, and when it was published."""
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def backlog(self) -> int:
         """How many events the broker has not acknowledged."""
         return len(self._waiting)
+
+    @property
+    def lag(self) -> float:
+        """Seconds that an event of this server took: to the broker and, where that has a log, back.
+
+        One event is timed after another, by this machine's clock alone. While one is under way for
+        longer than the last one took, it is as long as that has been.
+        """
+        so_far = time.monotonic() - self._timed[1] if self._timed else 0.0
+        return max(self._lag, so_far)
 
     def enter(self, room: str, connection: str, name: str) -> None:
         """Let the other servers know that somebody is here."""
@@ -170,6 +184,7 @@ class Remote(Bus):
         self._presence.postpone()
         self._set_status(Status("connected"))
         if self._tasks:
+            self.reconnects += 1
             # Others have missed our beats, and we theirs.
             self._announce_all(ask=True)
 
@@ -195,6 +210,16 @@ class Remote(Bus):
     def _announce(self, part: Signal) -> None:
         """Send a part of a message to whoever listens now; if it is lost, the next beat repeats."""
         raise NotImplementedError
+
+    def _leaves(self, seq: int) -> None:
+        """Take note that an event begins its way, and time it if no other one is timed."""
+        if self._timed is None:
+            self._timed = seq, time.monotonic()
+
+    def _arrives(self, seq: int) -> None:
+        """Take note that our events up to this sequence number are at the end of their way."""
+        if self._timed is not None and self._timed[0] <= seq:
+            self._lag, self._timed = time.monotonic() - self._timed[1], None
 
     def _encode(self, event: Event) -> bytes:
         """Return an event as JSON.
