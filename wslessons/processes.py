@@ -178,14 +178,14 @@ class ServerProcess(ABC):
                 stderr=output,
             )
 
-    def _wait_for(self, look: Callable[[], T | None]) -> T:
+    def _wait_for(self, look: Callable[[], T | None], seconds: float = START_TIME) -> T:
         """Call `look` until it returns something, and return that.
 
         Raises:
             Stopped: the server ended first.
             UserError: it took too long.
         """
-        deadline = time.monotonic() + START_TIME
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = look()
             if found is not None:
@@ -193,7 +193,7 @@ class ServerProcess(ABC):
             if self.pid is None:
                 raise Stopped(self._last_words())
             time.sleep(POLL)
-        raise UserError(f"{self.name} was not ready within {START_TIME:g} seconds.")
+        raise UserError(f"{self.name} was not ready within {seconds:g} seconds.")
 
     def _last_words(self) -> str:
         """Return the end of the server's log, on one line."""

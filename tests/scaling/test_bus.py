@@ -44,6 +44,7 @@ from wslessons.scaling.bus import (
 from wslessons.scaling.bus.pubsub import PubSub
 from wslessons.scaling.bus.remote import Remote
 from wslessons.scaling.bus.transport import Transport, Unreachable
+from wslessons.scaling.bus.url import with_options
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,19 +71,17 @@ async def brokers() -> AsyncIterator[dict[str, Broker]]:
 
 def url_for(kind: str, base: dict[str, str], name: str = "") -> str:
     """Return the URL of a bus of this kind, with subject, channel, stream or topic of its own."""
-    name = name or f"t{next(NAMES)}"
-    match kind:
-        case "nats":
-            return f"{base['nats']}?subject={name}"
-        case "jetstream":
-            return f"{base['nats']}?stream={name}"
-        case "redis":
-            return f"{base['redis']}?channel={name}"
-        case "streams":
-            return f"{base['redis']}?stream={name}"
-        case "kafka":
-            return f"{base['kafka']}&topic={name}"
-    return "memory:"
+    if kind == "memory":
+        return "memory:"
+    broker, option = {
+        "nats": ("nats", "subject"),
+        "jetstream": ("nats", "stream"),
+        "redis": ("redis", "channel"),
+        "streams": ("redis", "stream"),
+        "kafka": ("kafka", "topic"),
+        "emulator": ("emulator", "topic"),
+    }[kind]
+    return with_options(base[broker], f"{option}={name or f't{next(NAMES)}'}")
 
 
 @pytest.fixture

