@@ -1,6 +1,6 @@
 """Brokers behind TLS, with a certificate authority that lives as long as the test; and a token.
 
-NATS speaks TLS itself. The packaged Valkey and the emulator of Kafka do not, so a real TLS server
+NATS speaks TLS itself. The packaged Valkey and our Kafka do not, so a real TLS server
 stands in front of them, as stunnel would.
 """
 
@@ -18,6 +18,7 @@ import trustme
 
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
+from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers.nats import NatsServer
 from wslessons.scaling.brokers.quoting import quoted
 from wslessons.scaling.bus import Event, from_url
@@ -129,12 +130,12 @@ async def test_redis_over_tls(options: str, ca: Path):
                 await from_url(url.replace("a%20b", "wr0ng")).start_up()
 
 
-async def test_kafka_over_tls(ca: Path):
-    """The emulator behind TLS; producer and consumer both come through it."""
-    async with asyncio.timeout(50), brokers.run("kafka", own=True) as own:
-        port = int(own.url.partition("?")[0].rpartition(":")[2])
+async def test_kafka_over_tls(ca: Path, kafka_broker: Broker):
+    """It is behind TLS; producer and consumer both come through that."""
+    async with asyncio.timeout(50):
+        port = int(kafka_broker.url.partition("?")[0].rpartition(":")[2])
         async with tls_before(port) as outer:
-            url = f"kafka+ssl://127.0.0.1:{outer}?fetch_wait=5&ca={ca}"
-            await works(url)
+            url = f"kafka+ssl://127.0.0.1:{outer}?topic=tls"
+            await works(f"{url}&ca={ca}")
             with pytest.raises(UserError, match="can't reach Kafka"):
-                await from_url(f"kafka+ssl://127.0.0.1:{outer}?fetch_wait=5").start_up()
+                await from_url(url).start_up()

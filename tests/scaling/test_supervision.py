@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+from collections.abc import AsyncIterator
 from typing import Any
 
 import nats
@@ -17,6 +18,7 @@ from test_rooms import serving_on
 from waits import until
 
 from wslessons.errors import UserError
+from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
 from wslessons.scaling.bus import Event, Gap, Item, Log, NewEpoch, PubSub, Unsent, from_url
 from wslessons.scaling.bus.remote import Remote
@@ -25,6 +27,16 @@ from wslessons.scaling.bus.transport import Unreachable, in_time, keep_running
 FAMILY = {"nats": "nats", "jetstream": "nats", "redis": "redis", "streams": "redis"}
 FAMILY["kafka"] = "kafka"
 LOGS = ["jetstream", "streams", "kafka"]
+
+
+@pytest.fixture
+async def broker(kafka_broker: Broker, kind: str) -> AsyncIterator[Broker]:
+    """A broker for the kind of bus that the test asks for."""
+    if kind == "kafka":
+        yield kafka_broker
+        return
+    async with run_broker(FAMILY[kind], own=True) as own:
+        yield own
 
 
 def _fail_once(call: Any, error: BaseException) -> Any:
@@ -82,11 +94,11 @@ async def test_a_call_that_a_client_cancels_does_not_cancel_its_caller():
 @pytest.mark.parametrize("error", [RuntimeError("no such buffer"), asyncio.CancelledError()])
 @pytest.mark.parametrize("kind", FAMILY)
 async def test_a_bus_whose_sending_failed_says_so_and_sends_again(
-    kind: str, error: BaseException, caplog: pytest.LogCaptureFixture
+    kind: str, error: BaseException, broker: Broker, caplog: pytest.LogCaptureFixture
 ):
     """With an error that nobody foresaw, the bus reconnects; a log loses nothing by it."""
-    async with asyncio.timeout(40), run_broker(FAMILY[kind], own=True) as broker:
-        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
+    async with asyncio.timeout(40):
+        url = url_for(kind, {FAMILY[kind]: broker.url})
         async with from_url(url) as bus, from_url(url) as other:
             assert isinstance(bus, Remote)
             reader, mine = other.subscribe(), bus.subscribe()
@@ -183,10 +195,10 @@ async def test_who_says_what_the_log_will_never_take_is_answered():
 
 
 @pytest.mark.parametrize("kind", LOGS)
-async def test_there_is_room_for_more_as_soon_as_an_event_is_delivered(kind: str):
+async def test_there_is_room_for_more_as_soon_as_an_event_is_delivered(kind: str, broker: Broker):
     """Whoever has its number may say more, though the broker's answer to it is still on its way."""
-    async with asyncio.timeout(30), run_broker(FAMILY[kind], own=True) as broker:
-        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
+    async with asyncio.timeout(30):
+        url = url_for(kind, {FAMILY[kind]: broker.url})
         async with from_url(url, backlog=1) as bus:
             assert isinstance(bus, Log)
             append, answered = bus._log.append, asyncio.Event()
@@ -273,10 +285,10 @@ async def test_servers_of_a_jetstream_agree_on_a_new_epoch():
 
 
 @pytest.mark.parametrize("kind", LOGS)
-async def test_history_costs_twice_what_is_kept_at_most(kind: str):
+async def test_history_costs_twice_what_is_kept_at_most(kind: str, broker: Broker):
     """A server that starts on a log of large entries does not read those that it would forget."""
-    async with asyncio.timeout(40), run_broker(FAMILY[kind], own=True) as broker:
-        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
+    async with asyncio.timeout(40):
+        url = url_for(kind, {FAMILY[kind]: broker.url})
         async with from_url(url) as old:
             for entry in range(40):
                 for number in range(100):
