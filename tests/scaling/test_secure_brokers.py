@@ -36,19 +36,28 @@ def ca(tmp_path: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def tls_before(port: int) -> AsyncGenerator[int]:
-    """Serve TLS in front of a port, and say so in what the port says of itself."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    CERTIFICATE.configure_cert(context)
+async def before(
+    port: int, *, tls: bool, hide: tuple[bytes, bytes] = (b"", b"")
+) -> AsyncGenerator[int]:
+    """Stand in front of a broker's port, and say so in what the broker says of itself.
+
+    With TLS, or with the second of `hide` for its first, in the first answer on each connection.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if tls else None
+    if context is not None:
+        CERTIFICATE.configure_cert(context)
     tasks: set[asyncio.Task[None]] = set()
 
     async def pump(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, old: bytes, new: bytes
     ) -> None:
+        hidden, instead = hide
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                writer.write(data.replace(old, new))
+                data = data.replace(old, new).replace(hidden, instead)
+                writer.write(data)
                 await writer.drain()
+                hidden = instead = b""
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -122,7 +131,7 @@ async def test_redis_over_tls(options: str, ca: Path):
     """Certificate and password are both checked."""
     async with asyncio.timeout(40), brokers.run("redis", own=True, password="a b/c") as own:
         port = int(own.url.rpartition(":")[2])
-        async with tls_before(port) as outer:
+        async with before(port, tls=True) as outer:
             url = f"rediss://:a%20b%2Fc@127.0.0.1:{outer}/0?ca={ca}{options}"
             await works(url)
             await is_not_trusted(url, ca)
@@ -134,7 +143,7 @@ async def test_kafka_over_tls(ca: Path, kafka_broker: Broker):
     """It is behind TLS; producer and consumer both come through that."""
     async with asyncio.timeout(50):
         port = int(kafka_broker.url.partition("?")[0].rpartition(":")[2])
-        async with tls_before(port) as outer:
+        async with before(port, tls=True) as outer:
             url = f"kafka+ssl://127.0.0.1:{outer}?topic=tls"
             await works(f"{url}&ca={ca}")
             with pytest.raises(UserError, match="can't reach Kafka"):

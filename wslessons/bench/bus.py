@@ -9,9 +9,9 @@ receiver in another process:
 The bare client sends the same JSON: one message for each, and for the rate as its library does it
 best, in a pipeline or a window as long as the most events that the bus joins in one message. Ratios
 and differences are taken within a round, and then the median over the rounds. The memory bus has no
-broker and no other process to reach, so it is not here. Where ``WSLESSONS_KAFKA_URL`` names no
-Kafka there is an emulator, and its times are not Kafka's: only what our bus adds to them is of
-interest.
+broker and no other process to reach, so it is not here. Where there is no Apache Kafka (see
+`wslessons.scaling.brokers.kafka`) an emulator takes its place and is called one: its times are not
+Kafka's, and only what our bus adds to them is of interest.
 """
 
 from __future__ import annotations

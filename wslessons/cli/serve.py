@@ -281,7 +281,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
         "--bus",
         type=_bus,
         default=os.environ.get(BUS_VARIABLE, "nats"),
-        help="memory, nats, redis, kafka (what is started for it is an emulator), one of them with"
+        help="memory, nats, redis, kafka (an emulator, where there is no Kafka), one of them with"
         " options, as nats?stream=chat, or the URL of a broker that runs (default: what"
         f" {BUS_VARIABLE} holds, or else nats)",
     )

@@ -1,10 +1,32 @@
 """Kafka: a topic that every server reads in full (https://kafka.apache.org/documentation/).
 
-No consumer group: a group shares a topic out among its members, and here each has to get all. For
-the same reason one partition of the topic is used, the first: more of them would share out nothing,
-and give no order between rooms. A number is the record's offset plus one, times 1,000, plus the
-event's place in the record. Signs of life go to the topic ``NAME.presence``, whose oldest record
-has the epoch. The producer is idempotent and waits for all replicas in sync.
+A number is the record's offset plus one, times 1,000, plus the event's place in the record. Signs
+of life go to the topic ``NAME.presence``, whose oldest record has the epoch.
+
+What a chat asks of Kafka's settings. Ours:
+
+- **No consumer group**: a group shares a topic out among its members, and here each has to get all.
+- **One partition, the first**: one order for all rooms. With a key for each room and many
+  partitions there were an order within each room only, and every server still had to read all.
+- ``acks=all``: what was acknowledged is on every replica in sync, and survives the leader.
+- ``enable.idempotence``: the client repeats what was not answered, and the broker knows it again. A
+  broker that refuses such producers is used without: we have one message under way at a time, and
+  know a repeat by its number (see `wslessons.scaling.bus.log`).
+- ``fetch.max.wait.ms`` is the option `fetch_wait`. A real Kafka answers a fetch as soon as there is
+  a record, so a long one costs no latency; the emulator waits until its time is up.
+
+The broker's, or the topic's:
+
+- ``min.insync.replicas`` 2 of 3 copies: with 1, "all replicas in sync" may be the leader alone.
+- ``unclean.leader.election.enable=false`` (the default): else a replica that lags may lead, and
+  acknowledged lines are gone.
+- ``auto.create.topics.enable=true`` (the default), or both topics are created by hand: one
+  partition, three copies.
+- ``retention.ms`` (a week by default): whoever comes back later is told of a gap. The topic of the
+  signs of life may keep less.
+- ``cleanup.policy=delete`` (the default): ``compact`` drops all but the newest record of each key.
+
+Not handled here: transactions, and creating topics with settings of their own.
 """
 
 from __future__ import annotations
@@ -46,6 +68,8 @@ REFUSALS = (
     errors.RecordTooLargeError,
 )
 """What the broker says of a record that it will never take."""
+NOT_IDEMPOTENT = (errors.ClusterAuthorizationFailedError, errors.IncompatibleBrokerVersion)
+"""What comes of asking for an idempotent producer where that is not allowed, or not known."""
 
 # The client reports every failed attempt to connect; our status says it once.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -122,10 +146,10 @@ class Topic(LogTransport):
                 "sasl_plain_password": self._address.password,
             }
         try:
-            self._producer = AIOKafkaProducer(
-                **options, enable_idempotence=True, max_request_size=self.limit
-            )
-            await self._producer.start()
+            try:
+                self._producer = await self._start_producer(options, idempotent=True)
+            except NOT_IDEMPOTENT:
+                self._producer = await self._start_producer(options, idempotent=False)
             self._consumer = AIOKafkaConsumer(
                 **options,
                 enable_auto_commit=False,
@@ -138,6 +162,19 @@ class Topic(LogTransport):
             raise self._refused(exc) from None
         except (errors.KafkaError, OSError) as exc:
             raise Unreachable(_explain(exc)) from exc
+
+    async def _start_producer(
+        self, options: dict[str, Any], *, idempotent: bool
+    ) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **options, acks="all", enable_idempotence=idempotent, max_request_size=self.limit
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            self._close_later(producer.stop)
+            raise
+        return producer
 
     async def _assign(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
         """Find where to begin, and what has happened to the log meanwhile."""

@@ -9,7 +9,7 @@
 |---|---|
 | `memory` | nothing: each server keeps to itself, as without a bus |
 | `nats`, `redis` | the broker that `wslessons.scaling.brokers` finds or starts |
-| `kafka` | the same; what it starts is **an emulator of Kafka** |
+| `kafka` | the same; where there is no Kafka it is **an emulator**, see `Cluster.broker` |
 | `nats?stream=chat` | the same with options of the bus: here a JetStream stream |
 | `nats://HOST:PORT` | a broker that runs already, see `wslessons.scaling.bus` |
 
