@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from waits import until
 
-from wslessons.scaling.bus import Event, Gap, Subscription
-from wslessons.scaling.bus.items import Beat, Counts, decode, encode, join
+from wslessons.scaling.bus import Event, Gap, Subscription, pubsub
+from wslessons.scaling.bus.items import Beat, Counts, CountsWanted, decode, encode, join
 from wslessons.scaling.bus.pubsub import PubSub
 from wslessons.scaling.bus.transport import Transport
 
@@ -26,7 +26,8 @@ class Wire(Transport):
     def __init__(self, others: list[Wire]) -> None:
         super().__init__("a wire")
         self.others = others
-        self.cut = False
+        self.cut = True
+        """Whether nothing goes out or comes in, as before it is opened."""
         self.lose: Callable[[Part], bool] = lambda part: False
         others.append(self)
 
@@ -41,7 +42,7 @@ class Wire(Transport):
         """Nothing is under way."""
 
     async def _connect(self) -> None:
-        pass
+        self.cut = False
 
     async def _serve(self) -> None:
         await asyncio.Event().wait()
@@ -236,6 +237,127 @@ async def test_a_newcomer_misses_nothing_and_an_older_one_everything():
                 await until(lambda: reader.look().events["/other"] == 1)
                 await beats(third, 3)
                 assert reader.look().lost == {"/": 4}
+
+
+@pytest.mark.parametrize("first", ["a beat", "an event"])
+async def test_what_is_said_meanwhile_elsewhere_is_missed_by_one_that_starts(
+    first: str, monkeypatch: pytest.MonkeyPatch
+):
+    """While a server starts another is cut off: what that one says from then on is a loss, and what
+    it had said before is none.
+    """
+    monkeypatch.setattr(pubsub, "PROMPT", 0.3)
+    wires: list[Wire] = []
+    one, two = pair(wires)
+    async with asyncio.timeout(30), one:
+        say(one, "/", 9)
+        say(one, "/old", 2)
+        await one.flush()
+        wires[0].cut = True
+        say(one, "/", 2)
+        await beats(one, 1)
+        async with two:
+            reader = Heard(two.subscribe())
+            await until(lambda: two._presence.age > pubsub.PROMPT)
+            say(one, "/", 3)
+            say(one, "/new", 1)
+            await beats(one, 5)
+            wires[0].cut = False
+            if first == "an event":
+                say(one, "/")
+                await until(lambda: reader.look().events["/"] == 1)
+            await until(lambda: reader.look().lost == {"/": 3, "/new": 1})
+            say(one, "/old")
+            await until(lambda: reader.look().events["/old"] == 1)
+            await beats(one, 3)
+            assert (reader.look().lost, two.missed) == ({"/": 3, "/new": 1}, 4)
+
+
+async def test_who_comes_is_counted_right_though_what_it_asks_arrives_late(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What a newcomer asks may wait in a line that stalls, while losses go on: it asks again."""
+    monkeypatch.setattr(pubsub, "PROMPT", 0.3)
+    wires: list[Wire] = []
+    one, two = pair(wires)
+    late: list[Part] = []
+
+    def keep(part: Part) -> bool:
+        late.extend([part] if isinstance(part, CountsWanted) else [])
+        return isinstance(part, CountsWanted)
+
+    wires[1].lose = keep
+    async with asyncio.timeout(30), one:
+        say(one, "/before")
+        await one.flush()
+        wires[0].cut = True
+        async with two:
+            reader = Heard(two.subscribe())
+            await until(lambda: two._presence.age > pubsub.PROMPT)
+            say(one, "/", 3)
+            await until(lambda: two._presence.age > 3 * pubsub.PROMPT)
+            wires[0].cut = False
+            wires[0].host.on_message(encode(late[:1]))
+            await beats(two, 2)
+            wires[1].lose = lambda part: False
+            await until(lambda: reader.look().lost == {"/": 3})
+            await beats(one, 3)
+            assert (reader.look().lost, two.missed) == ({"/": 3}, 3)
+
+
+async def test_a_beat_that_arrives_late_invents_no_loss():
+    """A server that seems younger than it is, since its beat was long under way, is not taken for
+    one that came later.
+    """
+    wires: list[Wire] = []
+    one, two = pair(wires)
+    late: list[Part] = []
+
+    def keep(part: Part) -> bool:
+        late.extend([part] if isinstance(part, Beat) else [])
+        return isinstance(part, Beat)
+
+    async with asyncio.timeout(30), one:
+        say(one, "/", 4)
+        await one.flush()
+        wires[0].lose = keep
+        await until(lambda: late)
+        async with two:
+            reader = Heard(two.subscribe())
+            say(one, "/")
+            await until(lambda: reader.look().events["/"] == 1)
+            await until(lambda: two._presence.age > one._presence.age / 2)
+            wires[1].host.on_message(encode(late))
+            wires[0].lose = lambda part: False
+            await beats(one, 5)
+            assert (reader.look().lost, two.missed) == ({}, 0)
+
+
+async def test_a_server_that_has_said_too_much_since_somebody_came_says_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """How it was then is remembered for so long only: beyond it losses have no number, and later
+    ones have again.
+    """
+    monkeypatch.setattr(pubsub, "MOMENTS", 4)
+    monkeypatch.setattr(pubsub, "MOMENT", 0.0)
+    wires: list[Wire] = []
+    one, two = pair(wires)
+    async with asyncio.timeout(30), one:
+        say(one, "/", 2)
+        await one.flush()
+        wires[0].cut = True
+        async with two:
+            reader = Heard(two.subscribe())
+            for _ in range(6):
+                say(one, "/")
+                await asyncio.sleep(0.001)
+            wires[0].cut = False
+            await until(lambda: Gap(None, None, one.node) in reader.look().items)
+            await until(lambda: two.missed == 4)
+            say(one, "/")
+            await until(lambda: reader.look().events["/"] == 1)
+            assert two.missed == 4
 
 
 async def test_a_loss_in_a_servers_last_moment_is_told():

@@ -47,6 +47,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
 """The name of a server, a room or a connection, or a key."""
 Part = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Members = dict[str, str]
 """Names by connection id."""
 
@@ -144,8 +145,6 @@ class Beat(msgspec.Struct, tag="beat", omit_defaults=True):
     """A server's sign of life, with its members; in several parts when there are many rooms."""
 
     node: Text
-    age: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-    """Seconds since the server started."""
     rooms: Annotated[dict[Text, Occupancy], msgspec.Meta(max_length=1000)]
     number: Count
     """The beat's sequence number, the same in all its parts."""
@@ -178,6 +177,8 @@ class CountsWanted(msgspec.Struct, tag="counts wanted", omit_defaults=True):
     """The server that is asked; all of them if empty."""
     since: Count
     """The sequence number up to which it is sure to miss none."""
+    age: Seconds = 0
+    """If it does not know what had been said before it came: how long it has listened."""
 
 
 class Counts(msgspec.Struct, tag="counts", omit_defaults=True):
@@ -191,6 +192,12 @@ class Counts(msgspec.Struct, tag="counts", omit_defaults=True):
     rooms: Annotated[dict[Text, Count], msgspec.Meta(max_length=1000)]
     part: Part = 1
     parts: Part = 1
+    to: Text = ""
+    """The server that has asked how it was when that one came, if this is the answer."""
+    age: Seconds = 0
+    """How long that one had listened when it asked."""
+    known: bool = True
+    """Whether that is remembered; else this is how it was at the earliest moment that is."""
 
 
 Wire = Event | Beat | PresenceChange | CountsWanted | Counts

@@ -47,7 +47,9 @@ class Peer:
 
     def take(self, beat: Beat) -> bool:
         """Take in a part of a beat; return whether all parts of it have arrived now."""
-        if beat.number != self._beat:
+        if beat.number < self._beat:
+            return False  # it was long under way
+        if beat.number > self._beat:
             self._beat, self._parts = beat.number, {}
         self._parts[beat.part] = set(beat.rooms)
         for room, there in beat.rooms.items():
@@ -85,7 +87,7 @@ class Presence:
 
     @property
     def age(self) -> float:
-        """Seconds since this server started."""
+        """Seconds since this server began to listen."""
         return time.monotonic() - self._born
 
     def enter(self, room: str, connection: str, name: str) -> PresenceChange:
@@ -127,11 +129,11 @@ class Presence:
         for part, names in enumerate(parts, 1):
             there = {room: self._occupancy(room) for room in names}
             asks = ask and part == len(parts)
-            yield Beat(self.node, self.age, there, self._number, seq, part, len(parts), asks)
+            yield Beat(self.node, there, self._number, seq, part, len(parts), asks)
 
     def farewell(self, seq: int) -> Beat:
         """Return what to say on stopping; `seq` as for `beats`."""
-        return Beat(self.node, self.age, {}, self._number + 1, seq, gone=True)
+        return Beat(self.node, {}, self._number + 1, seq, gone=True)
 
     def take_sign(self, node: str) -> Peer:
         """Take note of a sign of life, of whatever kind."""

@@ -9,19 +9,27 @@ gets the next one of a room sees what is missing before it. A beat brings the fi
 which that shows that it misses something asks for the counts of the rooms. While the broker can't
 be reached, what is published reaches this server's readers only; it is lost for the others.
 
+A server that comes asks each other one how many there had been when it began to listen: all later
+ones are for it. That one remembers when it has published what, and the two clocks need not agree,
+as the question says how long ago that was.
+
 Not handled here: the room of an event is unknown if it is lost in a server's last moment, or if
 that server has since published in 10,000 other rooms. Then it is told as an unknown number in each
-room, and counted right in all (`Bus.missed`). And a server that is cut off in the very moment in
-which it starts does not know yet what the others had said before.
+room, and counted right in all (`Bus.missed`). And so is what was lost to a newcomer that could ask
+only after 10,000 other moments in which something was published.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+import math
+import time
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from wslessons.scaling.bus.bus import ROOMS
 from wslessons.scaling.bus.items import Beat, Counts, CountsWanted, Event, Gap, encode, join
@@ -35,9 +43,17 @@ BATCH = 1000
 """Events in one message."""
 BATCH_BYTES = 2**18
 
-
 COUNTS_TIME = 0.05
 """Seconds between two answers with our counts: several who want them then are answered together."""
+PROMPT = 1.0
+"""Seconds in which an answer has to come: the question may have been as long under way, and how
+long ago something was is said in it."""
+TRIES = 5
+"""Questions after which a later answer is better than none."""
+MOMENT = 0.01
+"""Seconds in which a room's events count as published at once."""
+MOMENTS = 10_000
+"""Moments at which something was published that are remembered."""
 
 
 class _Heard:
@@ -45,6 +61,8 @@ class _Heard:
 
     def __init__(self) -> None:
         self.total = 0
+        self.newest = 0
+        """Its newest sequence number that is known; a beat that has less was long under way."""
         self.rooms: OrderedDict[str, int] = OrderedDict()
         self.whole = 0
         """Up to this sequence number none is missing unreported."""
@@ -52,10 +70,10 @@ class _Heard:
         """Whether it is known which events came before we listened. Until then:"""
         self.before: dict[str, int] = {}
         """How many there were in a room before the first that arrived."""
-        self.asked = False
-        """Whether it has been asked for its counts."""
-        self._counts = (0, 0)
-        self._parts: set[int] = set()
+        self.asked = 0
+        """How often it has been asked for them."""
+        self._counts = (0, 0, 0.0)
+        self._parts: dict[int, dict[str, int]] = {}
 
     def take(self, room: str, count: int) -> int:
         """Take in how many there have been in a room; return how many of them are missing."""
@@ -69,12 +87,24 @@ class _Heard:
         self.total += missing
         return missing
 
-    def is_whole(self, counts: Counts) -> bool:
-        """Take note of a part of its counts; return whether that was the last that was missing."""
-        if self._counts != (counts.seq, counts.since):
-            self._counts, self._parts = (counts.seq, counts.since), set()
-        self._parts.add(counts.part)
-        return len(self._parts) >= counts.parts
+    def gather(self, part: Counts) -> dict[str, int] | None:
+        """Take note of a part of its counts; return them all if that was the last missing part."""
+        counts = part.seq, part.since, part.age
+        if self._counts != counts:
+            self._counts, self._parts = counts, {}
+        self._parts[part.part] = part.rooms
+        if len(self._parts) < part.parts:
+            return None
+        return {room: count for rooms in self._parts.values() for room, count in rooms.items()}
+
+
+class _Moment:
+    """When so many events were published in a room."""
+
+    __slots__ = ("at", "count", "room")
+
+    def __init__(self, at: float, room: str) -> None:
+        self.at, self.room, self.count = at, room, 1
 
 
 class PubSub(Remote):
@@ -94,7 +124,13 @@ class PubSub(Remote):
         """What is known of each other server."""
         self._wanted: int | None = None
         """The sequence number since which others want our counts, and wait for them."""
+        self._newcomers: dict[str, tuple[float, float]] = {}
+        """When each began to listen that wants the counts of then, and its age as it asked."""
         self._told = 0.0
+        self._moments: deque[_Moment] = deque()
+        """What this server has published when, as far as it is remembered."""
+        self._forgotten = -math.inf
+        """The last moment that is not."""
         self._sending = False
 
     async def start_up(self) -> None:
@@ -104,7 +140,7 @@ class PubSub(Remote):
             UserError: the broker can't be reached, or refuses us.
         """
         await super().start_up()
-        self._announce(CountsWanted(self.node, "", 0))
+        self._announce(CountsWanted(self.node, "", 0, self._presence.age))
 
     def _send(self, event: Event, force: bool) -> None:
         """Deliver the event to this server's readers, and send it to the others."""
@@ -115,6 +151,7 @@ class PubSub(Remote):
         self._mine.move_to_end(event.room)
         if len(self._mine) > ROOMS:
             self._mine.popitem(last=False)
+        self._remember(event.room)
         if self.status.state == "connected" and self._waiting.has_room(data):
             self._waiting.put(event, data)
             self._leaves(event.seq)
@@ -165,6 +202,7 @@ class PubSub(Remote):
     def _take_event(self, event: Event) -> None:
         self._presence.take_sign(event.node)
         heard = self._heard_of(event.node)
+        heard.newest = max(heard.newest, event.seq)
         if not heard.begun and event.room not in heard.rooms and len(heard.before) < ROOMS:
             heard.rooms[event.room] = heard.before[event.room] = event.nth - 1
         self._report(heard.take(event.room, event.nth) - 1, event.room, event.node)
@@ -173,63 +211,123 @@ class PubSub(Remote):
 
     def _take_beat(self, beat: Beat) -> None:
         heard = self._heard_of(beat.node)
-        if not heard.begun and beat.age < self._presence.age:
-            # It is younger than we are: we ought to have had all it ever published.
-            before = dict(heard.before)
-            self._begin(heard)
-            for room, count in before.items():
-                heard.total += count
-                self._report(count, room, beat.node)
+        late, heard.newest = beat.seq < heard.newest, max(heard.newest, beat.seq)
+        if beat.seq == 0 and not heard.begun and not late:
+            # It has said nothing yet, so all that it will say is for us.
+            self._begin(heard, beat.node, 0, {})
         super()._take_beat(beat)
-        if beat.part < beat.parts:
+        if beat.part < beat.parts or late:
             return
         if heard.begun and heard.total >= beat.seq:
             heard.total = heard.whole = beat.seq
         elif not beat.gone:
-            # When we started we asked all at once.
-            if heard.begun or heard.asked:
-                self._announce(CountsWanted(self.node, beat.node, heard.whole))
-            heard.asked = True
+            self._ask(heard, beat.node)
         elif heard.begun:
             self._report(beat.seq - heard.total, None, beat.node)
         if beat.gone:
             del self._heard[beat.node]
 
+    def _ask(self, heard: _Heard, node: str) -> None:
+        """Ask another server for what we lack of its counts."""
+        if heard.begun:
+            self._announce(CountsWanted(self.node, node, heard.whole))
+            return
+        # When we started we asked all at once.
+        if heard.asked or self._presence.age > self._presence.beat:
+            self._announce(CountsWanted(self.node, node, 0, self._presence.age))
+        heard.asked += 1
+
     def _take_counts(self, part: Counts | CountsWanted) -> None:
         if isinstance(part, CountsWanted):
             if part.of in ("", self.node):
-                self._take_wanted(part.since)
+                self._take_wanted(part)
             return
         heard = self._heard_of(part.node)
-        for room, count in part.rooms.items():
-            if heard.begun or room in heard.rooms:
+        if part.to:
+            if part.to == self.node and not heard.begun:
+                self._take_beginning(heard, part)
+        elif heard.begun:
+            for room, count in part.rooms.items():
                 self._report(heard.take(room, count), room, part.node)
-            else:
-                # It was there before us, and so was what it said in this room.
-                heard.rooms[room] = count
-        if heard.is_whole(part) and part.since <= heard.whole:
-            if heard.begun:
+            if heard.gather(part) is not None and part.since <= heard.whole:
                 self._report(part.seq - heard.total, None, part.node)
-            self._begin(heard)
-            heard.total = heard.whole = part.seq
+                heard.total = heard.whole = part.seq
 
-    def _take_wanted(self, since: int) -> None:
+    def _take_beginning(self, heard: _Heard, part: Counts) -> None:
+        """Take in a part of how many there had been when we began to listen."""
+        if self._presence.age - part.age > PROMPT and heard.asked < TRIES:
+            return
+        rooms = heard.gather(part)
+        if rooms is not None:
+            if not part.known:
+                self._put(Gap(None, None, part.node))
+            self._begin(heard, part.node, part.seq, rooms)
+
+    def _begin(self, heard: _Heard, node: str, seq: int, rooms: dict[str, int]) -> None:
+        """Count from now on, given how many there had been, in all and in each room."""
+        heard.begun, heard.total, heard.whole = True, seq, seq
+        arrived, heard.rooms = heard.rooms, OrderedDict(rooms)
+        for room, before in heard.before.items():
+            already = rooms.get(room, 0)
+            heard.rooms[room] = max(already, arrived[room])
+            heard.total += heard.rooms[room] - already
+            self._report(before - already, room, node)
+        heard.before.clear()
+
+    # What others want to know.
+
+    def _take_wanted(self, wanted: CountsWanted) -> None:
         loop, due = asyncio.get_running_loop(), self._told + COUNTS_TIME
-        if self._wanted is not None:
-            self._wanted = min(self._wanted, since)
-        else:
-            self._wanted = since
+        waiting = self._wanted is not None or bool(self._newcomers)
+        if not wanted.age:
+            since = self._wanted
+            self._wanted = wanted.since if since is None else min(since, wanted.since)
+        elif len(self._newcomers) < PEERS:
+            self._newcomers[wanted.node] = time.monotonic() - wanted.age, wanted.age
+        if not waiting:
             loop.call_at(due, self._tell) if due > loop.time() else self._tell()
 
     def _tell(self) -> None:
-        since, self._wanted = self._wanted or 0, None
+        since, self._wanted = self._wanted, None
+        newcomers, self._newcomers = self._newcomers, {}
         self._told = asyncio.get_running_loop().time()
-        rooms = dict(self._newer(since))
-        names = list(rooms)
+        if since is not None:
+            self._tell_counts(Counts(self.node, self._seq, since, dict(self._newer(since))))
+        for node, (came, age) in newcomers.items():
+            seq, rooms = self._counts_at(came)
+            known = came >= self._forgotten
+            self._tell_counts(Counts(self.node, seq, 0, rooms, to=node, age=age, known=known))
+
+    def _tell_counts(self, counts: Counts) -> None:
+        """Send counts, in as many parts as they need."""
+        names = list(counts.rooms)
         parts = [names[i : i + PART] for i in range(0, len(names), PART)] or [[]]
         for part, some in enumerate(parts, 1):
-            counts = {room: rooms[room] for room in some}
-            self._announce(Counts(self.node, self._seq, since, counts, part, len(parts)))
+            rooms = {room: counts.rooms[room] for room in some}
+            self._announce(
+                msgspec.structs.replace(counts, rooms=rooms, part=part, parts=len(parts))
+            )
+
+    def _remember(self, room: str) -> None:
+        """Take note that something is published in a room now."""
+        now, moments = time.monotonic(), self._moments
+        if moments and moments[-1].room == room and now < moments[-1].at + MOMENT:
+            moments[-1].count += 1
+            return
+        moments.append(_Moment(now, room))
+        if len(moments) > MOMENTS:
+            self._forgotten = moments.popleft().at
+
+    def _counts_at(self, then: float) -> tuple[int, dict[str, int]]:
+        """Return how many events there had been at a moment, in all and in each room."""
+        seq, rooms = self._seq, {room: count for room, (count, _) in self._mine.items()}
+        for moment in reversed(self._moments):
+            if moment.at <= then:
+                break
+            seq -= moment.count
+            if moment.room in rooms:
+                rooms[moment.room] -= moment.count
+        return seq, {room: count for room, count in rooms.items() if count > 0}
 
     def _newer(self, since: int) -> Iterator[tuple[str, int]]:
         """Yield the rooms with events after a sequence number, and the count of each."""
@@ -238,10 +336,6 @@ class PubSub(Remote):
             if seq <= since:
                 return
             yield room, count
-
-    def _begin(self, heard: _Heard) -> None:
-        heard.begun = True
-        heard.before.clear()
 
     def _heard_of(self, node: str) -> _Heard:
         heard = self._heard.setdefault(node, _Heard())
