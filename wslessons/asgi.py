@@ -19,7 +19,7 @@ from typing import Any
 from wslessons.connection import host_port
 from wslessons.errors import UserError, extra
 from wslessons.limits import HEARTBEAT, ConnectionLimit
-from wslessons.serving import explained_bind_errors
+from wslessons.serving import explained_bind_errors, small_tls_buffers
 
 with extra("web"):
     import uvicorn
@@ -73,6 +73,8 @@ class _Uvicorn(uvicorn.Server):
             assert config.ssl is not None
             return TlsDoor(config.ssl, config.limit, accept, REQUEST_TIMEOUT, self.unfinished)
 
+        if config.ssl:
+            small_tls_buffers()
         self.servers = []
         for sock in sockets or []:
             # For asyncio the backlog is also how many it accepts before any of them is looked at,

@@ -38,6 +38,7 @@ __all__ = [
     "serve",
     "serve_until_stopped",
     "shut",
+    "small_tls_buffers",
     "stop_event",
     "urls",
 ]
@@ -52,6 +53,21 @@ COLLECT_AFTER = 20_000
 """New objects after which a server's garbage collector looks for cycles among them."""
 QUEUED = 2**20
 """Bytes of whole messages that may wait for a handler, where its `max_size` is not above half."""
+
+
+TLS_RECORD = 5 + 2**14 + 256
+"""Bytes of the largest record of TLS (RFC 8446, section 5.2), its header included."""
+
+
+def small_tls_buffers() -> None:
+    """Have asyncio keep a buffer of one record for each connection with TLS from now on.
+
+    It keeps 256 KiB, from the first byte of a handshake on: silent strangers by the thousand would
+    take gigabytes. There is no argument for it, so this acts on all connections of the process.
+    """
+    from asyncio import sslproto
+
+    sslproto.SSLProtocol.max_size = min(sslproto.SSLProtocol.max_size, TLS_RECORD)
 
 
 def check_close(code: int, reason: str = "") -> None:
@@ -140,6 +156,7 @@ def serve(
     if options.get("ssl") is not None:
         # As for the handshake that follows; asyncio's own is a minute.
         options.setdefault("ssl_handshake_timeout", options.get("open_timeout", 10))
+        small_tls_buffers()
     max_size = options.get("max_size", 2**20)
     if isinstance(max_size, int):
         options.setdefault("max_queue", min(16, max(2, QUEUED // max(1, max_size))))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import ssl
+import tracemalloc
+from asyncio import sslproto
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from waits import until
 from websockets import ServerConnection, connect
 
 from wslessons import asgi, serving
+from wslessons.echo import echo
 from wslessons.limits import ConnectionLimit
 from wslessons.testing.raw import dial
 
@@ -100,6 +105,45 @@ async def test_an_unfinished_handshake_ends(
         client.send(data)
         await client.rest()
         await until(lambda: limit.open == 0)
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["asgi", "websockets"])
+async def test_a_silent_handshake_takes_little_memory(
+    library: bool, files: tuple[Path, Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio would keep 256 KiB for each; and what is larger than our buffer still arrives."""
+    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", 2**18)
+    chain, key, context = files
+    accept = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    accept.load_cert_chain(chain, key)
+    count = 20
+
+    gc.collect()
+
+    def open_now() -> int:
+        return sum(type(each) is sslproto.SSLProtocol for each in gc.get_objects())
+
+    async with asyncio.timeout(50), contextlib.AsyncExitStack() as stack:
+        if library:
+            served = await stack.enter_async_context(serving.serve(echo, ssl=accept))
+            url = serving.urls(served)[0].replace("ws:", "wss:")
+        else:
+            options: dict[str, Any] = {"ssl_certfile": chain, "ssl_keyfile": key}
+            app_server = await stack.enter_async_context(asgi.serve(application(), **options))
+            url = app_server.ws_url + "/ws"
+        before = open_now()
+        tracemalloc.start()
+        try:
+            for _ in range(count):
+                await stack.enter_async_context(dial(url.removesuffix("/ws")))
+            await until(lambda: open_now() >= before + count)
+            assert tracemalloc.get_traced_memory()[0] / count < 100 * 1024
+        finally:
+            tracemalloc.stop()
+        text = "x" * 100_000
+        async with connect(url, proxy=None, ssl=context) as client:
+            await client.send(text)
+            assert str(await client.recv()).endswith(text)
 
 
 async def test_a_server_stops_in_the_middle_of_handshakes(
