@@ -330,3 +330,11 @@ def test_ports_are_replaced_wherever_they_stand() -> None:
     rules = outputs.read_rules()
     once = outputs.sanitize(rules, "ws://127.0.0.1:80 localhost:8765 ('127.0.0.1', 80) 12:30")
     assert once == "ws://127.0.0.1:PORT localhost:PORT ('127.0.0.1', 80) 12:30"
+
+
+def test_notebooks_are_read_without_what_compiles_grammars() -> None:
+    """Importing that takes seconds, of JupyterLab's start and of every process of these tests."""
+    import jsonschema
+
+    assert jsonschema.FormatChecker().checkers
+    assert not {"rfc3987_syntax", "isoduration"} & sys.modules.keys()

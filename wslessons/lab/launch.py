@@ -25,7 +25,7 @@ from urllib.request import Request, urlopen
 from wslessons.errors import UserError, need, port_number, print_line
 from wslessons.lab.copies import SOLUTIONS, bring
 from wslessons.lab.lessons import find, originals, work_folder
-from wslessons.lab.outputs import drop_widget_views
+from wslessons.lab.outputs import drop_widget_views, import_jsonschema
 
 __all__ = ["add_arguments", "jupyter_arguments", "run"]
 
@@ -83,6 +83,7 @@ def _serve(args: argparse.Namespace) -> int:
         lesson = SOLUTIONS / lesson
     for module in ("jupyterlab", "ipykernel", "ipywidgets"):
         need(module, "lab")
+    import_jsonschema()
     folder = work_folder(args.dir)
     running = _running_in(folder)
     if args.port and running is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "code_cells",
     "drop_widget_views",
     "dumps",
+    "import_jsonschema",
     "keep_measurements",
     "normalise",
     "parse",
@@ -62,6 +64,22 @@ Rules = list[tuple[re.Pattern[str], str]]
 Notebook = Any  # nbformat's NotebookNode, a dict whose keys are attributes too
 
 
+def import_jsonschema() -> None:
+    """Import what Jupyter checks notebooks with, without two packages that it can do without.
+
+    As soon as they are imported they compile grammars, of all internationalised addresses and of
+    durations, for formats that no notebook has: half of the seconds in which JupyterLab starts.
+    """
+    absent = [name for name in ("rfc3987_syntax", "isoduration") if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = None  # ty: ignore[invalid-assignment]
+    try:
+        import jsonschema  # noqa: F401
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
 def read_rules(path: Path = RULES) -> Rules:
     """Read nbval's sanitize file, as nbval reads it: anything that is no rule counts for nothing.
 
@@ -69,6 +87,7 @@ def read_rules(path: Path = RULES) -> Rules:
         UserError: the file can't be read.
     """
     need("nbval", "lab")
+    import_jsonschema()
     from nbval.plugin import get_sanitize_patterns
 
     try:
@@ -80,6 +99,7 @@ def read_rules(path: Path = RULES) -> Rules:
 
 def parse(path: Path, text: str) -> Notebook:
     """Read `text` as a notebook of format 4; raise `UserError`, naming `path`, if it is none."""
+    import_jsonschema()
     import nbformat
 
     try:
