@@ -12,6 +12,7 @@ from typing import Any
 import nats
 import pytest
 import redis.asyncio
+from nats.aio.msg import Msg
 from nats.js import api
 from test_bus import next_event, next_of, status, texts, url_for
 from test_rooms import serving_on
@@ -21,8 +22,10 @@ from wslessons.errors import UserError
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
 from wslessons.scaling.bus import Event, Gap, Item, Log, NewEpoch, PubSub, Unsent, from_url
+from wslessons.scaling.bus.nats import EPOCH, JetStream
 from wslessons.scaling.bus.remote import Remote
 from wslessons.scaling.bus.transport import Unreachable, in_time, keep_running
+from wslessons.scaling.bus.url import Address
 
 FAMILY = {"nats": "nats", "jetstream": "nats", "redis": "redis", "streams": "redis"}
 FAMILY["kafka"] = "kafka"
@@ -213,6 +216,39 @@ async def test_there_is_room_for_more_as_soon_as_an_event_is_delivered(kind: str
                 bus.publish(Event("/", number))
                 answered.clear() if number == 0 else answered.set()
                 assert (await next_event(reader)).data == number
+
+
+async def test_an_old_copy_of_a_stream_on_one_server_is_not_read():
+    """A node that was away while the stream was deleted and made anew delivers the old entries:
+    the leader is asked, and another consumer is tried.
+    """
+    delivered: list[int] = []
+
+    class OnAnOldCopy(JetStream):
+        async def _take_entry(self, msg: Msg) -> None:
+            if msg.reply.startswith("$JS.ACK."):
+                delivered.append(1)
+                if len(delivered) == 1:
+                    msg.data = msg.data.replace(b"real", b"dead")
+                    msg.headers = {**(msg.headers or {}), EPOCH: "another stream's"}
+            await super()._take_entry(msg)
+
+    async with asyncio.timeout(50), run_broker("nats", own=True) as broker:
+        url = f"{broker.url}?stream=c"
+        async with from_url(url) as one:
+            one.publish(Event("/", "real"))
+            await one.flush()
+            async with Log(OnAnOldCopy(Address(url))) as two:
+                assert await texts(two.subscribe(since=0), 1) == ["real"]
+                assert two.newest("/") == one.newest("/")
+            # What the leader has is the stream's, as after it was restored into a new one.
+            client = await nats.connect(broker.url)
+            entry = [{"type": "event", "room": "/", "data": "restored", "node": "n", "seq": 1}]
+            headers = {EPOCH: "another stream's"}
+            await client.jetstream().publish("c", json.dumps(entry).encode(), headers=headers)
+            await client.close()
+            assert await texts(one.subscribe(since=0), 2) == ["real", "restored"]
+            await status(one, "connected")
 
 
 async def test_a_jetstream_that_comes_back_older_begins_a_new_epoch():
