@@ -40,6 +40,13 @@ def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
     return record.run
 
 
+def _html(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    from wslessons.lab import html
+
+    html.add_arguments(parser)
+    return html.run
+
+
 def _nbval_rules(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     from wslessons.lab import record
 
@@ -137,6 +144,7 @@ COMMANDS = {
     "grade": (_grade, "grade a folder of handed-in notebooks"),
     "files": (_files, "print a file for those who run a server: nginx's settings, systemd's unit"),
     "record": (_record, "run notebooks and keep their outputs, or check them"),
+    "html": (_html, "write the lessons and a reference of the package as web pages, to be read"),
     "nbval-rules": (_nbval_rules, "print the path of nbval's sanitize file for the lessons"),
 }
 

@@ -1,0 +1,207 @@
+"""`wslessons html DIR`: all lessons, and a reference of the package, as pages for any browser.
+
+For those who only want to read: what the recorded notebooks show is shown, panels as their static
+pictures, and nothing runs. The pages need no network and, for the lessons, no JavaScript: Mermaid's
+diagrams are drawn when the pages are made. nbconvert renders the notebooks, pdoc the docstrings,
+and here both are made to lead to each other.
+
+Not handled here: running anything, a search over the lessons, and a dark theme.
+
+https://nbconvert.readthedocs.io/en/latest/nbconvert_library.html, https://pdoc.dev/docs/pdoc.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import pkgutil
+import re
+import shutil
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wslessons.errors import UserError, extra, print_line
+from wslessons.lab.lessons import all_lessons, originals
+from wslessons.lab.outputs import Notebook
+
+__all__ = ["add_arguments", "modules", "run", "write"]
+
+API = "api"
+"""The folder of the reference, beside the lessons."""
+
+LOOK = '%%{init: {"theme": "neutral", "look": "classic"}}%%\n'
+
+HEAD = """<style>
+main { max-width: 60rem; margin: auto; padding: 0 1rem; }
+nav.pages { max-width: 60rem; margin: auto; padding: 1rem; font-family: sans-serif; }
+nav.pages a { margin-right: 1rem; color: #0b57d0; }
+figure.diagram img { max-width: 100%; }
+@media (max-width: 40rem) { .jp-InputPrompt, .jp-OutputPrompt { display: none; } }
+</style>"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the arguments of `wslessons html`."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where to; made if there is none")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write all pages, print the path of the first one, and return 0.
+
+    Raises:
+        UserError: the folder can't be written, or the extra `html` is missing.
+    """
+    print_line(str(write(args.folder.expanduser().resolve()) / "index.html"))
+    return 0
+
+
+def write(folder: Path) -> Path:
+    """Write the pages of all lessons and of the reference into `folder`, and return it.
+
+    Args:
+        folder: pages of the same name in it are written over; nothing else is touched.
+
+    Raises:
+        UserError: the folder can't be written, or the extra `html` is missing.
+    """
+    with extra("html"):
+        import mmdr  # noqa: F401 -- found missing before anything is written
+        import nbconvert  # noqa: F401
+        import pdoc  # noqa: F401
+    names = modules()
+    shown: dict[str, list[Path]] = defaultdict(list)
+    try:
+        for lesson in all_lessons():
+            place = lesson.relative_to(originals()).with_suffix(".html")
+            page, named = _lesson(lesson, place, names)
+            for name in named:
+                shown[name].append(place)
+            target = folder / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(page, encoding="utf-8")
+        for picture in originals().glob("img/*"):
+            (folder / "img").mkdir(exist_ok=True)
+            shutil.copyfile(picture, folder / "img" / picture.name)
+        _reference(folder / API, names, shown)
+    except OSError as exc:
+        raise UserError(f"can't write to {folder}: {(exc.strerror or str(exc)).lower()}.") from None
+    return folder
+
+
+def modules() -> list[str]:
+    """List the modules of the package that can be imported here, but for those that run."""
+    import wslessons
+
+    found = pkgutil.walk_packages(wslessons.__path__, "wslessons.", onerror=lambda name: None)
+    return ["wslessons", *(each.name for each in found if "__main__" not in each.name)]
+
+
+def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[str]]:
+    """Render one lesson.
+
+    Args:
+        lesson: the notebook.
+        place: where its page will be, from the folder of all pages.
+        names: the modules that the reference has pages of.
+
+    Returns:
+        The page, and those modules that it names in its text.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook: Notebook = nbformat.read(lesson, as_version=4)
+    up = "../" * (len(place.parts) - 1)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if text := output.get("data", {}).get("text/markdown"):
+                output.data["text/markdown"] = _drawn(text)
+        if cell.cell_type == "markdown":
+            cell.source = _drawn(cell.source)
+            # A link to another lesson, with or without a section of it.
+            cell.source = re.sub(r"(\]\([^)#:\s]*)\.ipynb(?=[#)])", r"\1.html", cell.source)
+            title = re.match(r"# (.*)", cell.source)
+            if title and "title" not in notebook.metadata:
+                notebook.metadata["title"] = title[1].replace("`", "")
+    # No address of any script: they are for formulas and widgets, of which there are none.
+    exporter: Any = HTMLExporter(**dict.fromkeys(("mathjax_url", "require_js_url"), ""))
+    page, _ = exporter.from_notebook_node(notebook)
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
+    page = page.replace("</head>", f"{HEAD}</head>", 1)
+    index, reference = f"{up}index.html", f"{up}{API}/wslessons.html"
+    top = f'<nav class="pages"><a href="{index}">Index</a><a href="{reference}">Reference</a></nav>'
+    page = re.sub(r"(<body\b[^>]*>)", lambda body: body[1] + top, page, count=1)
+
+    named: set[str] = set()
+    known = set(names)
+
+    def link(code: re.Match[str]) -> str:
+        name = code[1]
+        if name not in known:
+            return code[0]
+        named.add(name)
+        return f'<a href="{up}{API}/{name.replace(".", "/")}.html">{code[0]}</a>'
+
+    return re.sub(r"<code>(wslessons(?:\.\w+)+)</code>", link, page), named
+
+
+def _drawn(text: str) -> str:
+    """Put a picture in place of each Mermaid diagram of a Markdown text."""
+    return re.sub(r"```mermaid\n(.*?)```", _diagram, text, flags=re.DOTALL)
+
+
+def _diagram(block: re.Match[str]) -> str:
+    """A Mermaid diagram as a picture whose alternative text is its source."""
+    import mmdr
+
+    source = block[1]
+    try:
+        drawn = mmdr.render(LOOK + source).svg()
+    except ValueError:
+        return f"```\n{source}```"
+    # As wide as it is drawn, where there is room.
+    width = re.search(r'viewBox="\S+ \S+ (\d+)', drawn)
+    size = f' width="{width[1]}"' if width else ""
+    data = base64.b64encode(drawn.encode()).decode()
+    words = html.escape(" ".join(source.split()))
+    return (
+        f'<figure class="diagram"><img{size} alt="{words}" src="data:image/svg+xml;base64,{data}">'
+        "</figure>"
+    )
+
+
+def _reference(folder: Path, names: list[str], shown: dict[str, list[Path]]) -> None:
+    """Write the pages of the modules `names`, with links to the lessons that name them."""
+    import pdoc
+    import pdoc.render
+
+    from wslessons import lab
+
+    # Where pdoc looks for what a module imports only when it is asked for.
+    vars(lab).update({name: getattr(lab, name) for name in lab.__all__})
+    pdoc.render.configure(docformat="google", show_source=False, footer_text="wslessons")
+    with warnings.catch_warnings():
+        # Of modules that a package lists as well, and of names that only type checkers import.
+        warnings.simplefilter("ignore")
+        pdoc.pdoc(*names, output_directory=folder)
+    for name in names:
+        path = folder.joinpath(*name.split(".")).with_suffix(".html")
+        up = "../" * name.count(".")
+        links = [f'<a href="{up}../index.html">The lessons</a>']
+        links += [
+            f'<a href="{up}../{place.as_posix()}">{place.with_suffix("").as_posix()}</a>'
+            for place in shown.get(name, [])
+        ]
+        inside = [each for each in names if each.rpartition(".")[0] == name]
+        links += [
+            f'<a href="{up}{each.replace(".", "/")}.html">{each.rpartition(".")[2]}</a>'
+            for each in inside
+        ]
+        listed = "".join(f"<li>{link}</li>" for link in links)
+        page = path.read_text(encoding="utf-8")
+        page = page.replace('<nav class="pdoc">', f'<nav class="pdoc"><ul>{listed}</ul>', 1)
+        path.write_text(page, encoding="utf-8")
