@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import waits
+from xdist.scheduler import LoadFileScheduling
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that: the
 # commands that tests interrupt would never hear of it.
@@ -54,6 +57,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 no_task_left_behind = pytest.fixture(autouse=True)(waits.no_task_left_behind)
 
 
+class OneJupyterLab(LoadFileScheduling):
+    """Keeps each file in one process, and all files that open JupyterLab in the same one.
+
+    JupyterLab and its page in a browser take ten seconds to start, and then serve any number of
+    tests: in four processes they start four times, and starve each other.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "JupyterLab" if file in self._opens_jupyterlab else file
+
+    @functools.cached_property
+    def _opens_jupyterlab(self) -> set[str]:
+        root = self.config.rootpath
+        return {
+            path.relative_to(root).as_posix()
+            for path in (root / "tests" / "browser").glob("test_*.py")
+            if "from jupyterlab_page import" in path.read_text(encoding="utf-8")
+        }
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Schedule by `OneJupyterLab`."""
+    return OneJupyterLab(config, log)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use four processes at least: most tests wait for brokers, browsers and time."""
-    return max(4, os.cpu_count() or 1)
+    """Use five processes at least: most tests wait for brokers, browsers and time."""
+    return max(5, os.cpu_count() or 1)
