@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,11 +50,42 @@ def test_conda_installs_the_same() -> None:
     """environment.yml has the project with all extras, the test tools, and the same bounds."""
     assert ENVIRONMENT["channels"] == ["conda-forge"]
     python, pip, from_pip = ENVIRONMENT["dependencies"]
-    assert python == f"python{PYPROJECT['project']['requires-python']}"
+    name, _, version = python.partition("=")
+    assert name == "python"
+    assert version in SpecifierSet(PYPROJECT["project"]["requires-python"])
     assert pip == "pip"
-    project, *tools = from_pip["pip"]
+    project, proxy, *tools = from_pip["pip"]
     assert project == "-e .[all]"
+    assert Requirement(proxy).name == "jupyter-server-proxy"
     assert requirements(tools) == requirements(PYPROJECT["dependency-groups"]["dev"])
+
+
+def test_binder_finds_what_it_looks_for() -> None:
+    """By repo2docker's own rules: an exact Python, scripts to be run, nothing in their way.
+
+    https://repo2docker.readthedocs.io/en/latest/configuration/
+    """
+    python = ENVIRONMENT["dependencies"][0]
+    assert re.fullmatch(r"python\s*=+\s*[\d.]+", python), python
+    # With a folder `binder` it would look for all of these in there, and `Dockerfile` beats them.
+    for name in ("binder", ".binder", "Dockerfile", "runtime.txt"):
+        assert not (ROOT / name).exists()
+    for name in ("postBuild", "start"):
+        assert (ROOT / name).read_text(encoding="utf-8").startswith("#!/bin/bash\n")
+        assert os.access(ROOT / name, os.X_OK)
+    assert (ROOT / "start").read_text(encoding="utf-8").rstrip().endswith('exec "$@"')
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Binder's images are Linux")
+def test_binders_scripts_bring_the_lessons_and_our_settings(tmp_path: Path) -> None:
+    """Copies without outputs where the link leads, and JupyterLab with what the panels need."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = partial(subprocess.run, cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    run([ROOT / "postBuild"], timeout=50)
+    assert (tmp_path / "wslessons-lessons" / "index.ipynb").is_file()
+    command = [ROOT / "start", "printenv", "JUPYTER_CONFIG_PATH"]
+    settings = run(command, text=True, capture_output=True, timeout=50).stdout.strip()
+    assert (Path(settings) / "labconfig").is_dir()
 
 
 Lock = dict[str, list[Requirement]]
@@ -93,6 +127,15 @@ def test_lock_holds_everything_within_its_bounds() -> None:
     project = PYPROJECT["project"]["dependencies"]
     tools = PYPROJECT["dependency-groups"]["dev"]
     assert list(breaches(lock, requirements(project, *EXTRAS.values(), tools))) == []
+
+
+def test_uv_run_takes_the_locked_versions() -> None:
+    """The constraints for uv are the pins of the lock: both were tested together."""
+    constraints = PYPROJECT["tool"]["uv"]["constraint-dependencies"]
+    lock = read_lock((ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    pins = {str(pin) for each in lock.values() for pin in each}
+    stale = {str(Requirement(each)) for each in constraints} - pins
+    assert not stale, "run python3 .ci/lock.py --keep"
 
 
 def test_lock_names_no_machine_and_no_index() -> None:
