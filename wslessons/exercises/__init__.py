@@ -23,7 +23,10 @@ from wslessons.exercises.exercise import Exercise
 
 __all__ = ["Check", "UnknownExercise", "check"]
 
-LESSONS = ("why", "echo", "chat", "client", "web", "heartbeats", "scaling", "fast", "production")
+LESSONS = (
+    *("why", "echo", "chat", "client", "web", "heartbeats", "scaling", "fast"),
+    *("production", "testing"),
+)
 """The modules that hold exercises, in the order of the lessons."""
 
 

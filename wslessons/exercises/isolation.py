@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import linecache
 import signal
 import sys
@@ -26,7 +27,7 @@ import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -178,6 +179,52 @@ class Isolation:
             # A generator that is closed from outside ends in another context.
             with contextlib.suppress(ValueError):
                 current.reset(token)
+
+    async def elsewhere(self, work: Callable[[], None]) -> None:
+        """Run `work` in a thread, for what brings a loop of its own.
+
+        One that takes longer than `blocked_after` seconds is told by its line, and interrupted
+        between two steps of the interpreter: a thread that sleeps ends when it wakes up.
+
+        Args:
+            work: what to run; what it raises comes out of here.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def finish(error: BaseException | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error else done.set_result(None)
+
+        def body() -> None:
+            error: BaseException | None = None
+            try:
+                work()
+            except Exception as exc:
+                error = exc
+            except BaseException as exc:
+                error = RuntimeError(f"the code under test raised {type(exc).__name__}")
+            with contextlib.suppress(RuntimeError):  # a loop that was closed meanwhile
+                loop.call_soon_threadsafe(finish, error)
+
+        context = copy_context()
+        # Not asyncio.to_thread, whose threads are waited for when the process ends.
+        thread = threading.Thread(target=context.run, args=(body,), daemon=True)
+        thread.start()
+        try:
+            await asyncio.wait([done], timeout=self.blocked_after)
+            if not done.done():
+                frame = sys._current_frames().get(thread.ident or 0)
+                culprit = None if frame is None else _culprit(frame)
+                if culprit is not None:
+                    self.blocked = _where(culprit, culprit.f_lineno)
+                    raise RuntimeError("the code under test held its event loop")
+            await done
+        finally:
+            if not done.done():
+                ident = ctypes.c_ulong(thread.ident or 0)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Blocked))
+                done.cancel()
 
     async def end(self, grace: float = 3.0) -> None:
         """End every task that the learner's code has started, and note which ones had to be.
