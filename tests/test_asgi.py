@@ -19,6 +19,7 @@ from websockets import ConnectionClosed, connect
 from wslessons import asgi, lab, push
 from wslessons.errors import UserError
 from wslessons.lab import background
+from wslessons.serving import start_task
 
 
 async def hello(request: Request) -> Response:
@@ -56,6 +57,48 @@ async def test_serves_and_stops():
         await server.stop()
         with pytest.raises(aiohttp.ClientConnectorError):
             await get(server.url)
+
+
+async def test_a_server_that_fails_is_known_and_accepts_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Its connections end, its port is free, and whoever runs it gets the reason, as does the log."""
+    broken = asyncio.Event()
+
+    async def tick(self: object, counter: int) -> bool:
+        if broken.is_set():
+            raise RuntimeError("no such clock")
+        return False
+
+    monkeypatch.setattr("uvicorn.Server.on_tick", tick)
+    async with asyncio.timeout(30):
+        server = await asgi.start(application())
+        assert server.running
+        broken.set()
+        with pytest.raises(UserError, match=r"has stopped, since it failed: no such clock\.$"):
+            await server.serve_until(asyncio.Event())
+        assert not server.running
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await get(server.url)
+        assert "no such clock" in caplog.text
+        await server.stop()
+
+
+async def test_a_task_in_the_background_that_fails_is_heard_of(caplog: pytest.LogCaptureFixture):
+    """Its owner is called and the log has the error; a task that is cancelled is none."""
+    failed: list[Exception] = []
+
+    async def fail() -> None:
+        raise RuntimeError("no such buffer")
+
+    async with asyncio.timeout(10):
+        tasks = [start_task(fail(), "sending", failed.append), start_task(fail(), "receiving")]
+        tasks.append(start_task(asyncio.sleep(60), "sleeping", failed.append))
+        tasks[-1].cancel()
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0)
+    assert [str(each) for each in failed] == ["no such buffer"]
+    assert {"sending failed", "receiving failed"} == {each.message for each in caplog.records}
 
 
 async def test_signals_stay_their_owners():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Generator
@@ -27,6 +28,8 @@ with extra("web"):
     from wslessons.guard.http import REQUEST_TIMEOUT, HttpConnection
     from wslessons.guard.tls import TlsDoor
     from wslessons.guard.websocket import WebSocketConnection
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["GRACE", "AppServer", "serve", "start"]
 
@@ -111,12 +114,45 @@ class AppServer:
         address, s = host_port(sock.getsockname()), "s" if server.config.is_ssl else ""
         self.url, self.ws_url = f"http{s}://{address}", f"ws{s}://{address}"
         self._server = server
-        self._task = asyncio.create_task(server.serve([sock]), name=f"app at {address}")
+        self._task = asyncio.create_task(self._run(sock), name=f"app at {address}")
 
     @property
     def connections(self) -> set[Any]:
         """The connections that are open now, of either kind: uvicorn's protocol objects."""
         return set(self._server.server_state.connections)
+
+    async def _run(self, sock: socket.socket) -> None:
+        try:
+            await self._server.serve([sock])
+        except Exception as exc:
+            if self._server.started:
+                # It would go on accepting, and nobody could stop it any more.
+                logger.exception("the server at %s failed, and stops", self.url)
+                await self._server.shutdown([sock])
+                raise UserError(
+                    f"the server at {self.url} has stopped, since it failed: {exc}."
+                ) from exc
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether it accepts connections."""
+        return not self._task.done()
+
+    async def serve_until(self, stop: asyncio.Event) -> None:
+        """Wait until it is to be stopped, or has stopped.
+
+        Args:
+            stop: set when it is to be.
+
+        Raises:
+            UserError: it has failed.
+        """
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, self._task], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._task.done():
+            await self._task
 
     async def wait_idle(self) -> None:
         """Wait until no request and no WebSocket is being served."""

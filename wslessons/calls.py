@@ -41,6 +41,8 @@ from typing import Any, Protocol, Self
 import msgspec
 from websockets import ConnectionClosed
 
+from wslessons.serving import start_task
+
 __all__ = ["CallFailed", "Calls"]
 
 logger = logging.getLogger(__name__)
@@ -237,7 +239,7 @@ class Calls:
                     future.set_exception(CallFailed(part.code, part.text))
 
     def _work(self, id: str | tuple[str, str], work: Coroutine[Any, Any, None]) -> None:
-        task = self._working[id] = asyncio.create_task(work)
+        task = self._working[id] = start_task(work, "answering a call")
         task.add_done_callback(lambda _: self._working.pop(id, None))
 
     async def _answer(self, ask: Ask) -> None:

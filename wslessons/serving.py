@@ -39,6 +39,7 @@ __all__ = [
     "serve_until_stopped",
     "shut",
     "small_tls_buffers",
+    "start_task",
     "stop_event",
     "urls",
 ]
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
 T = TypeVar("T")
+
+Failed = Callable[[Exception], object]
 
 COLLECT_AFTER = 20_000
 """New objects after which a server's garbage collector looks for cycles among them."""
@@ -343,6 +346,34 @@ async def run_until_stopped(
             for url in urls(server):
                 print_line(url)
             await stop.wait()
+
+
+def start_task(
+    work: Coroutine[Any, Any, T], what: str, failed: Failed | None = None
+) -> asyncio.Task[T]:
+    """Run something in the background that somebody hears of if it fails.
+
+    A task that nobody awaits takes its error with it, and leaves all the rest running.
+
+    Args:
+        work: what to run.
+        what: its name, for the log.
+        failed: called with the error; the log has it in any case.
+
+    Returns:
+        The task, to be kept as long as it runs.
+    """
+
+    def look(task: asyncio.Task[T]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            logger.error("%s failed", what, exc_info=error)
+            if failed is not None:
+                failed(error)
+
+    task = asyncio.create_task(work, name=what)
+    task.add_done_callback(look)
+    return task
 
 
 async def serve_until_stopped(handler: Handler, host: str, port: int, **options: Any) -> None:

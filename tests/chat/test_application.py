@@ -278,6 +278,23 @@ async def test_an_identity_that_is_not_renewed_ends(serve: Serve, protocol: str)
 
 
 @pytest.mark.usefixtures("asked_at_once")
+async def test_a_login_ends_though_the_question_for_a_new_one_fails(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can't be asked does not stay for ever."""
+
+    def fail(seconds: float) -> None:
+        raise RuntimeError("no such event")
+
+    monkeypatch.setattr("wslessons.chat.application.Expires", fail)
+    office = Office()
+    office.lasting["a"] = 3600
+    chat = ChatServer(authenticate=office)
+    async with serve(chat) as url, person(url, "ann", "json", "a") as ann:
+        assert await ann.end() == (EXPIRED, "your login has ended: connect again with a new one")
+
+
+@pytest.mark.usefixtures("asked_at_once")
 async def test_an_identity_is_renewed_by_one_of_the_same_person(serve: Serve) -> None:
     """Neither a wrong token nor somebody else's does; the old end means nothing afterwards."""
     office = Office()

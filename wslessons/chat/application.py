@@ -43,6 +43,7 @@ from wslessons.chat.identity import (
 )
 from wslessons.chat.room import Room
 from wslessons.chat.rules import clean_name
+from wslessons.serving import start_task
 
 __all__ = ["Application", "Order"]
 
@@ -260,7 +261,7 @@ class Application:
                     self._start(self._notify(connection, order.text))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = start_task(work, "what a chat does beside its connections")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -312,8 +313,13 @@ class Application:
         opening = connection.opening
         identity = opening.identity if isinstance(opening, Opening) else None
         if identity is not None and identity.until is not None:
+
+            def end(error: Exception) -> None:
+                # Nobody stays longer than their login because a question failed.
+                self._start(self.refuse(connection, *ENDS[False]))
+
             ending = self._expire(connection, codec, identity.until)
-            self._renewals[connection.id] = asyncio.create_task(ending)
+            self._renewals[connection.id] = start_task(ending, "asking for a new login", end)
 
     async def _expire(
         self, connection: Connection, codec: TextCodec | JsonCodec, until: float

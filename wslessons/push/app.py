@@ -35,6 +35,7 @@ from wslessons.guard import HostCheck, OriginCheck, SecurityHeaders
 from wslessons.guard.origins import normal_host, normal_origin
 from wslessons.push import sse
 from wslessons.push.fleet import Fleet, Follower, Update, live
+from wslessons.serving import start_task
 
 __all__ = ["OPTIONS", "Endpoints", "Report", "application", "serve"]
 
@@ -247,7 +248,7 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        drifting = asyncio.create_task(live(fleet, rate, seed)) if rate else None
+        drifting = start_task(live(fleet, rate, seed), "changing the fleet") if rate else None
         yield
         if drifting is not None:
             drifting.cancel()

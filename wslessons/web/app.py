@@ -44,6 +44,7 @@ from wslessons.guard.headers import SecurityHeaders
 from wslessons.guard.http import SAFE_HEADERS
 from wslessons.guard.origins import HostCheck, OriginCheck, normal_host, normal_origin, refuse
 from wslessons.limits import HEARTBEAT, MAX_PER_ADDRESS, ConnectionLimit
+from wslessons.serving import start_task
 from wslessons.web.connection import WebConnection, connected
 from wslessons.web.frames import FrameProtocol
 from wslessons.web.metrics import Metrics
@@ -409,7 +410,7 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        watching = asyncio.create_task(web.metrics.watch_loop())
+        watching = start_task(web.metrics.watch_loop(), "measuring how late the loop is")
         yield
         watching.cancel()
         await asyncio.wait([watching])

@@ -96,7 +96,7 @@ async def serve_until_stopped(
         server = await asgi.start(app, host, port, limit=limit, heartbeat=heartbeat, **settings)
         try:
             print_line(server.url)
-            await stop.wait()
+            await server.serve_until(stop)
             # It still accepts meanwhile: a balancer's check is told 503, and so is who would enter.
             await app.state.web.drain(drain)
         finally:

@@ -43,6 +43,7 @@ from wslessons.chat.rules import clean_name
 from wslessons.errors import UserError
 from wslessons.scaling.bus.bus import Bus
 from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, NodeDown, NodeUp, Status, Unsent
+from wslessons.serving import start_task
 
 __all__ = ["SharedRoom", "SharedRooms"]
 
@@ -338,7 +339,7 @@ class SharedRooms:
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what nobody waits for."""
-        task = asyncio.create_task(work)
+        task = start_task(work, "telling a member what the bus has done")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
