@@ -62,7 +62,7 @@ async def test_serves_and_stops():
 async def test_a_server_that_fails_is_known_and_accepts_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """Its connections end, its port is free, and whoever runs it gets the reason, as does the log."""
+    """Its connections end, its port is free, and whoever runs it, and the log, get the reason."""
     broken = asyncio.Event()
 
     async def tick(self: object, counter: int) -> bool:
