@@ -1,0 +1,62 @@
+"""The article's programs, in Rust: built once, kept beside other programs' caches, and run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncGenerator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from wslessons import processes
+
+__all__ = ["program", "serving"]
+
+SOURCE = Path(__file__).with_name("article")
+LACKING = ("requires rustc", "failed to download", "failed to load source", "not installed")
+"""What Cargo says where a machine can't build them, which is no fault of theirs."""
+
+
+@cache
+def _built() -> tuple[Path, str]:
+    """Return the folder with the programs, or why there are none."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    target = Path(caches, "wslessons", "article")
+    if shutil.which("cargo") is None:
+        return target, "the article's programs are not built: there is no cargo on PATH"
+    done = subprocess.run(
+        ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", str(target)],
+        cwd=SOURCE, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    why = f"the article's programs are not built:\n{done.stderr}" if done.returncode else ""
+    if why and not any(words in done.stderr for words in LACKING):
+        pytest.fail(why)
+    return target / "release", why
+
+
+def program(name: str) -> str:
+    """Return the path of one of the programs; skip the test where they can't be built."""
+    folder, why = _built()
+    if why:
+        pytest.skip(why)
+    return str(folder / name)
+
+
+@contextlib.asynccontextmanager
+async def serving(name: str, *arguments: str) -> AsyncGenerator[str]:
+    """Run one of the servers on a free port; give its URL."""
+    process = await asyncio.create_subprocess_exec(
+        *processes.guarded(program(name), "0", *arguments),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.communicate()
