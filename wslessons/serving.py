@@ -184,7 +184,7 @@ async def shut(
     server: Server,
     code: int = 1001,
     reason: str = "",
-    timeout: float = 0.5,  # noqa: ASYNC109 - it bounds two steps, each by itself
+    timeout: float = 0.5,
 ) -> None:
     """Close `server` and everything of it in bounded time.
 

@@ -50,7 +50,7 @@ def wrong_answers(wrong: Wrong) -> pytest.MarkDecorator:
 
 def assert_fails(name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong answer fails, and the first hint that it gets is the one for this mistake."""
-    monkeypatch.setattr(trial, "PATIENCE", 2.0)
+    monkeypatch.setattr(trial, "TIMEOUT", 2.0)
     verdict = judge(getattr(check, name), source)
     assert verdict.state in (State.FAIL, State.TIMED_OUT), verdict
     hints = [line.hint for line in verdict.lines if line.hint]

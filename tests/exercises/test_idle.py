@@ -83,7 +83,7 @@ async def test_what_is_on_its_way_is_waited_for(idle: Idle, way: str):
 
 
 async def test_the_time_is_over_all_the_same(idle: Idle):
-    """Where something goes on for ever, the patience counts."""
+    """Where something goes on for ever, the whole timeout is waited."""
 
     async def forever() -> None:
         for _ in itertools.count():

@@ -61,12 +61,12 @@ async def test_waits_are_added_up_only_where_the_loop_is_blocked() -> None:
 
 async def test_a_slow_reader_holds_up_a_set_fills_queues_and_is_told_by_a_channel() -> None:
     """The three chats of lesson 2 differ in what bob hears, in what is held, and for whom."""
-    first = await chat.slow_reader(SetChat(), patience=1)
+    first = await chat.slow_reader(SetChat(), timeout=1)
     assert first.heard < first.said == 400 == first.got
-    second = await chat.slow_reader(QueueChat(), patience=20)
+    second = await chat.slow_reader(QueueChat(), timeout=20)
     assert second.heard == second.got == 400
     assert second.held > 5_000_000
-    third = await chat.slow_reader(ChatServer(max_size=2**17, capacity=64), patience=20)
+    third = await chat.slow_reader(ChatServer(max_size=2**17, capacity=64), timeout=20)
     assert third.heard == third.got + third.missed == 400
     assert third.missed > 0
     assert third.held < 1_000_000
@@ -94,16 +94,16 @@ async def test_who_alternates_or_writes_first_is_stuck() -> None:
             await connection.send("x")
             await connection.recv()
 
-    assert await client.heard_by_bob(alternating, patience=1) == ["one"]
+    assert await client.heard_by_bob(alternating, timeout=1) == ["one"]
     stuck = await client.talk_to_echo(write_then_read)
     assert (stuck.sent < 1000, stuck.received, stuck.finished) == (True, 0, False)
-    assert await client.talk_to_echo(in_turns, patience=20) == client.Talk(10, 10, True)
+    assert await client.talk_to_echo(in_turns, timeout=20) == client.Talk(10, 10, True)
 
 
 async def test_send_waits_one_message_above_the_limit() -> None:
     """So a program that awaits its sends has a bound, which it chooses."""
     for limit in (2**15, 2**18):
-        held = await client.accepted_by_the_deaf(limit, patience=0.5)
+        held = await client.accepted_by_the_deaf(limit, timeout=0.5)
         assert limit < held <= limit + len(client.LINE) + 14
 
 
@@ -216,8 +216,8 @@ async def test_only_people_of_the_same_server_hear_each_other() -> None:
         for _ in range(3):
             server = ChatServer().serve("127.0.0.1", 0)
             urls += serving.urls(await stack.enter_async_context(server))
-        assert await scaling.how_many_hear(urls, people=7, patience=0.3) == 2
-        assert await scaling.how_many_hear(urls[:1], people=7, patience=30) == 6
+        assert await scaling.how_many_hear(urls, people=7, timeout=0.3) == 2
+        assert await scaling.how_many_hear(urls[:1], people=7, timeout=30) == 6
 
 
 def test_outage_is_counted_and_put_in_words() -> None:

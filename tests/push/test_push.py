@@ -616,7 +616,7 @@ async def test_tab_of_a_server_that_is_no_fleet(
     monkeypatch: pytest.MonkeyPatch, kind: type[push.Tab], text: str, status: int
 ):
     """It does not open, and says so in a sentence."""
-    monkeypatch.setattr(tabs, "PATIENCE", 0.1)
+    monkeypatch.setattr(tabs, "TIMEOUT", 0.1)
     routes = [
         Route(path, lambda _: PlainTextResponse(text, status)) for path in ("/fleet", "/events")
     ]

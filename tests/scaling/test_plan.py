@@ -110,7 +110,7 @@ def test_jitter_spreads_the_wave() -> None:
 
 
 def test_work_for_those_who_gave_up_is_wasted() -> None:
-    """30 at 1 a second with 10 s of patience: ten get in, and the rest are served for nothing."""
+    """30 at 1 a second with a timeout of 10 s: ten get in, and the rest are served for nothing."""
     wave = storm(30, 1, at_once, seconds=25)
     assert sum(wave.joined.values()) < 25
     assert wave.wasted > 0
@@ -119,8 +119,8 @@ def test_work_for_those_who_gave_up_is_wasted() -> None:
 
 
 def test_a_server_that_is_fast_enough_wastes_nothing() -> None:
-    """Who is served within their patience never comes twice."""
-    wave = storm(1000, 100, lambda: repeat(0.5), patience=10.5)
+    """Who is served within their timeout never comes twice."""
+    wave = storm(1000, 100, lambda: repeat(0.5), timeout=10.5)
     assert (wave.wasted, sum(wave.attempts.values()), wave.outside) == (0, 1000, 0)
 
 

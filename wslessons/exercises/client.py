@@ -111,7 +111,7 @@ async def talk(url, lines):
         got = await trial.call(
             await trial.serve_this(answer, theirs=False),
             lines,
-            patience=8,
+            timeout=8,
             hint="Nobody reads the answers while it sends, so they fill every buffer, and then the"
             " server reads no more. Read and write at once.",
         )

@@ -286,7 +286,7 @@ async def watch_server(url):
 
         got = await trial.call(
             await trial.serve_this(listen, theirs=False),
-            patience=5,
+            timeout=5,
             hint="A server that says nothing is waited for without end: set a limit of 1 s.",
         )
         trial.expect(asked[:1], ["ping"], 'Ask first: send the text "ping".')
@@ -308,7 +308,7 @@ async def watch_server(url):
 
         got = await trial.call(
             await trial.serve_this(answer, theirs=False),
-            patience=10,
+            timeout=10,
             hint="It goes on asking, again and again, for as long as answers come.",
         )
 
@@ -340,7 +340,7 @@ async def watch_server(url):
 
         got = await trial.call(
             await trial.serve_this(talk, theirs=False),
-            patience=8,
+            timeout=8,
             hint="It waits for a pong that never comes: whatever arrives is a sign of life.",
         )
         trial.expect(

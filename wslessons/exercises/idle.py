@@ -6,11 +6,11 @@
 A check's world is closed: what the learner wrote, the clients and our own servers live on one loop.
 When nothing is ready to run there, no socket has anything to read, no timer is due before the
 deadline and no thread works for the loop, then nothing will ever come. That is certain long before
-the patience is over, on a slow machine as on a fast one.
+the time is over, on a slow machine as on a fast one.
 
 Not handled here: a world that is open, with a server in another process, or with buffers so
-small that the kernel itself waits before it goes on. Set `open` then, and all patience
-is waited.
+small that the kernel itself waits before it goes on. Set `open` then, and every
+timeout is waited for to its end.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
-from wslessons.exercises.trial import PATIENCE, Client, Mismatch, Nothing, Trial
+from wslessons.exercises.trial import TIMEOUT, Client, Mismatch, Nothing, Trial
 
 __all__ = ["EXERCISES", "Guarded", "LetsIn", "NextDelay", "RealAddress", "make_token", "read_token"]
 
@@ -120,7 +120,7 @@ guarded = {"max_size": 16_384, "compression": None, "open_timeout": 1}
         reader, writer = await _dial(await trial.stage("options"))
         try:
             writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgr")
-            async with trial.isolation.idle.timeout(PATIENCE):
+            async with trial.isolation.idle.timeout(TIMEOUT):
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
         except TimeoutError:
@@ -154,7 +154,7 @@ guarded = {"max_size": 16_384, "compression": None, "open_timeout": 1}
                 await asyncio.sleep(0.2)
                 writer.write(request[40:])
                 with contextlib.suppress(ConnectionError, TimeoutError):
-                    async with asyncio.timeout(PATIENCE):
+                    async with asyncio.timeout(TIMEOUT):
                         answer = await reader.readline()
             finally:
                 writer.close()

@@ -39,9 +39,9 @@ from wslessons.exercises import stages
 from wslessons.exercises.idle import CLOSE, Idle
 from wslessons.exercises.isolation import Isolation
 
-__all__ = ["PATIENCE", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
+__all__ = ["TIMEOUT", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
 
-PATIENCE = 3.0
+TIMEOUT = 3.0
 """Seconds after which what has not come is taken as not coming."""
 
 GRACE = 3.0
@@ -101,7 +101,7 @@ class Mismatch(Exception):
 
 
 class Client:
-    """One real client of what is on trial: `websockets.connect` with a bounded patience."""
+    """One real client of what is on trial: `websockets.connect` with a timeout for each step."""
 
     def __init__(self, connection: ClientConnection, idle: Idle) -> None:
         self.connection = connection
@@ -110,7 +110,7 @@ class Client:
     async def send(self, message: Any) -> None:
         """Send, unless the connection has ended: then what is received next says so."""
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await self.connection.send(message)
 
     async def send_raw_text(self, payload: bytes) -> None:
@@ -118,28 +118,28 @@ class Client:
         with contextlib.suppress(ConnectionClosed):
             await self.connection.send(payload, text=True)
 
-    async def recv(self, patience: float = PATIENCE) -> Any:
+    async def recv(self, timeout: float = TIMEOUT) -> Any:
         """Receive the next message, or a `Nothing` that says why there is none."""
-        end = asyncio.get_running_loop().time() + patience
+        end = asyncio.get_running_loop().time() + timeout
         try:
-            async with self.idle.timeout(patience):
+            async with self.idle.timeout(timeout):
                 return await self.connection.recv()
         except TimeoutError:
-            return Nothing(f"nothing {_for_how_long(end, patience)}")
+            return Nothing(f"nothing {_for_how_long(end, timeout)}")
         except ConnectionClosed:
             return self.ending()
 
     async def settled(self) -> None:
         """Wait until the other side has had what was sent so far, by a ping; a closed one is."""
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await (await self.connection.ping())
 
-    async def closing(self, patience: float = PATIENCE) -> tuple[list[Any], Nothing]:
+    async def closing(self, timeout: float = TIMEOUT) -> tuple[list[Any], Nothing]:
         """Receive until the other side closes; return what came before, and how it closed."""
         before: list[Any] = []
         while len(before) < 1000:
-            message = await self.recv(patience)
+            message = await self.recv(timeout)
             if isinstance(message, Nothing):
                 return before, message
             before.append(message)
@@ -156,7 +156,7 @@ class Client:
     async def close(self, code: int = 1000) -> None:
         """Close with `code`, in bounded time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await self.connection.close(code)
 
     def vanish(self) -> None:
@@ -215,12 +215,12 @@ class Trial:
         await self._stack.__aexit__(None, None, None)
 
     async def _ended(self, tasks: list[asyncio.Task[None]], name: str) -> None:
-        for patience in (GRACE, 0.3, 0.3, 0.3):
+        for timeout in (GRACE, 0.3, 0.3, 0.3):
             if not (tasks := [task for task in tasks if not task.done()]):
                 return
-            await self.isolation.idle.wait(tasks, patience)
+            await self.isolation.idle.wait(tasks, timeout)
             alive = [task for task in tasks if not task.done()]
-            if alive and patience == GRACE:
+            if alive and timeout == GRACE:
                 self.isolation.left.append(name)
             for task in alive:
                 task.cancel()
@@ -274,7 +274,7 @@ class Trial:
     async def call(
         self,
         *args: Any,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         hint: str = "It waits for ever: for what?",
         endless: asyncio.Event | None = None,
     ) -> Any:
@@ -282,7 +282,7 @@ class Trial:
 
         Args:
             args: what it is called with.
-            patience: seconds that it may take.
+            timeout: seconds that it may take.
             hint: what to say if it takes longer.
             endless: set by a behaviour as soon as it is certain that the call goes on for ever.
 
@@ -297,14 +297,14 @@ class Trial:
             running = asyncio.ensure_future(self.isolation.guard(result))
         except Exception as error:
             raise Mismatch("a result", Nothing("an exception"), "") from error
-        end = asyncio.get_running_loop().time() + patience
+        end = asyncio.get_running_loop().time() + timeout
         certain = asyncio.ensure_future((endless or asyncio.Event()).wait())
-        await self.isolation.idle.wait([running, certain], patience, asyncio.FIRST_COMPLETED)
+        await self.isolation.idle.wait([running, certain], timeout, asyncio.FIRST_COMPLETED)
         certain.cancel()
         if not running.done():
             why = "no end: it begins again and again"
             if not certain.done():
-                why = f"no end {_for_how_long(end, patience)}"
+                why = f"no end {_for_how_long(end, timeout)}"
             # A closing handshake that nobody answers would take the library's ten seconds.
             self.cut_off()
             running.cancel()
@@ -378,7 +378,7 @@ class Trial:
         """
         options.setdefault("compression", None)
         options.setdefault("close_timeout", 0.5)
-        options.setdefault("open_timeout", PATIENCE)
+        options.setdefault("open_timeout", TIMEOUT)
         options.setdefault("logger", quiet)
         try:
             connection = await open_connection(url, proxy=None, **options)
@@ -463,11 +463,11 @@ class Trial:
             raise Mismatch(expected, got, hint)
 
 
-def _for_how_long(end: float, patience: float) -> str:
+def _for_how_long(end: float, timeout: float) -> str:
     """Say why the waiting is over: the time is up, or nothing can happen any more."""
     if asyncio.get_running_loop().time() < end - CLOSE:
         return "so far, and nothing is on its way"
-    return f"within {patience:g} s"
+    return f"within {timeout:g} s"
 
 
 def shown(value: Any) -> str:

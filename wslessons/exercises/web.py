@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
-from wslessons.exercises.trial import PATIENCE, Nothing, Trial
+from wslessons.exercises.trial import TIMEOUT, Nothing, Trial
 
 __all__ = ["EXERCISES", "AtMostThree", "Health", "SameOrigin"]
 
@@ -255,9 +255,9 @@ def at_most_three(app):
 
     @staticmethod
     async def enter(trial: Trial, url: str, hint: str) -> Any:
-        """Connect, within the patience of a server that still has to notice who left."""
+        """Connect, and try again for as long as a server may take to notice who left."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + PATIENCE
+        end = loop.time() + TIMEOUT
         while (status := await handshake(trial, url, stay=True)) != 101:
             trial.require(loop.time() < end, "101 for the next one", status, hint)
             await asyncio.sleep(0.05)
@@ -287,7 +287,7 @@ async def get(url: str, path: str) -> tuple[int, str]:
     """Ask for `path` over HTTP; return status and body, (0, "") if there is no answer."""
     host, _, port = url.removeprefix("ws://").partition(":")
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             reader, writer = await asyncio.open_connection(host, int(port))
             try:
                 request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"

@@ -44,7 +44,7 @@ class BackgroundApp(background.BackgroundServer):
         """Wait until no request and no WebSocket is being served."""
         await self._app.wait_idle()
 
-    async def stop(self, code: int = 1012, reason: str = "", *, patience: float = 0.5) -> None:
+    async def stop(self, code: int = 1012, reason: str = "", *, timeout: float = 0.5) -> None:
         """Stop it in bounded time, with `asgi.GRACE` for those who are being served.
 
         Stopping twice is harmless.
@@ -52,7 +52,7 @@ class BackgroundApp(background.BackgroundServer):
         Args:
             code: not used: uvicorn's WebSockets always close with 1012.
             reason: not used: they close without one.
-            patience: not used.
+            timeout: not used.
         """
         background.forget(self)
         await self._app.stop()

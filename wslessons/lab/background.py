@@ -72,23 +72,23 @@ class BackgroundServer:
             await asyncio.wait(tasks)
 
     async def stop(
-        self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, patience: float = 0.5
+        self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, timeout: float = 0.5
     ) -> None:
-        """Close the server and its connections, in at most about twice `patience` seconds.
+        """Close the server and its connections, in at most about twice `timeout` seconds.
 
         Stopping twice is harmless.
 
         Args:
             code: the close code that clients get (RFC 6455, section 7.4.1).
             reason: the reason that they get, at most 123 bytes of UTF-8.
-            patience: seconds to wait for the clients, and again for the handlers.
+            timeout: seconds to wait for the clients, and again for the handlers.
 
         Raises:
             UserError: a close frame can't carry the code or the reason; nothing is stopped.
         """
         serving.check_close(code, reason)
         forget(self)
-        await serving.shut(self._server, code, reason, patience)
+        await serving.shut(self._server, code, reason, timeout)
 
     def __repr__(self) -> str:
         return f"<server {self.name!r}, {'running' if self.running else 'stopped'}>"

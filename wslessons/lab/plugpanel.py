@@ -216,7 +216,7 @@ async def plug_panel(
     title: str = "plug panel",
     *,
     interval: float = 0.15,
-    timeout: float = 0.45,  # noqa: ASYNC109 -- the heartbeat's, not ours
+    timeout: float = 0.45,
 ) -> PlugPanel:
     """Make a panel whose client is connected to `server` through a link that can be broken.
 

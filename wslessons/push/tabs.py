@@ -37,7 +37,7 @@ BROKEN = (
 )
 """What may come out of a connection that breaks, or of a server that answers nonsense."""
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds that a new tab waits for the first state."""
 
 _decode = msgspec.json.Decoder(Snapshot | Change).decode
@@ -53,7 +53,7 @@ class Tab(ABC):
         rng: draws that part, and a poller's phase.
 
     Raises:
-        UserError: on entering, when no state has come within `PATIENCE` seconds.
+        UserError: on entering, when no state has come within `TIMEOUT` seconds.
     """
 
     def __init__(
@@ -132,13 +132,13 @@ class Tab(ABC):
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._stay(), name=f"{type(self).__name__} of {self.url}")
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await self.reached(0)
         except BaseException as exc:
             await self.close()
             if isinstance(exc, TimeoutError):
                 raise UserError(
-                    f"no state came from {self.url} in {PATIENCE:g} s: is a fleet served there?"
+                    f"no state came from {self.url} in {TIMEOUT:g} s: is a fleet served there?"
                 ) from None
             raise
         return self
@@ -194,15 +194,15 @@ class PollingTab(Tab):
 
 
 class LongPollingTab(Tab):
-    """Asks once, and is answered when something has changed or the server's patience is over."""
+    """Asks once, and is answered when something has changed or the timeout is over."""
 
-    patience = 25.0
+    timeout = 25.0
 
     async def watch(self) -> None:
         """Ask again as soon as an answer is there."""
         async with self._session() as session:
             while True:
-                await self._poll(session, f"?wait={self.patience:g}" if self.tag else "")
+                await self._poll(session, f"?wait={self.timeout:g}" if self.tag else "")
 
 
 class EventSourceTab(Tab):

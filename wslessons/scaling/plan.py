@@ -194,13 +194,13 @@ def storm(
     joins_per_second: float,
     delays: Callable[[], Iterator[float]],
     *,
-    patience: float = 10.0,
+    timeout: float = 10.0,
     limit: float = math.inf,
     seconds: int = 300,
 ) -> Storm:
     """Simulate `clients` who lose their server at 0 and come to this one, which serves in order.
 
-    A client waits for the first of its `delays`, knocks, gives up after `patience` seconds in the
+    A client waits for the first of its `delays`, knocks, gives up after `timeout` seconds in the
     queue, waits for the next, and so on. The server can't see that somebody gave up before it has
     served them: that work is wasted. While `limit` people wait it turns others away, who wait for
     their next delay. Ends after `seconds`, whoever is in by then.
@@ -229,11 +229,11 @@ def storm(
                 continue
             queue.append(attempt)
             waiting.append(attempt)
-        while waiting and waiting[0][0] + patience < now:
+        while waiting and waiting[0][0] + timeout < now:
             moment, n = attempt = waiting.popleft()
             if n in outside:
                 gave_up.add(attempt)
-                heappush(coming, (max(now, moment + patience + next(waits[n])), n))
+                heappush(coming, (max(now, moment + timeout + next(waits[n])), n))
         # What was not used is gone, but for the fraction of one that slow servers add up.
         budget = min(budget, 1) + joins_per_second / 10
         while queue and budget >= 1:

@@ -32,7 +32,7 @@ from wslessons.web.metrics import Meter, code_label
 __all__ = ["EXTENSION", "AsgiWriter", "WebConnection", "close_code", "connected"]
 
 EXTENSION = "wslessons.frames"
-CLOSE_PATIENCE = 1.0
+CLOSE_TIMEOUT = 1.0
 """Seconds that a close frame may wait behind what a peer does not read."""
 
 
@@ -205,7 +205,7 @@ class WebConnection:
             reason: at most 123 bytes of UTF-8.
         """
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-            async with asyncio.timeout(CLOSE_PATIENCE):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 if self.is_open:
                     self.code = code
                     await self.websocket.close(code, reason)

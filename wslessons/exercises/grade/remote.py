@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from wslessons.exercises.exercise import Exercise
 from wslessons.exercises.isolation import Isolation
-from wslessons.exercises.trial import PATIENCE, Mismatch, Nothing, Trial
+from wslessons.exercises.trial import TIMEOUT, Mismatch, Nothing, Trial
 
 __all__ = ["KernelTrial", "Lost"]
 
@@ -75,12 +75,12 @@ class KernelTrial(Trial):
     async def call(
         self,
         *args: Any,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
         hint: str = "It waits for ever: for what?",
         endless: asyncio.Event | None = None,
     ) -> Any:
-        """Call it there, and return the result, or wait in vain until all patience is gone."""
-        return await self._do("call", *args, patience=patience, hint=hint)
+        """Call it there, and return the result, or wait for it until the timeout."""
+        return await self._do("call", *args, timeout=timeout, hint=hint)
 
     async def take(self, count: int, *args: Any) -> list[Any]:
         """Take items of what it yields there."""

@@ -48,14 +48,14 @@ class Flood:
     missed: int
 
 
-async def slow_reader(chat: Chat, *, lines: int = LINES, patience: float = 2.0) -> Flood:
+async def slow_reader(chat: Chat, *, lines: int = LINES, timeout: float = 2.0) -> Flood:
     """Let alice say `lines` to bob, who reads them, and to mallory, who reads only afterwards.
 
     Args:
         chat: an object with a `handler`, and `options` for the server if it has any. It must take
             messages of 64 KiB: `ChatServer(max_size=2**17)`.
         lines: how many, of 64 KiB each.
-        patience: seconds without a line after which bob gives up.
+        timeout: seconds without a line after which bob gives up.
     """
     options: dict[str, Any] = {"max_size": 2 * LINE_SIZE, **getattr(chat, "options", {})}
     options |= {"ping_interval": None, "compression": None}
@@ -67,7 +67,7 @@ async def slow_reader(chat: Chat, *, lines: int = LINES, patience: float = 2.0) 
         async with asyncio.TaskGroup() as tasks:
             speaking = tasks.create_task(_speak(alice, lines))
             deaf = tasks.create_task(_drain(alice))
-            heard = await _hear(bob, lines, patience)
+            heard = await _hear(bob, lines, timeout)
             held = _held(chat, server, mallory)
             mallory.transport.resume_reading()
             drained = tasks.create_task(_drain(bob))
@@ -109,11 +109,11 @@ async def _drain(client: ClientConnection) -> None:
         pass
 
 
-async def _hear(bob: ClientConnection, lines: int, patience: float) -> int:
+async def _hear(bob: ClientConnection, lines: int, timeout: float) -> int:
     heard = 0
     try:
         while heard < lines:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 heard += str(await bob.recv()).startswith("[alice] x")
     except TimeoutError:
         pass

@@ -54,20 +54,20 @@ async def _serve(handler: serving.Handler, **options: Any) -> AsyncGenerator[str
 async def heard_by_bob(
     chatter: Callable[[str, Sequence[str]], Awaitable[object]],
     lines: Sequence[str] = ("one", "two", "three"),
-    patience: float = 2.0,
+    timeout: float = 2.0,
 ) -> list[str]:
     """Let `chatter` say `lines` in a chat in which bob listens; return what he heard.
 
     Args:
         chatter: called with the chat's URL and the lines; says them as one member, and leaves.
         lines: what there is to say.
-        patience: seconds after which the chatter is cancelled.
+        timeout: seconds after which the chatter is cancelled.
     """
     chat = ChatServer()
     heard = []
     async with _serve(chat.handler, **chat.options) as url, ChatClient(url, "bob") as bob:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await chatter(url, lines)
         async with asyncio.timeout(10):
             async for event in bob:
@@ -151,19 +151,19 @@ class Talk:
     finished: bool
 
 
-async def talk_to_echo(talk: Callable[[Any], Awaitable[object]], patience: float = 1.0) -> Talk:
-    """Let `talk` use a connection to an echo server for at most `patience` seconds.
+async def talk_to_echo(talk: Callable[[Any], Awaitable[object]], timeout: float = 1.0) -> Talk:
+    """Let `talk` use a connection to an echo server for at most `timeout` seconds.
 
     Args:
         talk: called with a connection that has `send` and `recv`.
-        patience: seconds after which it is cancelled.
+        timeout: seconds after which it is cancelled.
     """
     async with _serve(echo_raw, compression=None, max_size=2**20) as url:
         connection = await connect(url, proxy=None, compression=None)
         counted = _Counted(connection)
         finished = False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await talk(counted)
                 finished = True
         # Nobody reads: a closing handshake would wait behind all that was written.
@@ -171,12 +171,12 @@ async def talk_to_echo(talk: Callable[[Any], Awaitable[object]], patience: float
         return Talk(counted.sent, counted.received, finished)
 
 
-async def accepted_by_the_deaf(write_limit: int, patience: float = 1.0) -> int:
+async def accepted_by_the_deaf(write_limit: int, timeout: float = 1.0) -> int:
     """Send 64 KiB messages to a server that reads none, until `send` waits.
 
     Args:
         write_limit: of the client's connection, in bytes, as `websockets.connect` takes it.
-        patience: seconds that a `send` may wait.
+        timeout: seconds that a `send` may wait.
 
     Returns:
         The bytes in the connection's write buffer at that time.
@@ -189,7 +189,7 @@ async def accepted_by_the_deaf(write_limit: int, patience: float = 1.0) -> int:
         connection = await connect(url, proxy=None, compression=None, write_limit=write_limit)
         with contextlib.suppress(TimeoutError):
             while True:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(timeout):
                     await connection.send(LINE)
         size = connection.transport.get_write_buffer_size()
         connection.transport.abort()

@@ -94,7 +94,7 @@ async def bury(handler: serving.Handler, *, clients: int = 10, after: float = 2.
         return held
 
 
-async def deaths(interval: float, timeout: float, *, count: int = 20) -> list[float]:  # noqa: ASYNC109 -- the heartbeat's, not ours
+async def deaths(interval: float, timeout: float, *, count: int = 20) -> list[float]:
     """Let clients die in silence, each at its own moment of the heartbeat's interval.
 
     Args:

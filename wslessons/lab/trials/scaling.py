@@ -43,13 +43,13 @@ KILL, RESTART = 15, 40
 """Before which of her lines the broker is killed, and before which it is started again."""
 
 
-async def how_many_hear(urls: Sequence[str], people: int = 30, patience: float = 2.0) -> int:
+async def how_many_hear(urls: Sequence[str], people: int = 30, timeout: float = 2.0) -> int:
     """Deal people out to servers in turn, let the first one ask, and count who hears it.
 
     Args:
         urls: of the servers.
         people: how many there are.
-        patience: seconds to wait for those who hear nothing.
+        timeout: seconds to wait for those who hear nothing.
 
     Returns:
         How many of the others heard the question.
@@ -67,7 +67,7 @@ async def how_many_hear(urls: Sequence[str], people: int = 30, patience: float =
         ]
         ears = [asyncio.create_task(hears(person)) for person in crowd[1:]]
         await crowd[0].send("is anybody there?")
-        done, waiting = await asyncio.wait(ears, timeout=patience)
+        done, waiting = await asyncio.wait(ears, timeout=timeout)
         for ear in waiting:
             ear.cancel()
         if waiting:

@@ -231,7 +231,7 @@ class Channels(Transport):
                 asked = loop.time()
                 await pubsub.ping()
 
-    async def _take_message(self, pubsub: PubSub, timeout: float) -> bool:  # noqa: ASYNC109
+    async def _take_message(self, pubsub: PubSub, timeout: float) -> bool:
         """Take the next message, or the answer to a ping; return whether one came in time."""
         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=timeout)
         if message is not None and message["type"] == "message":

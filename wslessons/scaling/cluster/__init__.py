@@ -144,7 +144,7 @@ class Cluster:
         """Where the servers listen, ``ws://HOST:PORT`` each; one for all that share a port."""
         return list(dict.fromkeys(server.url for server in self.servers))
 
-    async def stats(self, *, timeout: float = 5) -> list[Stats | None]:  # noqa: ASYNC109
+    async def stats(self, *, timeout: float = 5) -> list[Stats | None]:
         """Ask all servers for their numbers.
 
         Args:

@@ -96,7 +96,7 @@ class ServerProcess:
         # Whoever lost it looks for it where it was.
         self._config.port = int(self.url.rpartition(":")[2])
 
-    async def stats(self, *, timeout: float = 5) -> Stats:  # noqa: ASYNC109
+    async def stats(self, *, timeout: float = 5) -> Stats:
         """Ask for its numbers.
 
         Args:
