@@ -47,7 +47,7 @@ class TestOfTests(Exercise):
         Raises:
             Mismatch: it fails, or does not end.
         """
-        await trial.call(*args, patience=WITHIN, hint=FOREVER)
+        await trial.call(*args, timeout=WITHIN, hint=FOREVER)
 
     async def accepts(self, trial: Trial, hint: str, *args: Any) -> None:
         """Expect the test to pass; a machine that stood still in between gets a second chance."""
@@ -608,7 +608,7 @@ async def heartbeat_test(Heartbeat):
             await trial.isolation.elsewhere(partial(run, bounded()))
 
         try:
-            await Trial(aside, trial.isolation).call(patience=WITHIN)
+            await Trial(aside, trial.isolation).call(timeout=WITHIN)
         except Mismatch as error:
             if ended:
                 raise
