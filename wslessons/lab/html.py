@@ -39,6 +39,12 @@ HEAD = """<style>
 main { max-width: 60rem; margin: auto; padding: 0 1rem; }
 nav.pages { max-width: 60rem; margin: auto; padding: 1rem; font-family: sans-serif; }
 nav.pages a { margin-right: 1rem; color: #0b57d0; }
+.jp-RenderedHTMLCommon a { text-decoration: underline !important; }
+.jp-InputPrompt, .jp-OutputPrompt { color: #595959 !important; opacity: 1 !important; }
+.highlight [class^="c"] { color: #35605f !important; }
+.highlight [class^="m"] { color: #0b5c0b !important; }
+.highlight .o, .highlight .ow { color: #7a1fa2 !important; }
+.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; }
 figure.diagram img { max-width: 100%; }
 @media (max-width: 40rem) { .jp-InputPrompt, .jp-OutputPrompt { display: none; } }
 </style>"""

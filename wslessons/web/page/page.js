@@ -41,7 +41,7 @@ function append(element, follow = false) {
 
 function note(words, className = "") {
   last = { sender: null, time: 0 };
-  append(make("li", `event ${className}`, words));
+  append(make("div", `event ${className}`, words));
 }
 
 function showMessage(sender, words, seconds, mine) {
@@ -51,7 +51,7 @@ function showMessage(sender, words, seconds, mine) {
   time.dateTime = new Date(seconds * 1000).toISOString();
   // Whoever listens hears the name each time; whoever looks sees it once for a run of messages.
   const who = colour(make("span", same || mine ? "who hidden" : "who", sender), sender);
-  const line = make("li", "message", who, " ", make("div", "text", words), make("span", "meta", time));
+  const line = make("div", "message", who, " ", make("div", "text", words), make("span", "meta", time));
   line.classList.toggle("mine", mine);
   line.classList.toggle("same", same);
   append(line, mine);
