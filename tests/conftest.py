@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from xdist.scheduler import LoadFileScheduling
 # commands that tests interrupt would never hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A recording of these holds what a real nginx has answered.
+OF_NGINX = ("08_production.ipynb",)
 
 # Where single files take half a minute and more, because of browsers, kernels, brokers and time.
 LONG = ("browser", "exercises", "notebooks", "scaling", "lab", "client", "bench", "web")
@@ -52,6 +56,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     turns = itertools.zip_longest(*(rooms.pop(name) for name in LONG))
     paths = itertools.chain(filter(None, itertools.chain(*turns)), *rooms.values())
     items[:] = [item for path in paths for item in files[path]]
+    from wslessons.guard import nginx
+
+    if not shutil.which("nginx", path=nginx.search_path()) and not os.environ.get("CI"):
+        missing = pytest.mark.skip(reason="nginx is not installed here")
+        for item in items:
+            if item.path.name in OF_NGINX and item.path.parent.name == "notebooks":
+                item.add_marker(missing)
 
 
 no_task_left_behind = pytest.fixture(autouse=True)(waits.no_task_left_behind)

@@ -370,6 +370,7 @@ LESSONS = [
     "05_heartbeats",
     "06_scaling",
     "07_fast_fanout",
+    "08_production",
     "09_testing",
 ]
 """In the order in which they are read."""

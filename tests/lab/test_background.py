@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import webs
 from websockets import ServerConnection, connect
 
 from wslessons import lab
@@ -46,6 +49,18 @@ async def test_handle_tells_url_connections_and_state():
         await server.stop()
         assert lab.servers() == []
         assert repr(server) == "<server 'echo', stopped>"
+
+
+async def test_with_a_certificate_the_url_says_so(tmp_path: Path):
+    """It can be given to a client as it is."""
+    chain, key, trusting = webs.certificate(tmp_path)
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(chain, key)
+    async with asyncio.timeout(10):
+        server = await lab.serve("echo", echo, ssl=ours)
+        async with connect(server.url, proxy=None, ssl=trusting) as client:
+            await client.send("x")
+            assert await client.recv() == "Echo: x"
 
 
 @pytest.mark.parametrize("handler", [echo, deaf])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from contextlib import AsyncExitStack
 from itertools import repeat
 
 from starlette.middleware import Middleware
+from waits import until
 from websockets import ClientConnection, ServerConnection, connect
 
 from wslessons import asgi, serving
@@ -18,7 +21,7 @@ from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
 from wslessons.heartbeat import Heartbeat
-from wslessons.lab.trials import chat, client, echo, heartbeats, scaling, web
+from wslessons.lab.trials import chat, client, echo, heartbeats, production, scaling, web
 from wslessons.link import Link
 from wslessons.web import OriginCheck
 
@@ -230,3 +233,50 @@ def test_outage_is_counted_and_put_in_words() -> None:
     assert holed.in_order
     assert not scaling.Outage("nats", heard=[(2, 0.0), (1, 0.0)]).in_order
     assert not scaling.Outage("nats", heard=[(1, 0.0), (1, 0.0)]).in_order
+
+
+async def test_a_bomb_grows_where_nothing_bounds_it() -> None:
+    """A thousand bytes are a megabyte, unless the size is bounded or nothing is unpacked."""
+    assert "a message of 1,048,576 bytes" in await production.bomb()
+    assert "closed with 1009" in await production.bomb(max_size=16_384)
+    assert "closed with 1002" in await production.bomb(compression=None)
+
+
+async def test_a_flood_reaches_others_up_to_the_limit() -> None:
+    """All of it without a limit; with one, the burst and what may wait."""
+    told = await production.flood(ChatServer(capacity=512), lines=300)
+    assert told == "bob heard 300 of 300 lines; the stranger is still there"
+    told = await production.flood(ChatServer(rate=0.01, burst=5, debt=10), lines=300)
+    assert told.startswith("bob heard ~15 of 300 lines; the stranger was closed with 1008")
+
+
+async def test_a_login_ends_unless_it_is_renewed() -> None:
+    """A forged one does not begin."""
+    assert await production.log_in(0) == "refused with HTTP 401: log in first"
+    assert (await production.log_in(0.2)).startswith("closed with 4401: ")
+    assert await production.log_in(3, renew=True) == "still there, with a new token"
+
+
+async def test_only_who_verifies_tells_an_impostor_nothing() -> None:
+    """The right name in a certificate is no proof."""
+    context = ssl.create_default_context()
+    assert await production.impostor(context) == "the impostor read: nothing"
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    assert production.TOKEN in await production.impostor(context)
+
+
+async def test_a_connection_lasts_or_ends() -> None:
+    """And how is told."""
+    async with ChatServer().serve(close_timeout=0.2) as server:
+        url = serving.urls(server)[0]
+        assert await production.lasts(url, 0.1) == "still there after 0.1 s"
+        ending = asyncio.create_task(production.lasts(url, 20))
+        await until(lambda: server.connections)
+        server.close(code=1001)
+        assert re.fullmatch(r"ended with 1001 after ~\d\.\d s", await ending)
+
+
+async def test_tls_takes_longer_to_open() -> None:
+    """Both are measured."""
+    told = await production.handshakes(3)
+    assert re.fullmatch(r"open after ~[\d.]+ ms without TLS, ~[\d.]+ ms with it", told)

@@ -45,15 +45,16 @@ class BackgroundServer:
     Args:
         name: what it is served under.
         server: of `websockets`, which has begun to listen.
+        scheme: ``ws``, or ``wss`` behind TLS.
 
     Attributes:
         name: what it was served under.
-        url: where it listens, such as ``ws://127.0.0.1:54321``.
+        url: where it listens, such as ``ws://127.0.0.1:54321``; ``wss://`` with TLS.
     """
 
-    def __init__(self, name: str, server: Server) -> None:
+    def __init__(self, name: str, server: Server, scheme: str = "ws") -> None:
         self.name = name
-        self.url = serving.urls(server)[0]
+        self.url = serving.urls(server, scheme)[0]
         self._server = server
 
     @property
@@ -139,7 +140,7 @@ async def serve(
     async def start() -> BackgroundServer:
         with serving.explained_bind_errors(host, port):
             server = await serving.serve(function, host, port, **own | options)
-        return BackgroundServer(name, server)
+        return BackgroundServer(name, server, "wss" if options.get("ssl") else "ws")
 
     return await replace(name, start)
 

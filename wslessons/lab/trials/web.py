@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +57,8 @@ async def handshake(url: str, say: str = "", **options: Any) -> str:
         options: whatever else `websockets.connect` takes.
 
     Returns:
-        The first answer; or "closed" with code and reason; or the HTTP status of a refusal.
+        The first answer; or "closed" with code and reason; or the HTTP status of a refusal; or why
+        the server's certificate is not trusted.
     """
     try:
         async with asyncio.timeout(TIMEOUT), connect(url, proxy=None, **options) as socket:
@@ -66,6 +68,8 @@ async def handshake(url: str, say: str = "", **options: Any) -> str:
                 return f"it hears: {await socket.recv()}"
             except ConnectionClosed:
                 return f"closed with {socket.close_code}: {socket.close_reason}"
+    except ssl.SSLCertVerificationError as error:
+        return f"not connected: {error.verify_message}"
     except InvalidStatus as error:
         body = error.response.body or b""
         return f"refused with HTTP {error.response.status_code}: {body.decode().strip()}"
