@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections import Counter
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     """Run ``wslessons chaos``; return 0 if every promise was kept, else 1."""
     if not (args.minutes > 0 and args.every > 0 and args.people > 0 and args.servers > 0):
         raise UserError("minutes, every, people and servers must be above 0.", exit_code=2)
+    if not hasattr(signal, "SIGSTOP"):
+        raise UserError("chaos freezes servers by a signal that only Linux and macOS have.")
     # Here, since other commands need none of it.
     from wslessons.chaos.run import run as run_chaos
 
