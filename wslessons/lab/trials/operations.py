@@ -1,0 +1,215 @@
+"""What goes deeper into lesson 8: servers that run out of descriptors, and what TLS costs.
+
+The servers are processes of their own, so that their limits and their memory are theirs alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from websockets import connect
+
+from wslessons.errors import extra
+from wslessons.lab.commands import Lines
+from wslessons.processes import guarded, memory
+from wslessons.testing.raw import Raw, dial, handshake
+
+with extra("lab"):
+    import psutil
+
+__all__ = ["Crowd", "Price", "crowd", "price"]
+
+TIMEOUT = 40.0
+"""Seconds that an experiment may take."""
+DESCRIPTORS = 128
+"""Files that a server may have open in `crowd`."""
+PATIENCE = 2.0
+"""Seconds that a client waits for an answer that will not come."""
+
+LIMIT = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
+"""
+BARE = """
+import asyncio, sys
+from websockets import serve
+
+async def main():
+    async with serve(lambda connection: connection.wait_closed(), "127.0.0.1", 0) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+COMMAND = """
+from wslessons.cli import main
+sys.exit(main(["echo", "--port", "0"]))
+"""
+IDLE = """
+import asyncio, ssl, sys
+from wslessons import serving
+
+async def main():
+    options = {}
+    if len(sys.argv) > 1:
+        options["ssl"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        options["ssl"].load_cert_chain(sys.argv[1])
+    async with serving.serve(lambda connection: connection.wait_closed(), **options) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """What became of more clients than a server may have files open.
+
+    Attributes:
+        served: those who got in.
+        refused: those who were told so, by the HTTP status 503 or by an end at once.
+        silent: those who were told nothing in time.
+        lines: lines in the server's log meanwhile.
+    """
+
+    served: int
+    refused: int
+    silent: int
+    lines: int
+
+    def __str__(self) -> str:
+        return (
+            f"~{self.served} got in, ~{self.refused} were refused, ~{self.silent} heard nothing;"
+            f" ~{self.lines} lines of log"
+        )
+
+
+@contextlib.asynccontextmanager
+async def _server(source: str, *words: str) -> AsyncGenerator[tuple[Process, str, Lines]]:
+    """Run a server from its source; give the process, its URL and its log."""
+    command = guarded(sys.executable, "-c", source, *words)
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdin is not None
+    log = Lines(process.stderr)
+    try:
+        port = (await process.stdout.readline()).decode().strip().rpartition(":")[2]
+        yield process, f"http://127.0.0.1:{port}", log
+    finally:
+        process.stdin.close()
+        process.kill()
+        await process.wait()
+        await log.reading
+
+
+async def crowd(*, guard: bool, clients: int = 160) -> Crowd:
+    """Connect more clients to a server than it may have files open, which is 128.
+
+    Args:
+        guard: the command `wslessons echo`, which has bounds; else the library's server alone.
+        clients: how many.
+
+    Returns:
+        What became of them.
+    """
+    source = LIMIT + (COMMAND if guard else BARE)
+    async with asyncio.timeout(TIMEOUT), _server(source, str(DESCRIPTORS)) as (_, url, log):
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def answer() -> str:
+                client = await stack.enter_async_context(dial(url))
+                return await _status(client, TIMEOUT if guard else PATIENCE)
+
+            answers = await asyncio.gather(*(answer() for _ in range(clients)))
+        # It goes on, once they have gone.
+        while await _newcomer(url) != "101":
+            pass
+        lines = log.rest().count("\n")
+    counted = [answers.count(status) for status in ("101", "503", "")]
+    return Crowd(*counted, lines)
+
+
+async def _status(client: Raw, patience: float) -> str:
+    """Ask for a WebSocket; return the HTTP status, or nothing where no answer came in time."""
+    client.send(handshake())
+    line = b""
+    try:
+        async with asyncio.timeout(patience):
+            line = await client.reader.readline()
+    except TimeoutError:
+        return ""
+    except OSError:
+        pass  # cut off, as by an end without an answer
+    return line.decode("latin-1").split()[1] if line else "503"
+
+
+async def _newcomer(url: str) -> str:
+    async with dial(url) as client:
+        return await _status(client, PATIENCE)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What connections cost a server.
+
+    Attributes:
+        memory: KiB of its memory for each that is open.
+        cpu: milliseconds of its processor for each that opens.
+    """
+
+    memory: float
+    cpu: float
+
+
+async def price(*, tls: bool, count: int = 120) -> Price:
+    """Open connections, which stay idle, to a server of ours, and look at its process.
+
+    Args:
+        tls: over TLS, with a certificate that is made for it.
+        count: how many.
+
+    Returns:
+        The price of one.
+    """
+    options: dict[str, Any] = {"proxy": None, "compression": None, "ping_interval": None}
+    words: list[str] = []
+    async with asyncio.timeout(TIMEOUT), contextlib.AsyncExitStack() as stack:
+        if tls:
+            import ssl
+
+            with extra("lab"):
+                import trustme
+
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            authority = trustme.CA()
+            issued = authority.issue_cert("127.0.0.1")
+            issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "chain.pem"))
+            words.append(str(folder / "chain.pem"))
+            options["ssl"] = ssl.create_default_context()
+            authority.configure_trust(options["ssl"])
+        process, url, _ = await stack.enter_async_context(_server(IDLE, *words))
+        url = url.replace("http", "wss" if tls else "ws")
+        # The first ones pay for what all share.
+        for _ in range(10):
+            await stack.enter_async_context(connect(url, **options))
+        server = psutil.Process(process.pid)
+        before, began = memory(process.pid), sum(server.cpu_times()[:2])
+        for _ in range(count):
+            await stack.enter_async_context(connect(url, **options))
+        cost = Price(
+            (memory(process.pid) - before) / 1024 / count,
+            (sum(server.cpu_times()[:2]) - began) * 1000 / count,
+        )
+    gc.collect()
+    return cost
