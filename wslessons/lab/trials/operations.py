@@ -32,7 +32,7 @@ TIMEOUT = 40.0
 """Seconds that an experiment may take."""
 DESCRIPTORS = 128
 """Files that a server may have open in `crowd`."""
-PATIENCE = 2.0
+ANSWER = 2.0
 """Seconds that a client waits for an answer that will not come."""
 
 LIMIT = """
@@ -129,7 +129,7 @@ async def crowd(*, guard: bool, clients: int = 160) -> Crowd:
 
             async def answer() -> str:
                 client = await stack.enter_async_context(dial(url))
-                return await _status(client, TIMEOUT if guard else PATIENCE)
+                return await _status(client, TIMEOUT if guard else ANSWER)
 
             answers = await asyncio.gather(*(answer() for _ in range(clients)))
         # It goes on, once they have gone.
@@ -140,12 +140,12 @@ async def crowd(*, guard: bool, clients: int = 160) -> Crowd:
     return Crowd(*counted, lines)
 
 
-async def _status(client: Raw, patience: float) -> str:
+async def _status(client: Raw, timeout: float) -> str:
     """Ask for a WebSocket; return the HTTP status, or nothing where no answer came in time."""
     client.send(handshake())
     line = b""
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             line = await client.reader.readline()
     except TimeoutError:
         return ""
@@ -156,7 +156,7 @@ async def _status(client: Raw, patience: float) -> str:
 
 async def _newcomer(url: str) -> str:
     async with dial(url) as client:
-        return await _status(client, PATIENCE)
+        return await _status(client, ANSWER)
 
 
 @dataclass(frozen=True)
