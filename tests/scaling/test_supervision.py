@@ -21,7 +21,8 @@ from waits import until
 from wslessons.errors import UserError
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
-from wslessons.scaling.bus import Event, Gap, Item, Log, NewEpoch, PubSub, Unsent, from_url
+from wslessons.scaling.bus import Event, Gap, Item, Log, NewEpoch, PubSub, Status, Unsent, from_url
+from wslessons.scaling.bus.kafka import Topic
 from wslessons.scaling.bus.nats import EPOCH, JetStream
 from wslessons.scaling.bus.remote import Remote
 from wslessons.scaling.bus.transport import Unreachable, in_time, keep_running
@@ -216,6 +217,32 @@ async def test_there_is_room_for_more_as_soon_as_an_event_is_delivered(kind: str
                 bus.publish(Event("/", number))
                 answered.clear() if number == 0 else answered.set()
                 assert (await next_event(reader)).data == number
+
+
+async def test_a_topic_that_lost_its_end_and_grew_past_it_begins_a_new_epoch(kafka_broker: Broker):
+    """There are as many records as before, and the one that was read last is another: as where a
+    leader is elected that lacked some, and others have written since.
+    """
+    async with asyncio.timeout(50), from_url(url_for("kafka", {"kafka": kafka_broker.url})) as bus:
+        assert isinstance(bus, Log)
+        topic = bus._log
+        assert isinstance(topic, Topic)
+        items: list[Item] = []
+        bus.listen(items.append)
+        reader = bus.subscribe()
+        bus.publish(Event("/", "one"))
+        await texts(reader, 1)
+        topic.drop("nothing is wrong")
+        await until(lambda: Status("reconnecting", "nothing is wrong") in items)
+        await status(bus, "connected")
+        bus.publish(Event("/", "two"))
+        await texts(reader, 1)
+        assert not any(isinstance(item, NewEpoch) for item in items)
+        topic._record = b"what is lost now"
+        topic.drop("a leader without it is elected")
+        await until(lambda: any(isinstance(item, NewEpoch) for item in items))
+        await status(bus, "connected")
+        assert await texts(bus.subscribe(since=0), 2) == ["one", "two"]
 
 
 async def test_an_old_copy_of_a_stream_on_one_server_is_not_read():

@@ -93,6 +93,8 @@ class Topic(LogTransport):
         self._log, self._presence = TopicPartition(topic, 0), TopicPartition(f"{topic}.presence", 0)
         self._next = 0
         """Offset of the record to read next."""
+        self._record = b""
+        """What was in the one before that."""
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -185,18 +187,29 @@ class Topic(LogTransport):
         newest = await consumer.end_offsets([self._log, self._presence])
         first, end = oldest[self._log], newest[self._log]
         epoch = await self._find_epoch(producer, consumer, oldest[self._presence], newest)
-        behind = end < self._next
+        behind = end < self._next or not await self._has_what_we_read(consumer, first)
         if self._epoch.partition("+")[0] != epoch or behind:
-            # The same epoch with fewer records: some were lost, and their numbers come again.
-            self._next = await self._place(consumer, first, end)
+            # The same epoch, and what we have read is not there any more: numbers come again.
+            self._next, self._record = await self._place(consumer, first, end), b""
             self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
             self.host.on_opened(self._epoch, _before(self._next))
             self.tail = self.tail or end * PLACES
         elif first > self._next:
             self.host.on_trimmed(_before(first), None)
-            self._next = first
+            self._next, self._record = first, b""
         consumer.seek(self._log, self._next)
         consumer.seek(self._presence, max(newest[self._presence], oldest[self._presence]))
+
+    async def _has_what_we_read(self, consumer: AIOKafkaConsumer, first: int) -> bool:
+        """Return whether the record read last is still there, or is not kept any more."""
+        if not self._record or first >= self._next:
+            return True
+        consumer.pause(self._presence)
+        consumer.seek(self._log, self._next - 1)
+        record = await consumer.getone(self._log)
+        consumer.resume(self._presence)
+        # Where records are compacted, the next one comes in its place.
+        return record.offset >= self._next or record.value == self._record
 
     async def _place(self, consumer: AIOKafkaConsumer, first: int, end: int) -> int:
         """Return the offset after which the newest `history` events are."""
@@ -249,8 +262,8 @@ class Topic(LogTransport):
                 if record.topic == self._presence.topic:
                     self.host.on_message(record.value or b"")
                 else:
-                    self._next = record.offset + 1
-                    self.host.on_entry(self._next * PLACES, record.value or b"")
+                    self._next, self._record = record.offset + 1, record.value or b""
+                    self.host.on_entry(self._next * PLACES, self._record)
 
     async def _watch(self) -> None:
         """Ask for the cluster's metadata again and again, as a sign of life."""
