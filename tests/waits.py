@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from websockets import ClientConnection, ConnectionClosed
 
-__all__ = ["no_task_left_behind", "until"]
+__all__ = ["closed", "no_task_left_behind", "until"]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -34,3 +36,11 @@ async def no_task_left_behind() -> AsyncIterator[None]:
             return
         await asyncio.sleep(0.01)
     pytest.fail(f"tasks left behind: {left}")
+
+
+async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
+    """Wait for the end of a connection; return close code and reason."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await client.recv()
+    return client.close_code, client.close_reason

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import trustme
-from websockets import ConnectionClosed, connect
+from websockets import connect
 from websockets.asyncio.client import ClientConnection
 
 from wslessons import asgi, web
@@ -98,14 +98,6 @@ async def join_json(client: ClientConnection, **hello: Any) -> dict[str, Any]:
     assert client.subprotocol == SUBPROTOCOL
     await client.send(json.dumps({"type": "hello", **hello}))
     return json.loads(await client.recv())
-
-
-async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
-    """Wait for the end of a connection; return close code and reason."""
-    with contextlib.suppress(ConnectionClosed):
-        while True:
-            await client.recv()
-    return client.close_code, client.close_reason
 
 
 def certificate(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:

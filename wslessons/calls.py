@@ -35,7 +35,6 @@ import inspect
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import msgspec
@@ -142,12 +141,7 @@ class Calls:
         self._reader = asyncio.create_task(self._read(), name="calls")
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         assert self._reader is not None
         self._reader.cancel()
         await asyncio.wait([self._reader])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import websockets
-from waits import until
+from waits import closed, until
 from websockets import ConnectionClosed, InvalidStatus, Server, connect
 from websockets.asyncio.client import ClientConnection
 
@@ -86,14 +86,6 @@ async def heard_until(client: ClientConnection, kind: str, **wanted: Any) -> lis
     while events[-1]["type"] != kind or not wanted.items() <= events[-1].items():
         events.append(await heard(client))
     return events
-
-
-async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
-    """Wait for the end of a connection; return close code and reason."""
-    with contextlib.suppress(ConnectionClosed):
-        while True:
-            await client.recv()
-    return client.close_code, client.close_reason
 
 
 @pytest.fixture(params=[True, False], ids=["fanout", "tasks"])

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from waits import until
-from webs import Web, closed, join_json, read_until, serving
+from waits import closed, until
+from webs import Web, join_json, read_until, serving
 from websockets import ConnectionClosed, InvalidStatus, connect
 
 from wslessons import web

@@ -15,7 +15,7 @@ import pytest
 import shell
 import trustme
 import webs
-from webs import closed
+from waits import closed
 from websockets import InvalidStatus, connect
 from websockets.typing import Origin
 

@@ -14,7 +14,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
-from webs import closed, serving
+from waits import closed
+from webs import serving
 from websockets import InvalidStatus, connect
 
 from wslessons import asgi, web

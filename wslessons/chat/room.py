@@ -153,6 +153,7 @@ class Room:
             if isinstance(known, int):
                 # The acknowledgement is of the past, and not in the log again.
                 return Ack(message_id, known, time.time())
+            # As `_remember`, without a call: this is the way of every line.
             self._published[key] = id
             if known is not None:
                 return None
@@ -189,13 +190,17 @@ class Room:
             message_id: the id that the member gave it.
             session: the member's session.
         """
-        self._published[_KEY(len(session), session, message_id)] = 0
-        if len(self._published) > IDS:
-            self._published.popitem(last=False)
+        self._remember(_KEY(len(session), session, message_id), 0)
 
     def roster(self) -> tuple[list[str], int]:
         """Return the first names, and how many there are."""
         return list(islice(self.members.values(), ROSTER)), len(self.members)
+
+    def _remember(self, key: str, known: int | str) -> None:
+        """Keep what is known of a message, and forget the oldest of too many."""
+        self._published[key] = known
+        if len(self._published) > IDS:
+            self._published.popitem(last=False)
 
     def _publish(self, event: RoomEvent, origin: str = "", key: str = "") -> int:
         """Give the event its number and put it into the log, for everyone to get.

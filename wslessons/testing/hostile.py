@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Self
 
 from websockets.utils import accept_key
@@ -127,12 +126,7 @@ class Hostile:
         self.url = f"ws://{host}:{port}"
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
         for task in self._tasks:
             task.cancel()

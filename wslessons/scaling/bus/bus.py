@@ -12,7 +12,6 @@ import logging
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -324,12 +323,7 @@ class Bus:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
     # For the implementations.

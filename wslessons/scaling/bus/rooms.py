@@ -210,9 +210,7 @@ class SharedRoom(Room):
             return
         asked = self._published.get(item.key)
         if item.key:
-            self._published[item.key] = item.offset
-            if len(self._published) > IDS:
-                self._published.popitem(last=False)
+            self._remember(item.key, item.offset)
         try:
             happened = _decode(item)
         except ValueError as exc:
