@@ -15,6 +15,7 @@ from wslessons import cli
 from wslessons.errors import MissingExtra
 from wslessons.lab import html, lessons
 
+PACKAGE = Path(__file__).parents[2] / "wslessons"
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -95,7 +96,11 @@ def test_diagrams_and_panels_are_pictures(folder: Path) -> None:
 
 def test_every_public_name_is_in_the_reference(folder: Path) -> None:
     """Each module has a page with all that its `__all__` lists; functions have their types."""
-    for name in html.modules():
+    names = html.modules()
+    files = [path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    every = {".".join(path.parts).removesuffix(".__init__") for path in files}
+    assert set(names) == {name for name in every if "__main__" not in name}
+    for name in names:
         module = importlib.import_module(name)
         page = Page(folder.joinpath("api", *name.split(".")).with_suffix(".html"))
         assert set(getattr(module, "__all__", [])) <= page.ids, name

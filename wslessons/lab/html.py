@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import html
+import importlib
 import pkgutil
 import re
 import shutil
@@ -24,7 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wslessons.errors import UserError, extra, print_line
+from wslessons.errors import MissingExtra, UserError, extra, print_line
 from wslessons.lab.lessons import all_lessons, originals
 from wslessons.lab.outputs import Notebook
 
@@ -102,8 +104,13 @@ def modules() -> list[str]:
     """List the modules of the package that can be imported here, but for those that run."""
     import wslessons
 
-    found = pkgutil.walk_packages(wslessons.__path__, "wslessons.", onerror=lambda name: None)
-    return ["wslessons", *(each.name for each in found if "__main__" not in each.name)]
+    found = ["wslessons"]
+    for each in pkgutil.walk_packages(wslessons.__path__, "wslessons.", onerror=lambda name: None):
+        if "__main__" not in each.name:
+            with contextlib.suppress(MissingExtra):
+                importlib.import_module(each.name)
+                found.append(each.name)
+    return found
 
 
 def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[str]]:

@@ -11,7 +11,6 @@ import time
 import zlib
 from typing import Any
 
-import trustme
 from websockets import (
     ClientConnection,
     ConnectionClosed,
@@ -28,8 +27,12 @@ from wslessons import serving
 from wslessons.chat import ChatServer, Denied, Identity
 from wslessons.chat.events import SUBPROTOCOL
 from wslessons.chat.identity import Opening
+from wslessons.errors import extra
 from wslessons.exercises.production import make_token, read_token
 from wslessons.testing.raw import dial, frame
+
+with extra("lab"):
+    import trustme
 
 __all__ = ["bomb", "flood", "handshakes", "impostor", "lasts", "log_in"]
 
