@@ -244,6 +244,20 @@ def test_what_is_lost_between_servers_is_to_be_counted(notice: int | None, expec
     assert kinds(check(logs.values(), one_order=False)) == expected
 
 
+@pytest.mark.parametrize(("count", "times", "found"), [(2, 1, False), (40, 1, True), (8, 5, True)])
+def test_losses_that_are_invented_are_found(count: int, times: int, found: bool):
+    """More is said to be missing than somebody can have missed, in one notice or in several; a few
+    are not judged, since somebody may have come and gone unheard.
+    """
+    logs = several()
+    notices = [Missed(3.0 + place, count, 4 + place) for place in range(times)]
+    logs["eve"].entries += notices
+    logs["eve"].left = True
+    assert kinds(check(logs.values(), one_order=False)) == (["count"] if found else [])
+    logs["eve"].numbered = False
+    assert check(logs.values(), one_order=False) == []
+
+
 def test_what_a_server_said_before_it_died_is_judged_but_for_its_end():
     """Of a stay that is over, nobody could count what was said in its last moments."""
     for said_at, expected in ((100.0, ["lost"]), (190.0, [])):

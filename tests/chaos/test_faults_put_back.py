@@ -75,6 +75,20 @@ FAULTS = {
         "nats",
         "lost",
     ),
+    "what another says while a server starts is taken for said before": Fault(
+        "scaling/bus/pubsub.py",
+        "            if moment.at <= then:\n",
+        "            if True:\n",
+        "redis",
+        "lost",
+    ),
+    "whoever misses something is told that it misses all": Fault(
+        "scaling/bus/pubsub.py",
+        "self._report(heard.take(room, count), room, part.node)",
+        "self._report(heard.take(room, count) and count, room, part.node)",
+        "nats",
+        "count",
+    ),
     "a second cut-off tells nobody": Fault(
         "scaling/bus/presence.py",
         "            peer.down = False\n",

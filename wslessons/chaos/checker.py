@@ -21,6 +21,7 @@ or was told that something is missing there.
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -42,6 +43,8 @@ __all__ = [
 
 SETTLED = 30.0
 """Seconds within which servers can tell each other how much they have said, whatever happens."""
+SPARE = 20
+"""Events that nobody need have heard of: people who came, and were gone before they were told."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -140,6 +143,8 @@ def check(logs: Iterable[Log], *, one_order: bool) -> list[Finding]:
         findings += _check_end(log)
         if log.numbered and not log.left and not one_order:
             findings += _check_losses(log, truth)
+        if log.numbered and not one_order:
+            findings += _check_inventions(log, truth)
     return findings
 
 
@@ -156,6 +161,8 @@ class _Truth:
         self.senders: dict[str, str] = {}
         self.rooms: dict[str, list[str]] = defaultdict(list)
         """What was said in each room, in no order."""
+        self.moves: dict[str, list[float]] = defaultdict(list)
+        """When people came and went in each room, in order, on each server once more."""
         self.ends: dict[tuple[str, str], float] = defaultdict(float)
         """When each life of a room was over, as far as anybody knows."""
         for log in logs:
@@ -169,6 +176,8 @@ class _Truth:
             for saying in log.sayings:
                 if saying.answer == "ack" and saying.offset:
                     self._place(log.name, log.room, saying.epoch, saying.offset, saying.what, None)
+        for moves in self.moves.values():
+            moves.sort()
         if one_order:
             self._find_repeats()
 
@@ -178,6 +187,8 @@ class _Truth:
             self.ends[log.room, epoch] = max(self.ends[log.room, epoch], entries[-1].time)
             for entry in entries:
                 if isinstance(entry, Heard):
+                    if not entry.sender and entry.offset not in self.events[log.room, epoch]:
+                        self.moves[log.room].append(entry.time)
                     self._place(log.name, log.room, epoch, entry.offset, entry.what, entry.prev)
         if not log.left:
             self.ends[log.room, epoch] = math.inf
@@ -364,6 +375,33 @@ def _check_losses(log: Log, truth: _Truth) -> list[Finding]:
             told = f"notices say {sum(filter(None, counts))}"
             sentence = f"{len(lost)} messages are missing, such as {lost[0]!r}, and {told}"
             findings.append(Finding("lost", log.name, sentence))
+    return findings
+
+
+def _check_inventions(log: Log, truth: _Truth) -> list[Finding]:
+    """Compare what is said to be missing with all that somebody can have missed at that time."""
+    findings: list[Finding] = []
+    for _, entries in _stays(log):
+        start = entries[0]
+        heard = {entry.what for entry in entries if isinstance(entry, Heard)}
+        sayings = [truth.sayings[what] for what in truth.rooms[log.room] if what not in heard]
+        unheard = sorted(saying.said for saying in sayings)
+        notices = [e for e in entries if isinstance(e, Missed) and e.offset > start.offset]
+        for notice in notices:
+            end, began = notice.time, notice.time - SETTLED
+            told = sum(each.count or 0 for each in notices if began < each.time <= end)
+            # What was said before may be counted as late as that.
+            possible = SPARE + sum(
+                bisect(times, end) - bisect(times, began - SETTLED)
+                for times in (unheard, truth.moves[log.room])
+            )
+            if told > possible:
+                sentence = (
+                    f"{told} events are said to be missing from {began:.1f} to {end:.1f}, and it"
+                    f" can't be more than {possible}"
+                )
+                findings.append(Finding("count", log.name, sentence))
+                break
     return findings
 
 
