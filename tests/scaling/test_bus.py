@@ -848,11 +848,12 @@ async def lose_the_log(broker: Broker) -> None:
 
 
 # The emulator comes back on other ports: no bus would find it.
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("kind", ["jetstream", "streams", *(["kafka"] if kafka.find() else [])])
 async def test_a_log_that_was_lost_begins_a_new_epoch(kind: str):
     """Numbers of the old log mean nothing any more: readers are told so, and not given them."""
     family = {"jetstream": "nats", "streams": "redis", "kafka": "kafka"}[kind]
-    async with asyncio.timeout(40), run_broker(family, own=True) as own:
+    async with asyncio.timeout(120), run_broker(family, own=True) as own:
         url = url_for(kind, {family: own.url})
         async with from_url(url, keep=4) as bus:
             reader = bus.subscribe()

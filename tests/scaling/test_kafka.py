@@ -17,6 +17,9 @@ from wslessons.scaling.brokers.__main__ import main
 from wslessons.scaling.bus import from_url
 from wslessons.scaling.bus.kafka import Topic
 
+# Kafka starts in three seconds, and on two busy cores in twenty.
+pytestmark = pytest.mark.timeout(120)
+
 
 def program(path: Path, text: str = "exit 0") -> Path:
     """Write a shell script."""
@@ -110,7 +113,7 @@ def test_kafka_is_got_whole_or_not_at_all(nothing_here: Path, capsys: pytest.Cap
 async def test_a_broker_that_knows_no_idempotent_producers_is_used_without(kafka_broker: Broker):
     """It does not name that call (22, InitProducerId) among its own; events pass all the same."""
     port = int(kafka_broker.url.partition("?")[0].rpartition(":")[2])
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(100):
         # As `ApiVersions` says it: the number of the call, and from which version on.
         hide = struct.pack(">hh", 22, 0), struct.pack(">hh", 9999, 0)
         async with before(port, tls=False, hide=hide) as outer:
