@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wslessons.chaos.run import run
+from wslessons.errors import UserError
+from wslessons.scaling.brokers import kafka
 
 
 @pytest.mark.timeout(300)
@@ -16,3 +18,25 @@ async def test_every_promise_is_kept_while_everything_breaks(bus: str, seed: int
     assert len({step.kind for step in report.steps}) > 10
     assert report.heard > report.acknowledged > report.unconfirmed
     assert report.connections > report.people
+
+
+KILLED = ("kill broker", "freeze broker", "cut link")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not kafka.find(), reason="there is no real Kafka")
+async def test_every_promise_is_kept_over_a_kafka_that_is_killed_and_frozen():
+    """One node, with its data: nobody hears anything twice, and what is acknowledged is heard."""
+    report = await run(seconds=7, seed=8, bus="kafka", servers=2, people=16, every=3, kinds=KILLED)
+    assert report.findings == []
+    assert {step.kind for step in report.steps} == {"kill broker", "freeze broker"}
+    assert report.acknowledged > 0
+
+
+async def test_chaos_needs_a_real_kafka(monkeypatch: pytest.MonkeyPatch):
+    """The emulator forgets everything when it is killed, and comes back elsewhere."""
+    monkeypatch.setattr(kafka, "find", lambda: None)
+    with pytest.raises(UserError, match=r"chaos needs a real Kafka.*wslessons\.scaling\.brokers"):
+        await run(seconds=1, seed=1, bus="kafka")
+    with pytest.raises(UserError, match="can't break 'memory'"):
+        await run(seconds=1, seed=1, bus="memory")

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bus",
         default="nats?stream=chat",
-        help="nats or redis, with ?stream=NAME for a log (default: nats?stream=chat)",
+        help="nats or redis, with ?stream=NAME for a log; or kafka, where there is a real one"
+        " (default: nats?stream=chat)",
     )
     parser.add_argument("--nodes", type=int, default=1, help="of the broker (default: 1)")
     parser.add_argument("--servers", type=int, default=3, help="default: 3")

@@ -18,6 +18,7 @@ from wslessons.errors import UserError
 from wslessons.link import Link
 from wslessons.processes import memory
 from wslessons.scaling import brokers
+from wslessons.scaling.brokers import kafka
 from wslessons.scaling.bus.url import with_options
 from wslessons.scaling.cluster import ServerProcess
 from wslessons.scaling.cluster.messages import Config, Stats
@@ -48,14 +49,21 @@ class World:
 
     def __init__(self, bus: str, nodes: int, servers: int) -> None:
         self.kind, _, self._options = bus.partition("?")
-        if self.kind not in ("nats", "redis"):
+        if self.kind not in brokers.KINDS:
             raise UserError(
-                f"chaos can't break {bus!r}: give nats or redis, with ?stream=NAME for a log.",
+                f"chaos can't break {bus!r}: give nats or redis, with ?stream=NAME for a log; "
+                "or kafka.",
                 exit_code=2,
             )
-        if nodes > 1 and self.kind != "nats":
-            raise UserError("chaos has several nodes of nats only: leave --nodes out.", exit_code=2)
-        self.has_log = "stream=" in self._options
+        if nodes > 1 and self.kind == "redis":
+            raise UserError("chaos has one node of redis: leave --nodes out.", exit_code=2)
+        if self.kind == "kafka" and kafka.find() is None:
+            raise UserError(
+                "chaos needs a real Kafka, as the emulator forgets all when it is killed: "
+                "`python -m wslessons.scaling.brokers` gets one.",
+                exit_code=2,
+            )
+        self.has_log = self.kind == "kafka" or "stream=" in self._options
         self._stream = dict(parse_qsl(self._options)).get("stream", "")
         self.links: list[Link] = []
         """The links of people, `LINKS` for each server."""
@@ -80,7 +88,8 @@ class World:
             secret = secrets.token_bytes(32)
             for number in range(1, self._count + 1):
                 url = broker.url
-                if self._nodes == 1:
+                # Kafka's clients connect where it tells them, past any link.
+                if self._nodes == 1 and self.kind != "kafka":
                     parts = urlsplit(url)
                     link = await self._stack.enter_async_context(_link(parts.netloc))
                     self.bus_links.append(link)
@@ -122,8 +131,8 @@ class World:
     def kinds(self) -> list[str]:
         """The faults that can happen in this world."""
         left_out = set() if self.bus_links else {"bus link"}
-        if not self.has_log:
-            # Without a log there is nothing to empty, and nobody can resume on another server.
+        if not self.has_log or self.kind == "kafka":
+            # Without a log there is nothing to empty. (Kafka's is not emptied or filled here.)
             left_out.add("broker")
         kinds = [kind for kind, about in KINDS.items() if about.target not in left_out]
         return kinds if self.has_log else [kind for kind in kinds if kind != "move link"]
