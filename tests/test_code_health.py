@@ -22,7 +22,7 @@ DOCUMENTED = sorted(
     path.relative_to(ROOT / "wslessons").with_suffix("").as_posix().removesuffix("/__init__")
     for path in MODULES
     if path.name != "__main__.py"
-    and (path.name == "__init__.py" or path.parent.name == "wslessons")
+    and (path.name in ("__init__.py", "plan.py") or path.parent.name == "wslessons")
 )
 """The rooms, and the packages within them, whose public names are documented in full."""
 
@@ -71,20 +71,17 @@ def test_code_is_clean(command: list[str]):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("room", ["link", "wire", "heartbeat", "push", "web", "asgi.py"])
-def test_docstrings_have_one_format(room: str):
+def test_docstrings_have_one_format():
     """What goes in and what is raised stands under Google's headings, and in no sentence."""
-    old = re.compile(r"(?m)(?<!\w)In: `|^\s*Raises `|[.;] [Rr]aises `")
+    old = re.compile(r"(?m)(?<!\w)In: `|^\s*Raises `|[.;] [Rr]aises `|^:(param|return|raises)")
     found, checked = [], 0
     for path in MODULES:
-        if path.relative_to(ROOT / "wslessons").parts[0] != room:
-            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 checked += 1
                 if old.search(ast.get_docstring(node) or ""):
-                    found.append(f"{path.name}: {getattr(node, 'name', 'the module')}")
-    assert checked > 5
+                    found.append(f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'the module')}")
+    assert checked > 1000
     assert found == []
 
 

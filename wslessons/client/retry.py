@@ -90,7 +90,17 @@ def is_loopback(host: str) -> bool:
 
 
 def check_url(url: str) -> WebSocketURI:
-    """Return the parts of a WebSocket URL. Raises `UserError` where it is none."""
+    """Return the parts of a WebSocket URL.
+
+    Args:
+        url: such as ``ws://127.0.0.1:8765/rooms/tea``.
+
+    Returns:
+        Its parts, as `websockets` has them.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         uri = parse_uri(url)
         uri.host.encode("idna")

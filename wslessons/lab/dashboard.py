@@ -108,7 +108,11 @@ class Dashboard(LivePanel):
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open both tabs; raises `UserError` when the server does not answer as a fleet does."""
+        """Open both tabs.
+
+        Raises:
+            UserError: the server does not answer as a fleet does.
+        """
         await self._connect()
         self._refreshing = asyncio.create_task(self._refresh(), name=f"{self.title} refresh")
 

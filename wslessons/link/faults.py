@@ -88,7 +88,8 @@ class Faults:
 
     A direction is "up" (client to server), "down" (server to client) or "both". A fault holds for
     the connections there are and for new ones. Every method returns the `Fault`, to undo it by;
-    call them on the thread of the link's event loop. A wrong value raises `ValueError`.
+    call them on the thread of the link's event loop. A value that can't be raises
+    `ValueError`.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,8 @@ __all__ = ["Assumptions", "Plan", "Storm", "at_once", "seeded", "storm"]
 class Assumptions:
     """What a plan begins with. The unit costs are those of two cores on loopback, see the lesson.
 
-    Raises `UserError` for numbers with which there is nothing to compute.
+    Raises:
+        UserError: with these numbers there is nothing to compute.
     """
 
     people: float = 1_000_000
@@ -76,6 +77,9 @@ class Plan:
     >>> plan = Plan(Assumptions(people=100_000))
     >>> plan.nodes, plan.bound_by
     (4, 'CPU')
+
+    Args:
+        assumptions: what it begins with.
     """
 
     def __init__(self, assumptions: Assumptions) -> None:
@@ -124,7 +128,14 @@ class Plan:
     def comeback(self, lost: int = 1) -> float:
         """Return how many people each survivor must take when `lost` nodes die at once.
 
-        Raises `UserError` when nobody would survive.
+        Args:
+            lost: how many nodes die.
+
+        Returns:
+            People for each of the others.
+
+        Raises:
+            UserError: nobody would survive.
         """
         if not 0 < lost < self.nodes:
             raise UserError(f"of {self.nodes} nodes, {lost} can't be lost and leave a survivor.")
@@ -133,7 +144,15 @@ class Plan:
     def deployment(self, share: float = 0.1) -> float:
         """Return the seconds to restart all nodes one after another, each one drained.
 
-        In: `share`, the part of the others' capacity for joins that may go to those who move.
+        Args:
+            share: the part of the others' capacity for joins that may go to those who move, above
+                0, up to 1.
+
+        Returns:
+            The seconds.
+
+        Raises:
+            UserError: the share is none, or there is one node only.
         """
         if not 0 < share <= 1:
             raise UserError(f"share={share} is not possible: give a part above 0, up to 1.")
@@ -204,6 +223,17 @@ def storm(
     queue, waits for the next, and so on. The server can't see that somebody gave up before it has
     served them: that work is wasted. While `limit` people wait it turns others away, who wait for
     their next delay. Ends after `seconds`, whoever is in by then.
+
+    Args:
+        clients: how many lose their server.
+        joins_per_second: how many this one serves.
+        delays: makes the delays of one client, in seconds, without end.
+        timeout: seconds in the queue after which a client gives up.
+        limit: how many may wait before others are turned away.
+        seconds: after which the simulation ends.
+
+    Returns:
+        What the server saw.
     """
     if joins_per_second <= 0:
         raise UserError(
@@ -254,6 +284,13 @@ def at_once() -> Iterator[float]:
 
 
 def seeded(seed: int = 6455) -> Callable[[], Iterator[float]]:
-    """Return the delays of our own client, with dice that fall alike in each run."""
+    """Return the delays of our own client, with dice that fall alike in each run.
+
+    Args:
+        seed: the same one gives the same delays.
+
+    Returns:
+        What makes the delays of one client, for `storm`.
+    """
     uniform = random.Random(seed).uniform
     return lambda: full_jitter(uniform=uniform)
