@@ -1,4 +1,4 @@
-"""Lesson 9's experiments: a test that is run ten times, and pytest on a file of tests."""
+"""Lesson 9's experiments: a test that is run ten times, pytest on a file of tests, a load test."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from wslessons import serving
 from wslessons.errors import need
 from wslessons.exercises.testing import Room
 
-__all__ = ["pytest_says", "ten_runs"]
+__all__ = ["percentile", "pytest_says", "stalling", "ten_runs", "test_client"]
 
 BUSY = (3, 4, 8)
 """Which of ten runs meet a machine that is busy with something else."""
@@ -109,3 +111,58 @@ def _pytest_says(source: str) -> str:
         results.setdefault(test, "passed")
     width = max(map(len, results))
     return "\n".join(f"{test:{width}}  {result}" for test, result in results.items())
+
+
+def test_client(app: Any) -> Any:
+    """Return Starlette's `TestClient` for an application.
+
+    Args:
+        app: the ASGI application.
+
+    Raises:
+        UserError: Starlette is not installed.
+    """
+    need("starlette", "web")
+    with warnings.catch_warnings():
+        # It would rather have another HTTP library, which makes no difference here.
+        warnings.simplefilter("ignore")
+        from starlette.testclient import TestClient
+
+        return TestClient(app)
+
+
+# pytest would take it for a test.
+test_client.__test__ = False  # ty: ignore[unresolved-attribute]
+
+
+def stalling(answer: float = 0.001, begin: float = 5.0, end: float = 6.0) -> Callable[[], Any]:
+    """Make a server that is quick, but for a second in which it stands still.
+
+    Args:
+        answer: seconds that an answer takes; one is made after the other.
+        begin: when it stops, in seconds of the loop's clock.
+        end: when it goes on.
+
+    Returns:
+        A function to await for an answer.
+    """
+    turn = asyncio.Lock()
+
+    async def ask() -> None:
+        async with turn:
+            now = asyncio.get_running_loop().time()
+            if begin <= now < end:
+                await asyncio.sleep(end - now)
+            await asyncio.sleep(answer)
+
+    return ask
+
+
+def percentile(times: list[float], percent: float) -> float:
+    """Return the time within which so many percent of the answers came.
+
+    Args:
+        times: of all answers, in seconds.
+        percent: such as 99.
+    """
+    return sorted(times)[min(int(len(times) * percent / 100), len(times) - 1)]
