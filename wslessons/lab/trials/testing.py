@@ -17,7 +17,7 @@ from wslessons import serving
 from wslessons.errors import need
 from wslessons.exercises.testing import Room
 
-__all__ = ["percentile", "pytest_says", "stalling", "ten_runs", "test_client"]
+__all__ = ["percentile", "pytest_says", "stalling", "starlette_client", "ten_runs"]
 
 BUSY = (3, 4, 8)
 """Which of ten runs meet a machine that is busy with something else."""
@@ -113,7 +113,7 @@ def _pytest_says(source: str) -> str:
     return "\n".join(f"{test:{width}}  {result}" for test, result in results.items())
 
 
-def test_client(app: Any) -> Any:
+def starlette_client(app: Any) -> Any:
     """Return Starlette's `TestClient` for an application.
 
     Args:
@@ -129,10 +129,6 @@ def test_client(app: Any) -> Any:
         from starlette.testclient import TestClient
 
         return TestClient(app)
-
-
-# pytest would take it for a test.
-test_client.__test__ = False  # ty: ignore[unresolved-attribute]
 
 
 def stalling(answer: float = 0.001, begin: float = 5.0, end: float = 6.0) -> Callable[[], Any]:
