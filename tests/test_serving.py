@@ -503,3 +503,14 @@ def test_server_is_not_held_up_by_looking_through_what_stays_anyway():
     assert threshold > before[0]
     assert frozen > 10_000
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+
+def test_an_address_of_another_machine_is_named_by_every_python():
+    """3.13's asyncio gives no number any more for an address that no interface has."""
+    said = "could not bind on any address out of [('192.0.2.1', 8765)]"
+    match = r"192\.0\.2\.1 is not an address of this machine"
+    with (
+        pytest.raises(UserError, match=match),
+        serving.explained_bind_errors("192.0.2.1", 8765),
+    ):
+        raise OSError(said)

@@ -271,7 +271,8 @@ def explained_bind_errors(host: str, port: int) -> Generator[None]:
                 f"this user may not listen on port {port}: choose one above 1023,"
                 " or 0 for a free one."
             ) from None
-        if exc.errno == errno.EADDRNOTAVAIL:
+        # A newer asyncio tries every address of a name, and then says so with no number.
+        if exc.errno == errno.EADDRNOTAVAIL or "could not bind on any address" in str(exc):
             raise UserError(
                 f"{host} is not an address of this machine: give --host one that is,"
                 " such as 127.0.0.1."
@@ -317,11 +318,11 @@ def run_on(loop: str, main: Coroutine[Any, Any, T]) -> T:
     """
     try:
         factory = need("uvloop", "fast").new_event_loop if loop == "uvloop" else None
-    except UserError:
+        with _collecting_less(), asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(main)
+    finally:
+        # Interrupted before it has begun, it would be complained about.
         main.close()
-        raise
-    with _collecting_less(), asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
 
 
 async def run_until_stopped(

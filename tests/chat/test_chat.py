@@ -538,7 +538,8 @@ async def test_json_protocol(start: Start) -> None:
     [
         ("hi", "invalid", ""),
         ('{"type": "shout", "id": "7"}', "invalid", "7"),
-        ('{"type": "ping", "x": ' + "[" * 2000 + "]" * 2000 + "}", "invalid", ""),
+        # How deep a text that is whole may be differs from one Python to the next.
+        ('{"type": "ping", "x": ' + "[" * 4000, "invalid", ""),
         ('{"type": "say", "text": 5, "id": "7"}', "invalid", "7"),
         ('{"type": "say", "id": "7"}', "invalid", "7"),
         ('{"type": "say", "text": "x", "id": 7}', "invalid", ""),
