@@ -26,7 +26,6 @@ from wslessons.lab.lessons import find
 from wslessons.lab.outputs import NOTEBOOK_METADATA
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FOLDERS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
 HERE = Path(__file__).parent
 
 PATIENCE = 40_000
@@ -99,10 +98,7 @@ async def jupyter(
     (config / "jupyter_lab_config.json").write_text('{"LabApp": {"expose_app_in_browser": true}}')
     async with AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            for name in FOLDERS:
-                patch.setenv(name, str(folder / name.lower()))
-            for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN", "JUPYTERLAB_SETTINGS_DIR"):
-                patch.delenv(name, raising=False)
+            shell.own_jupyter(folder, patch)
             words = ("lab", "--no-browser", "--port=0", f"--dir={folder / 'work'}")
             process = await stack.enter_async_context(shell.serving(*words))
         page = await browser.new_page()

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from shell import run, serving
+import shell
 from websockets import connect
 
 from wslessons import cli
@@ -153,7 +153,7 @@ def test_root_is_allowed_only_when_it_is_root(
 
 async def test_unknown_lesson_is_one_line_and_exit_code_2() -> None:
     """A slip in the lesson's name starts nothing."""
-    code, out, errors = await run("lab", "nonsense", "--no-browser")
+    code, out, errors = await shell.run("lab", "nonsense", "--no-browser")
     assert (code, out) == (2, "")
     assert errors.startswith("wslessons: there is no lesson 'nonsense': choose one of ")
     assert errors.count("\n") == 1
@@ -163,7 +163,9 @@ async def test_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     """JupyterLab must not move to another port than the one asked for."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, out, errors = await run("lab", "--no-browser", "--port", port, "--dir", str(tmp_path))
+        code, out, errors = await shell.run(
+            "lab", "--no-browser", "--port", port, "--dir", str(tmp_path)
+        )
     assert (code, out) == (1, "")
     assert errors.splitlines()[-1].startswith(f"wslessons: port {port} is in use: ")
     assert "Traceback" not in errors
@@ -172,10 +174,7 @@ async def test_port_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 @pytest.fixture
 def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them, and the tests out of those."""
-    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN", "JUPYTERLAB_SETTINGS_DIR"):
-        monkeypatch.delenv(name, raising=False)
+    shell.own_jupyter(tmp_path, monkeypatch)
 
 
 async def ask(address: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -211,7 +210,9 @@ async def test_jupyterlab_opens_the_lesson_and_ends_with_its_kernels(
 ) -> None:
     """Start, look at the lesson and the settings, start a kernel, stop: nothing is left."""
     folder = tmp_path / "work folder"
-    async with serving("lab", "echo", "--no-browser", "--port", "0", "--dir", str(folder)) as lab:
+    async with shell.serving(
+        "lab", "echo", "--no-browser", "--port", "0", "--dir", str(folder)
+    ) as lab:
         assert urlsplit(lab.url).path == "/lab/workspaces/wslessons/tree/01_echo.ipynb"
 
         lesson = await ask(lab.url, "api/contents/01_echo.ipynb")
@@ -245,9 +246,9 @@ async def test_jupyterlab_opens_the_lesson_and_ends_with_its_kernels(
 async def test_a_second_one_in_the_folder_opens_the_first(tmp_path: Path) -> None:
     """It says where the first one runs, on the lesson that was asked for, and ends."""
     words = ["--no-browser", "--port", "0", "--dir", str(tmp_path / "work")]
-    async with serving("lab", *words) as first:
+    async with shell.serving("lab", *words) as first:
         for lesson in ("deeper/1",):
-            code, out, errors = await run("lab", lesson, *words)
+            code, out, errors = await shell.run("lab", lesson, *words)
             assert (code, errors.count("\n")) == (0, 1)
             assert "runs in this folder already" in errors
             there, here = urlsplit(first.url), urlsplit(out.strip())
@@ -261,7 +262,7 @@ async def test_a_second_one_in_the_folder_opens_the_first(tmp_path: Path) -> Non
     notes.write_text(
         json.dumps({"pid": 1, "root_dir": str(tmp_path / "work"), "url": "http://127.0.0.1:1/"})
     )
-    async with serving("lab", *words) as another:
+    async with shell.serving("lab", *words) as another:
         assert another.url.startswith("http://")
         await another.end(signal.SIGINT)
 
@@ -287,7 +288,7 @@ async def test_what_a_user_set_in_jupyter_stays_in_force(
         json.dumps({plugin: {"fetchNews": "true"}})
     )
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(mine.parent))
-    async with serving(
+    async with shell.serving(
         "lab", "--no-browser", "--port", "0", "--dir", str(tmp_path / "work")
     ) as lab:
         news = await ask(lab.url, f"lab/api/settings/{plugin}")
