@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -270,6 +271,40 @@ async def test_two_checks_at_once_take_turns():
 
     verdicts = await asyncio.gather(check.shout(shout), check.shout(shout))
     assert [verdict.passed for verdict in verdicts] == [True, True]
+
+
+async def test_work_in_a_thread_comes_back():
+    """With what it has raised; what would end the process is a plain error."""
+
+    def leave() -> None:
+        raise SystemExit
+
+    def divide() -> None:
+        raise ZeroDivisionError
+
+    async with Isolation() as isolation:
+        await isolation.elsewhere(lambda: None)
+        with pytest.raises(ZeroDivisionError):
+            await isolation.elsewhere(divide)
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            await isolation.elsewhere(leave)
+
+
+async def test_work_in_a_thread_that_holds_it_is_named_and_ended():
+    """By the learner's line; the loop goes on, and the thread ends."""
+    threads = set(threading.enumerate())
+
+    def spin() -> None:
+        while True:
+            pass
+
+    async with asyncio.timeout(30), Isolation(blocked_after=0.2) as isolation:
+        with pytest.raises(RuntimeError, match="held its event loop"):
+            await isolation.elsewhere(spin)
+        assert "in spin, line " in isolation.blocked
+    for thread in set(threading.enumerate()) - threads:
+        await asyncio.to_thread(thread.join, 20)
+        assert not thread.is_alive()
 
 
 async def test_everything_is_put_back():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from author import assert_fails, assert_whole, judge, wrong_answers
+from kernels import kernel
 
-from wslessons.exercises import check
+from wslessons.exercises import check, progress
 from wslessons.exercises.verdict import State
 
 IMPORTS = """
@@ -378,3 +381,22 @@ def test_wrong_answers_get_their_hint(
 ) -> None:
     """Each mistake is noticed, and told in words that help with it."""
     assert_fails(name, IMPORTS + source, hint, monkeypatch)
+
+
+async def test_in_a_kernel_a_virtual_clock_runs_beside_its_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the stub over a weak test to the solution, one after the other."""
+    exercise = check.heartbeat_test
+    weak = exercise.solution_source.replace("sleep(60)", "sleep(300)")
+    assert weak != exercise.solution_source
+    monkeypatch.setenv(progress.VARIABLE, "")
+    async with asyncio.timeout(100), kernel() as notebook:
+        await notebook.run("from wslessons.exercises import check")
+        said = []
+        for answer in (exercise.stub, weak, exercise.solution_source):
+            await notebook.run(answer)
+            said.append(await notebook.run("await check.heartbeat_test(heartbeat_test)"))
+    assert said[0].startswith("check.heartbeat_test: not attempted yet")
+    assert "fail       it notices one that needs three times as long" in said[1]
+    assert said[2].startswith("check.heartbeat_test: passed")

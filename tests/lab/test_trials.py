@@ -21,7 +21,7 @@ from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
 from wslessons.heartbeat import Heartbeat
-from wslessons.lab.trials import chat, client, echo, heartbeats, production, scaling, web
+from wslessons.lab.trials import chat, client, echo, heartbeats, production, scaling, testing, web
 from wslessons.link import Link
 from wslessons.web import OriginCheck
 
@@ -280,3 +280,30 @@ async def test_tls_takes_longer_to_open() -> None:
     """Both are measured."""
     told = await production.handshakes(3)
     assert re.fullmatch(r"open after ~[\d.]+ ms without TLS, ~[\d.]+ ms with it", told)
+
+
+async def test_pytest_says_how_each_test_came_out() -> None:
+    """Failed, an error around it, or what pytest says of a file that is none."""
+    told = await testing.pytest_says(
+        "async def test_one(ws_serve):\n    assert 1 == 1\n\ndef test_two():\n    assert 1 == 2\n"
+        "\ndef test_three(nothing):\n    pass\n"
+    )
+    assert told.splitlines()[:2] == [
+        "test_one    passed",
+        "test_two    failed: AssertionError: assert 1 == 2",
+    ]
+    assert told.splitlines()[2].startswith("test_three  error: FixtureLookupError")
+    assert "SyntaxError" in await testing.pytest_says("def test_one(:")
+
+
+async def test_ten_runs_count_what_passes() -> None:
+    """None, all, and those that no busy machine has met."""
+
+    async def fails(url: str) -> None:
+        raise AssertionError
+
+    async def passes(url: str) -> None:
+        pass
+
+    assert await testing.ten_runs(fails) == "passed ~0 of 10 times"
+    assert await testing.ten_runs(passes) == "passed ~10 of 10 times"
