@@ -70,6 +70,9 @@ class Inbox:
     That matters more than it seems: an acknowledgement arrives behind the events before it, so a
     client that stopped receiving until they are taken could never send from inside its own loop.
     What is dropped here is told in a `Missed`, as the server does for a slow connection.
+
+    Args:
+        keep: how many events wait at most.
     """
 
     def __init__(self, keep: int) -> None:
@@ -103,7 +106,11 @@ class Inbox:
         self._more.set()
 
     def end(self, error: Exception | None = None) -> None:
-        """Let the iteration end, by `error` if there is one, after what is still here."""
+        """Let the iteration end, by `error` if there is one, after what is still here.
+
+        Args:
+            error: what the iteration ends by; None for an ordinary end.
+        """
         self._ended, self._error = True, error
         self._more.set()
 

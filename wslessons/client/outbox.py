@@ -44,7 +44,11 @@ class Refused(UserError):
 
 
 class Outgoing:
-    """A message on its way, and the future for its acknowledgement."""
+    """A message on its way, and the future for its acknowledgement.
+
+    Args:
+        text: what is said.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -130,27 +134,49 @@ class Outbox:
         self._more.set()
 
     def withdraw(self, out: Outgoing) -> None:
-        """Forget a message that was not written yet; one that was can't be called back."""
+        """Forget a message that was not written yet; one that was can't be called back.
+
+        Args:
+            out: the message.
+        """
         if not out.tries:
             self._settle(out.id)
 
     def confirm(self, id: str, ack: Ack | None) -> None:
-        """Settle a message; one that is not pending is none of ours, or settled already."""
+        """Settle a message; one that is not pending is none of ours, or settled already.
+
+        Args:
+            id: the message's.
+            ack: the server's acknowledgement; None where the protocol has none.
+        """
         if (out := self._settle(id)) and not out.acknowledged.done():
             out.acknowledged.set_result(ack)
 
     def fail(self, id: str, error: UserError) -> None:
-        """Settle a message with an error."""
+        """Settle a message with an error.
+
+        Args:
+            id: the message's.
+            error: what its sender gets.
+        """
         if (out := self._settle(id)) and not out.acknowledged.done():
             out.acknowledged.set_exception(error)
 
     def doubt(self, why: str) -> None:
-        """Give up the messages that were written: repeating them could say them twice."""
+        """Give up the messages that were written: repeating them could say them twice.
+
+        Args:
+            why: the sentence that their senders get.
+        """
         for out in [out for out in self._pending.values() if out.tries]:
             self.fail(out.id, Unconfirmed(why))
 
     def close(self, why: str) -> None:
-        """Take no more, and settle all: written ones are in doubt, the others were not sent."""
+        """Take no more, and settle all: written ones are in doubt, the others were not sent.
+
+        Args:
+            why: the sentence that their senders get.
+        """
         self._closed = True
         self.doubt(why)
         for id in list(self._pending):

@@ -81,6 +81,12 @@ def is_loopback(host: str) -> bool:
     """Whether `host` names this machine itself, where a proxy has no business.
 
     A server that listens everywhere prints 0.0.0.0 or :: as its host, which is this machine, too.
+
+    Args:
+        host: a URL's host: a name or an address.
+
+    Returns:
+        Whether it does.
     """
     try:
         address = ip_address(host)
@@ -113,7 +119,14 @@ def check_url(url: str) -> WebSocketURI:
 
 
 def transient(exc: Exception) -> bool:
-    """Whether another attempt may succeed where this one failed with `exc`."""
+    """Whether another attempt may succeed where this one failed with `exc`.
+
+    Args:
+        exc: what `connect` raised.
+
+    Returns:
+        Whether it may.
+    """
     if isinstance(exc, InvalidStatus) and exc.response.status_code in LATER:
         return True
     # `ssl.SSLError` is an `OSError` and passes for a network error, which it often is; but a

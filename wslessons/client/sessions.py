@@ -35,6 +35,12 @@ class JsonSession:
 
     It outlives connections. `offset` is the newest event received and `epoch` the life of the room
     in which that number means something; they are None and "" before the first welcome.
+
+    Args:
+        name: under which to join.
+        outbox: the messages that wait for their acknowledgement.
+        since: the newest event that is known from an earlier life of the client; None for none.
+        epoch: the life of the room in which that number means something.
     """
 
     codec = JSON
@@ -52,7 +58,14 @@ class JsonSession:
         return Hello(self._name, self.offset, self.epoch, self._session)
 
     def receive(self, data: str | bytes) -> Iterator[Event]:
-        """Yield what is new in a message of the server; never raises."""
+        """Yield what is new in a message of the server; never raises.
+
+        Args:
+            data: as the connection received it.
+
+        Yields:
+            The events in it; none where it only settles a message.
+        """
         try:
             event = JSON.decode_server(data)
         except (msgspec.DecodeError, RecursionError) as exc:
@@ -124,7 +137,11 @@ def _before(event: RoomEvent | Ack) -> int:
 
 
 class TextSession:
-    """Plain text: lines, and no way to tell what came before a connection."""
+    """Plain text: lines, and no way to tell what came before a connection.
+
+    Args:
+        name: under which to join.
+    """
 
     codec = TEXT
 
@@ -140,6 +157,12 @@ class TextSession:
 
         >>> list(TextSession("bob").receive("[alice] hi"))
         [Message(sender='alice', text='hi', id='', offset=0, time=0.0, prev=UNSET)]
+
+        Args:
+            data: as the connection received it.
+
+        Yields:
+            The event.
         """
         if isinstance(data, bytes):
             yield Notice(f"a binary message of {len(data)} bytes")

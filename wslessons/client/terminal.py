@@ -47,6 +47,12 @@ def visible(text: str) -> str:
 
     >>> print(visible("\x1b[2Jbye\n[system] forged"))
     \x1b[2Jbye\n[system] forged
+
+    Args:
+        text: whatever others may have written.
+
+    Returns:
+        The text, safe to print.
     """
     # Joiners stay, as emoji are made with them; the rest of what is not printable has no business
     # here: controls, line ends, and marks that turn the direction of the text around them.
@@ -62,7 +68,14 @@ def _whole(text: str) -> str:
 
 
 def render(event: Event) -> str:
-    """Return the line for an event of the room, in both protocols that of the plain-text one."""
+    """Return the line for an event of the room, in both protocols that of the plain-text one.
+
+    Args:
+        event: of the chat, or of the client itself.
+
+    Returns:
+        One line.
+    """
     match event:
         case Message() | Joined() | Left():
             line = TEXT.encode(Record(event))
@@ -278,7 +291,11 @@ async def talk(url: str, name: str, *, json: bool) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``wslessons client``."""
+    """Add the arguments of ``wslessons client``.
+
+    Args:
+        parser: of the command.
+    """
     parser.add_argument("url", metavar="URL", help="such as ws://127.0.0.1:8765")
     parser.add_argument("--name", help="who you are (default: your login name)")
     parser.add_argument(
@@ -297,7 +314,14 @@ def login_name() -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``wslessons client`` and return its exit code."""
+    """Run ``wslessons client`` and return its exit code.
+
+    Args:
+        args: the words of the command line.
+
+    Returns:
+        0, when the input or the server has ended the talk.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -137,6 +137,13 @@ class Forwarded:
 
 
 def came_through_a_proxy(scope: Scope) -> bool:
-    """Return whether a proxy that the operator has not named says that it sent the request."""
+    """Return whether a proxy that the operator has not named says that it sent the request.
+
+    Args:
+        scope: of the request (ASGI).
+
+    Returns:
+        Whether one does.
+    """
     headers = Headers(scope=scope)
     return any(name in headers for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via"))

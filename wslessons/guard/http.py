@@ -81,6 +81,13 @@ def refusal(status: HTTPStatus, sentence: str) -> bytes:
 
     >>> refusal(HTTPStatus.BAD_REQUEST, "This is no HTTP.").partition(b"\r\n")[0]
     b'HTTP/1.1 400 Bad Request'
+
+    Args:
+        status: of the response.
+        sentence: its body, without the line's end.
+
+    Returns:
+        The bytes to write.
     """
     body = f"{sentence}\n".encode()
     headers = {

@@ -111,6 +111,9 @@ def normal_host(text: str) -> str:
     Args:
         text: a name or an address, without a port; `ANY_HOST` stays as it is.
 
+    Returns:
+        The host in lower case, its letters as a browser's address bar sends them.
+
     Raises:
         UserError: it can't be a host's name; the exit code is 2.
     """
@@ -132,6 +135,13 @@ async def refuse(scope: Scope, receive: Receive, send: Send, status: int, senten
 
     For a WebSocket that is ASGI's extension "websocket.http.response"; where a server lacks it,
     closing before accepting gives a bare 403.
+
+    Args:
+        scope: of the request (ASGI).
+        receive: ASGI's.
+        send: ASGI's.
+        status: of the response.
+        sentence: its body, without the line's end.
     """
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
         "extensions", {}

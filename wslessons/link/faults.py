@@ -105,7 +105,15 @@ class Faults:
         return list(dict.fromkeys(found))
 
     def fault(self, direction: Direction, kind: Kind) -> Fault | None:
-        """Return the fault of this kind that is in force in `direction`, or None."""
+        """Return the fault of this kind that is in force in `direction`, or None.
+
+        Args:
+            direction: up or down.
+            kind: which one.
+
+        Returns:
+            The fault, or None.
+        """
         return self._in_force[direction].get(kind)
 
     def heal(self) -> None:
@@ -118,6 +126,12 @@ class Faults:
 
         Once the link's buffer is full it stops reading, so the sender feels backpressure. What was
         held goes on its way when the fault is undone. Toxiproxy's `timeout` with a timeout of 0.
+
+        Args:
+            direction: "up", "down" or "both".
+
+        Returns:
+            The fault, to undo it by.
         """
         return self._set(Fault("stall", direction))
 
@@ -134,6 +148,12 @@ class Faults:
 
         What the link still holds for that direction, and all that comes later, is thrown away. A
         FIN can't be taken back: undoing spares new connections only. No toxic does this.
+
+        Args:
+            direction: "up", "down" or "both".
+
+        Returns:
+            The fault, to undo it by.
         """
         return self._set(Fault("close_half", direction))
 
@@ -142,13 +162,29 @@ class Faults:
 
         Each read of the link draws its own jitter from the link's random generator. A later read
         never overtakes an earlier one. Toxiproxy's `latency`.
+
+        Args:
+            latency: seconds.
+            jitter: seconds; at most the latency.
+            direction: "up", "down" or "both".
+
+        Returns:
+            The fault, to undo it by.
         """
         if not 0 <= jitter <= latency:
             raise ValueError("a delay needs 0 <= jitter <= latency, in seconds")
         return self._set(Fault("delay", direction, latency=latency, jitter=jitter))
 
     def throttle(self, rate: float, direction: Way = "both") -> Fault:
-        """Pass on at most `rate` bytes a second on each connection. Toxiproxy's `bandwidth`."""
+        """Pass on at most `rate` bytes a second on each connection. Toxiproxy's `bandwidth`.
+
+        Args:
+            rate: bytes a second.
+            direction: "up", "down" or "both".
+
+        Returns:
+            The fault, to undo it by.
+        """
         if not rate > 0:
             raise ValueError("a throttle needs a rate above 0 bytes a second; stall stops all")
         return self._set(Fault("throttle", direction, rate=rate))
@@ -160,6 +196,13 @@ class Faults:
         new one; exactly `limit` bytes leave the link, and byte `limit` + 1 never does. An RST may
         overtake what its receiver has not yet taken in, so at most `limit` bytes arrive, and all of
         them at a receiver that keeps up. Toxiproxy's `limit_data`, which ends with a FIN.
+
+        Args:
+            limit: bytes.
+            direction: "up", "down" or "both".
+
+        Returns:
+            The fault, to undo it by.
         """
         if limit < 0:
             raise ValueError("drop_after needs a number of bytes, 0 or more")

@@ -32,7 +32,11 @@ _ON_RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Break the connection off with an RST: SO_LINGER on, and no time to linger."""
+    """Break the connection off with an RST: SO_LINGER on, and no time to linger.
+
+    Args:
+        transport: of a TCP socket.
+    """
     sock = transport.get_extra_info("socket")
     with suppress(OSError):  # it may have been closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ON_RESET)
@@ -91,14 +95,22 @@ class Pipe:
         self._free_at = 0.0
 
     def push(self, data: bytes) -> None:
-        """Take bytes from the source."""
+        """Take bytes from the source.
+
+        Args:
+            data: what was received.
+        """
         self.received += len(data)
         self.held += len(data)
         self._arrivals.append(_Arrival(self._loop.time(), self._rng.uniform(-1, 1), data))
         self.pump()
 
     def push_end(self, end: str) -> None:
-        """Take the source's "FIN" or "RST", which goes on after the bytes before it."""
+        """Take the source's "FIN" or "RST", which goes on after the bytes before it.
+
+        Args:
+            end: which of the two.
+        """
         self._source_ended = True
         self._arrivals.append(_Arrival(self._loop.time(), self._rng.uniform(-1, 1), b"", end))
         self.pump()

@@ -28,7 +28,13 @@ class Options:
 
 
 class Endpoint(asyncio.Protocol):
-    """One socket of a connection: `out` carries what it receives, `into` what it is sent."""
+    """One socket of a connection: `out` carries what it receives, `into` what it is sent.
+
+    Args:
+        connection: the one that this socket is an end of.
+        out: carries what the socket receives.
+        into: carries what it is sent.
+    """
 
     def __init__(self, connection: Connection, out: Pipe, into: Pipe) -> None:
         self._connection, self._out, self._into = connection, out, into

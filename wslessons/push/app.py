@@ -66,7 +66,11 @@ class Report(msgspec.Struct):
 
 
 class Endpoints:
-    """The handlers of one fleet's routes."""
+    """The handlers of one fleet's routes.
+
+    Args:
+        fleet: whose they are.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -88,11 +92,25 @@ class Endpoints:
             follower.close()
 
     async def index(self, request: Request) -> Response:
-        """Say what there is."""
+        """Say what there is.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            Text.
+        """
         return PlainTextResponse(__doc__)
 
     async def snapshot(self, request: Request) -> Response:
-        """Answer a poll, long or short."""
+        """Answer a poll, long or short.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            The state as JSON, with its tag as the ETag; 304 if the client has it already.
+        """
         known = request.headers.getlist("if-none-match")
         try:
             wait = float(request.query_params.get("wait", "0"))
@@ -112,7 +130,14 @@ class Endpoints:
         return Response(body, media_type="application/json", headers=headers)
 
     async def report(self, request: Request) -> Response:
-        """Take a build system's report: 200 with the change, or 204 when it was so already."""
+        """Take a build system's report: 200 with the change, or 204 when it was so already.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            That, or 400, 404 or 413 with a sentence.
+        """
         service = request.path_params["service"]
         if service not in self.fleet.services:
             return _refusal(404, f"there is no service {service!r} here.")
@@ -132,7 +157,14 @@ class Endpoints:
         return Response(_encode(change), media_type="application/json")
 
     async def events(self, request: Request) -> Response:
-        """Stream server-sent events until the reader goes, or the fleet ends."""
+        """Stream server-sent events until the reader goes, or the fleet ends.
+
+        Args:
+            request: Starlette's.
+
+        Returns:
+            The stream.
+        """
         follower = self._follow(request.headers.get("last-event-id"))
 
         async def stream() -> AsyncGenerator[bytes]:
@@ -150,7 +182,11 @@ class Endpoints:
         return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
     async def socket(self, websocket: WebSocket) -> None:
-        """Send every update over a WebSocket until one side ends it; what it says is ignored."""
+        """Send every update over a WebSocket until one side ends it; what it says is ignored.
+
+        Args:
+            websocket: Starlette's, not yet accepted.
+        """
         await websocket.accept()
         tasks = [asyncio.create_task(self._send(websocket)), asyncio.create_task(_hear(websocket))]
         try:

@@ -137,6 +137,10 @@ class Follower:
 
     It starts with a snapshot where it can't know what was missed: without a tag, with the tag of
     another fleet, and when it is more than the log's capacity behind.
+
+    Args:
+        fleet: whose updates it reads.
+        tag: of the last state that is known; None for none.
     """
 
     def __init__(self, fleet: Fleet, tag: str | None) -> None:
@@ -169,7 +173,14 @@ class Follower:
         return self._fleet.snapshot()
 
     async def changed(self, seconds: float) -> bool:
-        """Wait at most `seconds` for an update without keeping it: is there one?"""
+        """Wait at most `seconds` for an update without keeping it: is there one?
+
+        Args:
+            seconds: to wait.
+
+        Returns:
+            Whether there is.
+        """
         try:
             async with asyncio.timeout(seconds):
                 await self.next()
@@ -188,6 +199,13 @@ def drift(services: Sequence[str] = SERVICES, seed: int = 0) -> Iterator[tuple[s
     """Yield random changes without end, as (service, status); the same ones for the same `seed`.
 
     Every change is one, given that all services are healthy at first and nobody else reports.
+
+    Args:
+        services: their names.
+        seed: the same one gives the same changes.
+
+    Yields:
+        The service and its new status.
     """
     rng = random.Random(seed)
     now = dict.fromkeys(services, "healthy")
@@ -202,13 +220,27 @@ def moments(count: int, seconds: float, seed: int = 0) -> list[float]:
 
     Changes that come independently of each other are a Poisson process, and of one whose count is
     known the moments are spread evenly at random.
+
+    Args:
+        count: how many.
+        seconds: the end of the time that they fall into.
+        seed: the same one gives the same moments.
+
+    Returns:
+        The moments, in seconds.
     """
     rng = random.Random(seed)
     return sorted(rng.uniform(0, seconds) for _ in range(count))
 
 
 async def live(fleet: Fleet, rate: float, seed: int = 0) -> None:
-    """Change `fleet` at random, `rate` times a second on average, until cancelled."""
+    """Change `fleet` at random, `rate` times a second on average, until cancelled.
+
+    Args:
+        fleet: what changes.
+        rate: changes a second, on average.
+        seed: the same one gives the same changes.
+    """
     rng = random.Random(seed)
     for service, status in drift(list(fleet.services), seed):
         await asyncio.sleep(rng.expovariate(rate))

@@ -39,6 +39,9 @@ def encode(data: str, id: str) -> bytes:
         data: any text.
         id: what a reader sends when it comes back; one line, without NUL.
 
+    Returns:
+        The bytes of the event, its blank line included.
+
     Raises:
         ValueError: `id` holds a line break or NUL.
     """
@@ -53,6 +56,9 @@ async def decode(lines: AsyncIterable[bytes]) -> AsyncIterator[Event]:
 
     Args:
         lines: each ends with a newline, and may hold lines that end with CR alone.
+
+    Yields:
+        The events.
     """
     data: list[str] = []
     id = ""

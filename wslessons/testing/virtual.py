@@ -58,6 +58,10 @@ class MemoryTransport(asyncio.Transport):
     """One end of a wire: what is written here arrives at the `other` end `delay()` seconds later.
 
     In order, as on TCP. While `stalled` nothing arrives, and nobody is told.
+
+    Args:
+        connection: the one that writes here.
+        delay: gives the seconds that the next bytes take.
     """
 
     def __init__(self, connection: Connection, delay: Callable[[], float]) -> None:

@@ -26,6 +26,9 @@ def check_certificate(certfile: str | None, keyfile: str | None) -> dict[str, An
         certfile: a PEM file with the chain.
         keyfile: a PEM file with its key, where that is not in `certfile`.
 
+    Returns:
+        The options.
+
     Raises:
         UserError: a file can't be read, or the two are no certificate with its key.
     """
@@ -110,6 +113,9 @@ def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
         args: the words of the command line.
         chat: the chat to offer.
         limits: `limit` and `heartbeat` of `serve_until_stopped`.
+
+    Returns:
+        0, once the server was told to stop.
     """
     tls = check_certificate(args.certfile, args.keyfile)
     run_on(

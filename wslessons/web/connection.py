@@ -40,6 +40,12 @@ def close_code(message: Message) -> int:
     """Return the code in a "websocket.disconnect": 1006 for a connection that broke off.
 
     uvicorn says 1005 for these, and then has no reason to give, not even an empty one.
+
+    Args:
+        message: ASGI's.
+
+    Returns:
+        The code.
     """
     code: int = message.get("code", 1005)
     return 1006 if code == 1005 and "reason" not in message else code
@@ -215,7 +221,18 @@ class WebConnection:
 async def connected(
     websocket: WebSocket, path: str, meter: Meter, subprotocol: str | None, *, batched: bool = True
 ) -> AsyncGenerator[WebConnection]:
-    """Accept `websocket`; give a connection that the chat can handle while the block runs."""
+    """Accept `websocket`; give a connection that the chat can handle while the block runs.
+
+    Args:
+        websocket: Starlette's, not yet accepted.
+        path: the room's.
+        meter: what counts its messages.
+        subprotocol: the chosen one; None for plain text.
+        batched: False to have each message sent by a task of its own.
+
+    Yields:
+        The connection.
+    """
     await websocket.accept(subprotocol)
     connection = WebConnection(websocket, path, meter, batched=batched)
     connection.subprotocol = subprotocol

@@ -73,12 +73,25 @@ def code_label(code: int) -> str:
 
     >>> code_label(1001), code_label(4321)
     ('1001', '4xxx')
+
+    Args:
+        code: a close code.
+
+    Returns:
+        The label.
     """
     return str(code) if 1000 <= code <= 1015 else f"{code // 1000}xxx"
 
 
 def payloads(data: bytes) -> Iterator[bytes]:
-    """Yield the payloads of whole, unmasked frames that were joined (RFC 6455, section 5.2)."""
+    """Yield the payloads of whole, unmasked frames that were joined (RFC 6455, section 5.2).
+
+    Args:
+        data: whole frames, unmasked and not compressed.
+
+    Yields:
+        Each payload, in order.
+    """
     at = 0
     while at < len(data):
         size, head = data[at + 1], 2
@@ -95,6 +108,12 @@ def texts(data: bytes) -> list[str]:
     >>> from wslessons.connection import text_frame
     >>> texts(text_frame(b"one") + text_frame("zwölf".encode()))
     ['one', 'zwölf']
+
+    Args:
+        data: whole frames, unmasked and not compressed.
+
+    Returns:
+        The texts, in order.
     """
     return [payload.decode() for payload in payloads(data)]
 
@@ -114,12 +133,20 @@ class Meter:
         self._split: tuple[bytes, list[str]] = (b"", [])
 
     def sent_payload(self, payload: bytes) -> None:
-        """Count one message."""
+        """Count one message.
+
+        Args:
+            payload: its text, as UTF-8.
+        """
         self.sent += 1
         self._count_missed(payload)
 
     def wrote(self, data: bytes) -> None:
-        """Count what is in joined frames; the same object for the next member costs nothing."""
+        """Count what is in joined frames; the same object for the next member costs nothing.
+
+        Args:
+            data: whole frames, unmasked and not compressed.
+        """
         if data is not self._data:
             found = list(payloads(data))
             self._data, self._count = data, len(found)
@@ -128,7 +155,14 @@ class Meter:
         self.sent += self._count
 
     def split(self, data: bytes) -> list[str]:
-        """Return the texts in joined frames, taken apart once for all members that get them."""
+        """Return the texts in joined frames, taken apart once for all members that get them.
+
+        Args:
+            data: whole frames, unmasked and not compressed.
+
+        Returns:
+            The texts, in order.
+        """
         if data is not self._split[0]:
             self._split = (data, texts(data))
             self._count_missed(self._split[1][0].encode())

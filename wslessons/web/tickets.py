@@ -108,6 +108,12 @@ def redact(text: str) -> str:
 
     >>> redact("GET /ws?ticket=IiI.aSQ.x1_-y HTTP/1.1")
     'GET /ws?ticket=... HTTP/1.1'
+
+    Args:
+        text: a line of a log, or a URL.
+
+    Returns:
+        The text with ``...`` in their place.
     """
     return _TICKET.sub(r"\1...", text)
 

@@ -173,7 +173,14 @@ Record = HandshakeRequest | HandshakeResponse | FrameRecord | Problem | Transpor
 
 
 def held_bytes(record: Record) -> int:
-    """Return how many bytes of what was on the wire `record` holds, headers and payload."""
+    """Return how many bytes of what was on the wire `record` holds, headers and payload.
+
+    Args:
+        record: of either kind.
+
+    Returns:
+        The bytes.
+    """
     match record:
         case HandshakeRequest():
             return len(record.raw)

@@ -50,7 +50,15 @@ class Tap:
     def read_line(
         self, m: int, too_long: type[Exception] = RuntimeError
     ) -> Generator[None, None, bytes]:
-        """Read a line of at most `m` bytes, as `StreamReader.read_line` does."""
+        """Read a line of at most `m` bytes, as `StreamReader.read_line` does.
+
+        Args:
+            m: bytes, the line's end included.
+            too_long: what is raised beyond that.
+
+        Returns:
+            The line.
+        """
         line = bytes((yield from self.reader.read_line(m, too_long)))
         self.taken.append(line)
         return line
@@ -58,13 +66,28 @@ class Tap:
     def read_to_eof(
         self, m: int, too_long: type[Exception] = RuntimeError
     ) -> Generator[None, None, bytes]:
-        """Read at most `m` bytes to the end, as `StreamReader.read_to_eof` does."""
+        """Read at most `m` bytes to the end, as `StreamReader.read_to_eof` does.
+
+        Args:
+            m: bytes.
+            too_long: what is raised beyond that.
+
+        Returns:
+            What came.
+        """
         data = bytes((yield from self.reader.read_to_eof(m, too_long)))
         self.taken.append(data)
         return data
 
     def read_exact(self, n: int) -> Generator[None, None, bytes]:
-        """Read `n` bytes and return them, or only the first `LARGEST_BUFFER` of them."""
+        """Read `n` bytes and return them, or only the first `LARGEST_BUFFER` of them.
+
+        Args:
+            n: bytes.
+
+        Returns:
+            The bytes that are kept.
+        """
         self.wanted = n
         data = bytes((yield from self.reader.read_exact(min(n, LARGEST_BUFFER))))
         left = n - len(data)
@@ -90,6 +113,11 @@ class Inflate(Extension):
 
     Once part of a compressed frame was skipped the sender's window is unknown: `lost` says why, and
     payloads stay compressed from there on.
+
+    Args:
+        tap: the connection's.
+        no_context_takeover: whether the sender begins each message with an empty window.
+        limit: bytes of a message that are kept.
     """
 
     name = ExtensionName("permessage-deflate")
@@ -153,7 +181,11 @@ class Inflate(Extension):
 
 
 class Side(Tap):
-    """One direction of a connection: its bytes, and how far the parser has come with them."""
+    """One direction of a connection: its bytes, and how far the parser has come with them.
+
+    Args:
+        direction: which one.
+    """
 
     def __init__(self, direction: Direction) -> None:
         super().__init__()
@@ -163,7 +195,16 @@ class Side(Tap):
         self._message = Opcode.BINARY
 
     def frame_record(self, frame: Frame, time: float, max_payload: int) -> FrameRecord:
-        """Return the record of the frame just read, complete at `time`."""
+        """Return the record of the frame just read, complete at `time`.
+
+        Args:
+            frame: as the library has read it.
+            time: seconds, by the clock of the other records.
+            max_payload: bytes of its payload that are kept.
+
+        Returns:
+            The record.
+        """
         # The parser reads the header in parts and the payload, empty or not, last.
         header = b"".join(self.taken[:-1])
         masked = bool(header[1] & 0x80)

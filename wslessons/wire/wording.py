@@ -30,6 +30,13 @@ def printable(text: str, limit: int = 80) -> str:
     'abc…'
 
     A backslash stays as it is, for JSON's sake: look at the payload where the difference matters.
+
+    Args:
+        text: any text.
+        limit: characters.
+
+    Returns:
+        The line, an ellipsis at its end where some is missing.
     """
     # One input character never becomes less than one, so the rest can't matter.
     head = text[: limit + 1]
@@ -42,12 +49,28 @@ def hexadecimal(data: bytes, limit: int = 80) -> str:
 
     >>> hexadecimal(bytes([1, 171]))
     '01 ab'
+
+    Args:
+        data: the bytes.
+        limit: characters.
+
+    Returns:
+        The digits, an ellipsis behind them where some are missing.
     """
     return printable(data[:limit].hex(" "), limit)
 
 
 def payload_text(opcode: Opcode, message: Opcode, payload: bytes) -> str:
-    """Return the payload as one short line, by what kind of frame and of message it belongs to."""
+    """Return the payload as one short line, by what kind of frame and of message it belongs to.
+
+    Args:
+        opcode: the frame's.
+        message: of the message that it is a fragment of.
+        payload: as it was sent, unmasked.
+
+    Returns:
+        The line.
+    """
     if opcode is Opcode.CLOSE and len(payload) >= 2:
         (code,) = struct.unpack("!H", payload[:2])
         return printable(str(Close(code, payload[2:].decode(errors="replace"))))
@@ -69,6 +92,9 @@ def problem_sentence(direction: str, stage: str, exc: Exception, data: bytes, *,
         exc: what the parser raised.
         data: the bytes in question.
         eof: whether the stream had ended.
+
+    Returns:
+        The sentence.
     """
     who = direction.partition("->")[0]
     article = "an" if stage.startswith("HTTP") else "a"
