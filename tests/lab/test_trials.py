@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from itertools import repeat
 
+import pytest
 from starlette.middleware import Middleware
 from waits import until
 from websockets import ClientConnection, ServerConnection, connect
@@ -21,8 +22,19 @@ from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
 from wslessons.heartbeat import Heartbeat
-from wslessons.lab.trials import chat, client, echo, heartbeats, production, scaling, testing, web
+from wslessons.lab.trials import (
+    chat,
+    client,
+    echo,
+    groups,
+    heartbeats,
+    production,
+    scaling,
+    testing,
+    web,
+)
 from wslessons.link import Link
+from wslessons.scaling.brokers import kafka
 from wslessons.web import OriginCheck
 
 
@@ -233,6 +245,23 @@ def test_outage_is_counted_and_put_in_words() -> None:
     assert holed.in_order
     assert not scaling.Outage("nats", heard=[(2, 0.0), (1, 0.0)]).in_order
     assert not scaling.Outage("nats", heard=[(1, 0.0), (1, 0.0)]).in_order
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("real", [True, False])
+async def test_a_group_divides_what_a_fan_out_would_repeat(
+    real: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Kafka that runs and the rule of its clients give the same numbers; who it was is said."""
+    if real and kafka.find() is None:
+        pytest.skip("there is no real Kafka")
+    if not real:
+        monkeypatch.setattr(kafka, "find", lambda: None)
+    async with asyncio.timeout(100), groups.consumer_group(partitions=4) as group:
+        assert [await group.grow(count) for count in (1, 2, 3)] == [[4], [2, 2], [2, 1, 1]]
+        assert await group.publish(40) == [20, 10, 10]
+        assert await group.grow(6) == [1, 1, 1, 1, 0, 0]
+        assert (group.label == groups.RULE) != real
 
 
 async def test_a_bomb_grows_where_nothing_bounds_it() -> None:
