@@ -18,6 +18,7 @@ from waits import until
 from websockets import ClientConnection, ServerConnection, connect
 
 from wslessons import asgi, serving
+from wslessons import web as webapp
 from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
@@ -296,19 +297,15 @@ async def test_only_who_verifies_tells_an_impostor_nothing() -> None:
 
 async def test_a_connection_lasts_or_ends() -> None:
     """And how is told."""
-    async with ChatServer().serve(close_timeout=0.2) as server:
-        url = serving.urls(server)[0]
-        assert await production.lasts(url, 0.1) == "still there after 0.1 s"
-        ending = asyncio.create_task(production.lasts(url, 20))
-        await until(lambda: server.connections)
-        server.close(code=1001)
-        assert re.fullmatch(r"ended with 1001 after ~\d\.\d s", await ending)
-
-
-async def test_tls_takes_longer_to_open() -> None:
-    """Both are measured."""
-    told = await production.handshakes(3)
-    assert re.fullmatch(r"open after ~[\d.]+ ms without TLS, ~[\d.]+ ms with it", told)
+    for beat, pings in ((0.05, 3), (40, 1)):
+        async with webapp.serve(heartbeat=(beat, 40)) as server, Link(server.ws_url) as link:
+            lasting = asyncio.create_task(production.lasts(f"{link.url}/ws", pings))
+            if beat < 1:
+                assert await lasting == "still there after 3 pings"
+                continue
+            await until(lambda: server.connections)
+            link.cut()
+            assert re.fullmatch(r"1006 after ~\d+\.\d s", await lasting)
 
 
 async def test_pytest_says_how_each_test_came_out() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import ssl
-import statistics
 import time
 import zlib
 from typing import Any
@@ -21,6 +20,7 @@ from websockets import (
     connect,
     serve,
 )
+from websockets.frames import Close, Opcode
 from websockets.typing import Subprotocol
 
 from wslessons import serving
@@ -34,7 +34,7 @@ from wslessons.testing.raw import dial, frame
 with extra("lab"):
     import trustme
 
-__all__ = ["bomb", "flood", "handshakes", "impostor", "lasts", "log_in"]
+__all__ = ["bomb", "flood", "impostor", "lasts", "log_in"]
 
 TIMEOUT = 20.0
 MEGABYTE = 2**20
@@ -95,7 +95,7 @@ async def flood(chat: ChatServer, lines: int = 1000) -> str:
     Returns:
         Bob's count, and whether the stranger is still there.
     """
-    async with asyncio.timeout(TIMEOUT), chat.serve(close_timeout=0.2) as server:
+    async with asyncio.timeout(TIMEOUT), chat.serve() as server:
         url, heard = serving.urls(server)[0], 0
         async with connect(url, proxy=None) as bob, connect(url, proxy=None) as stranger:
             await _joined(bob, "bob")
@@ -140,7 +140,7 @@ async def log_in(seconds: float, *, renew: bool = False) -> str:
         "subprotocols": [Subprotocol(SUBPROTOCOL)],
         "additional_headers": {"Authorization": f"Bearer {token}"},
     }
-    async with asyncio.timeout(TIMEOUT), chat.serve(close_timeout=0.2) as server:
+    async with asyncio.timeout(TIMEOUT), chat.serve() as server:
         try:
             async with connect(serving.urls(server)[0], **options) as ann:
                 await ann.send(json.dumps({"type": "hello", "name": "ann"}))
@@ -159,25 +159,29 @@ async def log_in(seconds: float, *, renew: bool = False) -> str:
         return f"closed with {ann.close_code}: {ann.close_reason}"
 
 
-async def lasts(url: str, seconds: float) -> str:
-    """Connect, say nothing, and tell how long that was good.
+async def lasts(url: str, pings: int = 30) -> str:
+    """Join a chat, say nothing, and tell how long that was good.
 
     Args:
-        url: where to; ours has no heartbeat.
-        seconds: for which to wait at most.
+        url: the chat's.
+        pings: of the server, after which to look no longer. They are not answered.
 
     Returns:
         When it ended and how, or that it has not.
     """
-    async with connect(url, proxy=None, ping_interval=None, close_timeout=0.2) as client:
-        await _joined(client, "ann")
-        begin = time.monotonic()
+    begin, seen = time.monotonic(), 0
+    async with asyncio.timeout(TIMEOUT), dial(url.partition("/ws")[0]) as client:
+        await client.handshake()
+        client.send(frame(1, b"ann"))
         try:
-            async with asyncio.timeout(seconds):
-                await client.wait_closed()
-        except TimeoutError:
-            return f"still there after {seconds:g} s"
-        return f"ended with {client.close_code} after ~{time.monotonic() - begin:.1f} s"
+            while seen < pings:
+                opcode, payload = await client.frame()
+                seen += opcode == Opcode.PING
+                if opcode == Opcode.CLOSE:
+                    return f"closed with {Close.parse(payload).code}"
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return f"1006 after ~{time.monotonic() - begin:.1f} s"
+    return f"still there after {pings} pings"
 
 
 async def impostor(context: ssl.SSLContext) -> str:
@@ -214,36 +218,3 @@ async def impostor(context: ssl.SSLContext) -> str:
             async with connect(url, proxy=None, ssl=context, additional_headers=headers):
                 pass
     return f"the impostor read: {read}"
-
-
-async def handshakes(count: int = 40) -> str:
-    """Measure what opening a connection takes, without and with TLS.
-
-    Args:
-        count: connections of each kind, in turns.
-
-    Returns:
-        The medians.
-    """
-
-    async def handler(connection: ServerConnection) -> None:
-        await connection.wait_closed()
-
-    authority, ours = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(ours)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    async with (
-        asyncio.timeout(TIMEOUT),
-        serving.serve(handler, "127.0.0.1", 0) as bare,
-        serving.serve(handler, "127.0.0.1", 0, ssl=ours) as secure,
-    ):
-        urls = {False: serving.urls(bare)[0], True: serving.urls(secure, "wss")[0]}
-        for number in range(2 * count):
-            tls = bool(number % 2)
-            begin = time.perf_counter()
-            async with connect(urls[tls], proxy=None, ssl=context if tls else None):
-                times[tls].append(time.perf_counter() - begin)
-    plain, secured = (1000 * statistics.median(times[tls]) for tls in (False, True))
-    return f"open after ~{plain:.1f} ms without TLS, ~{secured:.1f} ms with it"

@@ -69,7 +69,7 @@ async def handshake(url: str, say: str = "", **options: Any) -> str:
             except ConnectionClosed:
                 return f"closed with {socket.close_code}: {socket.close_reason}"
     except ssl.SSLCertVerificationError as error:
-        return f"not connected: {error.verify_message}"
+        return f"certificate verify failed: {error.verify_message}"
     except InvalidStatus as error:
         body = error.response.body or b""
         return f"refused with HTTP {error.response.status_code}: {body.decode().strip()}"
