@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(240)
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SCRIPT = """
 import importlib, pkgutil, sys, wslessons
@@ -40,7 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=50,
+        timeout=200,
     )
     return folder
 
@@ -65,7 +67,7 @@ def run(environment: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the Python of an environment outside of this clone."""
     python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
     return subprocess.run(
-        [python, "-I", *words], cwd=environment, capture_output=True, text=True, timeout=50
+        [python, "-I", *words], cwd=environment, capture_output=True, text=True, timeout=200
     )
 
 
@@ -132,5 +134,5 @@ from wslessons import lab
 for name in lab.__all__:
     getattr(lab, name)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, b"")

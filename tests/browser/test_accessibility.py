@@ -16,7 +16,7 @@ from webs import serving
 
 from wslessons.lab import html, lessons
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 LOOK = """async () => {

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RECIPE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Adding a lesson")[2]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_stranger_adds_a_lesson(tmp_path: Path) -> None:
     """Its cells, as they stand, are recorded, keep every rule of the lessons, and pass nbval."""
     folder = Path(shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks"))
