@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import shell
 from waits import until
@@ -239,34 +240,40 @@ async def flood(target: Target, name: str, seconds: float) -> None:
                 await client.flood(FLOODS[name])
 
 
+async def attack(target: Target) -> list[float]:
+    """Set all of them on one server; return the seconds in which others were served meanwhile."""
+    # Whoever never finishes: these wait while all the rest goes on.
+    half = f"GET {target.path} HTTP/1.1\r\nHost: localhost\r\n".encode()
+    mute = [asyncio.create_task(waits(target, data)) for data in [b"", half, b"G"] * 20]
+
+    handshakes = wrong_handshakes(target.path)
+    answers = await asyncio.gather(*(handshake(target, *item) for item in handshakes.items()))
+    let_in = {name for name, answer in zip(handshakes, answers, strict=True) if answer == "101"}
+    assert let_in <= TOLERATED.get(target.kind, set())
+    assert {answer[0] for answer in answers if answer != "101"} <= {"4", "e"}
+
+    frames = WRONG_FRAMES.items()
+    wrong = await asyncio.gather(*(wrong_frame(target, n, *item) for n, item in frames))
+    assert [each for each in wrong if each] == []
+
+    flooding = [asyncio.create_task(flood(target, name, 2.0)) for name in FLOODS]
+    served = [await target.serve_somebody()]
+    while not all(each.done() for each in flooding):
+        served.append(await target.serve_somebody())
+    await asyncio.gather(*flooding)
+
+    assert max(await asyncio.gather(*mute)) < 60
+    return served
+
+
 async def crowd(kind: str, record_property: Callable[[str, object], None]) -> None:
-    """Set all of them on one server, and see how it fares."""
+    """Set all of them on a server of this kind, and see how it fares."""
     async with start(kind) as command:
         target = Target(kind, command)
         await target.serve_somebody()
         memory, descriptors = target.memory(), target.descriptors()
 
-        # Whoever never finishes: these wait while all the rest goes on.
-        half = f"GET {target.path} HTTP/1.1\r\nHost: localhost\r\n".encode()
-        mute = [asyncio.create_task(waits(target, data)) for data in [b"", half, b"G"] * 20]
-
-        handshakes = wrong_handshakes(target.path)
-        answers = await asyncio.gather(*(handshake(target, *item) for item in handshakes.items()))
-        let_in = {name for name, answer in zip(handshakes, answers, strict=True) if answer == "101"}
-        assert let_in <= TOLERATED.get(kind, set())
-        assert {answer[0] for answer in answers if answer != "101"} <= {"4", "e"}
-
-        frames = WRONG_FRAMES.items()
-        wrong = await asyncio.gather(*(wrong_frame(target, n, *item) for n, item in frames))
-        assert [each for each in wrong if each] == []
-
-        flooding = [asyncio.create_task(flood(target, name, 2.0)) for name in FLOODS]
-        served = [await target.serve_somebody()]
-        while not all(each.done() for each in flooding):
-            served.append(await target.serve_somebody())
-        await asyncio.gather(*flooding)
-
-        assert max(await asyncio.gather(*mute)) < 60
+        served = await attack(target)
         await target.serve_somebody()
         await until(lambda: target.descriptors() <= descriptors + 2)
         grown, most = target.memory() - memory, target.memory("VmHWM") - memory
@@ -281,9 +288,83 @@ async def crowd(kind: str, record_property: Callable[[str, object], None]) -> No
     assert not [line for line in errors.splitlines() if line.startswith("12:00 root")]
 
 
+def listening(pid: int) -> dict[int, str]:
+    """The TCP ports on which a process and its descendants listen, and the addresses."""
+    root = psutil.Process(pid)
+    return {
+        each.laddr.port: each.laddr.ip
+        for process in [root, *root.children(recursive=True)]
+        for each in process.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    }
+
+
+GREETINGS = (
+    b"",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    bytes(range(256)) * 256,
+    b'CONNECT {"verbose":false}\r\nSUB > 1\r\nPUB wslessons 2\r\nhi\r\nPING\r\n',
+    b'CONNECT {"user":"x","pass":"y"}\r\nSUB > 1\r\nPING\r\n',
+    b"SUB > 1\r\n" * 1000,
+    b"INFO " + b"{" * 100_000 + b"\r\n",
+)
+"""What a stranger may say to a broker that wants a password."""
+
+
+async def greet(port: int, data: bytes) -> bytes:
+    """Say something to a broker; return what it answers until it ends the connection."""
+    async with dial(f"http://127.0.0.1:{port}") as client:
+        client.send(data)
+        return await client.rest()
+
+
+async def cluster(record_property: Callable[[str, object], None]) -> None:
+    """Set all of them on every port of a cluster: its servers, and what its broker listens on."""
+    words = ("cluster", "--servers", "2", "--bus", "nats")
+    async with shell.serving(*words) as command:
+        first, second = (Target("chat", command) for _ in range(2))
+        second.url = await command.line()
+        ports = listening(command.process.pid)
+        assert set(ports.values()) == {"127.0.0.1"}
+        own = {int(each.url.rpartition(":")[2]) for each in (first, second)}
+        assert own < set(ports)
+        greetings = [
+            asyncio.create_task(greet(port, data))
+            for port in set(ports) - own
+            for data in GREETINGS * 3
+        ]
+        one, other = await asyncio.gather(attack(first), attack(second))
+        served = [*one, *other]
+        answers = await asyncio.gather(*greetings)
+        assert not [answer for answer in answers if b"MSG " in answer or b"+OK" in answer]
+        async with (
+            connect(first.url, proxy=None) as ann,
+            connect(second.url, proxy=None) as bob,
+        ):
+            await ann.send("ann")
+            await bob.send("bob")
+
+            async def hears() -> None:
+                while "[bob] still here?" not in str(await ann.recv()):
+                    pass
+
+            # At most once: what the floods have left on its way may still be in front of it.
+            hearing = asyncio.create_task(hears())
+            while not hearing.done():
+                await bob.send("still here?")
+                await asyncio.wait([hearing], timeout=0.5)
+            await hearing
+        code, errors = await command.end()
+    record_property("cluster: served meanwhile", f"{len(served)}, in {max(served):.1f} s at most")
+    assert code == 0
+    assert "Traceback" not in errors
+    assert "\x1b" not in errors
+
+
 async def test_a_crowd_of_strangers(record_property: Callable[[str, object], None]):
     """All is answered or ended, memory and descriptors come back, and others are served."""
     # All servers at once, since each waits for the same ten seconds.
     async with asyncio.timeout(160), asyncio.TaskGroup() as tasks:
         for kind in PATHS:
             tasks.create_task(crowd(kind, record_property), name=kind)
+        tasks.create_task(cluster(record_property), name="cluster")
