@@ -39,6 +39,8 @@ ME = ("127.0.0.1", 1234)
         ("A" * 3000, ME),
         ("1.2.3.4.5", ME),
         ("unknown", ME),
+        ("fe80::1%12:00 root logged in", ME),
+        ("[fe80::1%\x1b[2J]:80", ME),
     ],
 )
 def test_who_stands_behind_a_proxy(told: str, client: tuple[str, int]) -> None:

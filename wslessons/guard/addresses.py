@@ -127,6 +127,9 @@ class Forwarded:
         for each in reversed(told.split(",")):
             found = _WITH_PORT.fullmatch(each.strip())
             text = (found["v6"] or found["v4"] or "") if found else each.strip()
+            if "%" in text:
+                # A zone means something on its own machine only, and could hold any text.
+                break
             try:
                 client = str(ipaddress.ip_address(text)), 0
             except ValueError:
