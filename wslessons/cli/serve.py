@@ -183,7 +183,8 @@ def echo(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="echo text without the prefix, and messages of up to 16 MiB, as conformance suites do",
+        help="echo text without the prefix, and messages of up to 16 MiB, as conformance suites do;"
+        " not for strangers, each of whom may keep a processor busy with a few compressed bytes",
     )
 
     parser.add_argument(
