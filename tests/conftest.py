@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The tests start some hundred processes; compiling what they import takes half of a start.
     """
-    if sys.dont_write_bytecode:
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
         prefix = str(config.cache.mkdir("bytecode"))
         sys.dont_write_bytecode, sys.pycache_prefix = False, prefix
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
