@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 import wslessons
-from wslessons.chaos.schedule import KINDS
+from wslessons.chaos.schedule import COMMON
 from wslessons.processes import guarded
 
 PACKAGE = Path(wslessons.__file__).parent
@@ -33,7 +33,7 @@ class Fault(NamedTuple):
     bus: str
     kinds: str
     """What the checker may call it, as a regular expression."""
-    only: str = ", ".join(KINDS)
+    only: str = ", ".join(COMMON)
     """What happens, where a new connection would hide the fault."""
 
 

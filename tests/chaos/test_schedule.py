@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wslessons.chaos.schedule import KINDS, draw
+from wslessons.chaos.schedule import COMMON, KINDS, draw
 
 
 def test_the_same_seed_gives_the_same_schedule():
@@ -22,5 +22,6 @@ def test_all_is_over_at_the_end():
 
 def test_every_kind_comes_and_no_other():
     """In a long schedule each of the kinds that are possible comes, and only these do."""
-    assert {step.kind for step in draw(1, 1200)} == set(KINDS)
+    assert {step.kind for step in draw(1, 1200)} == set(COMMON)
     assert {step.kind for step in draw(1, 300, ["cut link", "crowd"])} == {"cut link", "crowd"}
+    assert {step.kind for step in draw(1, 2400, KINDS)} == set(KINDS)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from wslessons.chaos.schedule import KINDS
+from wslessons.chaos.schedule import COMMON, KINDS
 from wslessons.errors import UserError, print_line
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="FAULTS",
-        help="such as 'flood, cut link' (default: all that are possible)",
+        help="such as 'flood, restore broker, refuse entries'; the last two come only if they are"
+        " named (default: all others that are possible)",
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="write all logs there, as JSON")
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     # Here, since other commands need none of it.
     from wslessons.chaos.run import run as run_chaos
 
-    kinds = [each.strip() for each in (args.only or ",".join(KINDS)).split(",")]
+    kinds = [each.strip() for each in (args.only or ",".join(COMMON)).split(",")]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(
             f"there is no fault {unknown[0]!r}: choose of {', '.join(KINDS)}.", exit_code=2

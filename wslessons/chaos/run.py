@@ -11,7 +11,7 @@ import msgspec
 
 from wslessons.chaos.checker import Finding, Heard, Log, Missed, check, check_usage
 from wslessons.chaos.people import Person, read_nothing
-from wslessons.chaos.schedule import KINDS, Step, draw
+from wslessons.chaos.schedule import COMMON, Step, draw
 from wslessons.chaos.world import World
 
 __all__ = ["Report", "run"]
@@ -51,7 +51,7 @@ async def run(
     servers: int = 3,
     people: int = 120,
     every: float = 2.0,
-    kinds: Collection[str] = KINDS,
+    kinds: Collection[str] = COMMON,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Let chaos reign, and judge what was made of it.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["KINDS", "Kind", "Step", "draw"]
+__all__ = ["COMMON", "KINDS", "Kind", "Step", "draw"]
 
 
 class Kind(NamedTuple):
@@ -45,7 +45,13 @@ KINDS = {
     "crowd": Kind(2, 1, 5, "link"),
     "slow reader": Kind(1, 2, 8, "link"),
     "flood": Kind(2, 0.5, 3, "person"),
+    "restore broker": Kind(0.5, 6, 9, "broker"),
+    "refuse entries": Kind(1, 1, 5, "broker"),
 }
+COMMON = [kind for kind in KINDS if kind not in ("restore broker", "refuse entries")]
+"""Those that come unless others are asked for. That a log is older than it was is known to those
+who have read what it lost; until one of them is back, the others go on with the numbers it had.
+"""
 
 
 class Step(NamedTuple):
@@ -66,7 +72,7 @@ class Step(NamedTuple):
 
 
 def draw(
-    seed: object, seconds: float, kinds: Iterable[str] = KINDS, *, every: float = 2.0
+    seed: object, seconds: float, kinds: Iterable[str] = COMMON, *, every: float = 2.0
 ) -> list[Step]:
     """Draw a schedule.
 

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,6 +27,8 @@ from wslessons.scaling.cluster.messages import Config, Stats
 
 __all__ = ["World"]
 
+Order = Literal["empty", "fill", "free", "refuse", "accept"]
+"""What a broker is told."""
 BEAT = 0.5
 """Seconds between the servers' signs of life."""
 HEARTBEAT = (2.0, 2.0)
@@ -33,6 +37,10 @@ TRIES = 60
 """How often something is tried, each half a second after the one before, until it is mended."""
 LINKS = 2
 """Links of people to each server."""
+DATA = ("jetstream", "appendonlydir")
+"""Where NATS and Valkey have what they keep."""
+LONGEST = 1000
+"""Bytes of an entry, its headers included, that a broker takes which refuses longer ones."""
 
 
 class World:
@@ -135,6 +143,8 @@ class World:
             # Without a log there is nothing to empty. (Kafka's is not emptied or filled here.)
             left_out.add("broker")
         kinds = [kind for kind, about in KINDS.items() if about.target not in left_out]
+        if self.kind != "nats":
+            kinds = [kind for kind in kinds if kind != "refuse entries"]
         return kinds if self.has_log else [kind for kind in kinds if kind != "move link"]
 
     # How it is.
@@ -187,6 +197,8 @@ class World:
             "freeze broker": lambda step: self._freeze(self._node(step)),
             "empty broker": self._empty,
             "fill broker": self._fill,
+            "restore broker": self._restore,
+            "refuse entries": self._refuse,
             "stall bus": lambda step: _fault(self._bus_link(step), "stall", step),
             "cut bus": lambda step: _fault(self._bus_link(step), "cut", step),
             "delay bus": lambda step: _fault(self._bus_link(step), "delay", step),
@@ -232,17 +244,54 @@ class World:
 
     @contextlib.asynccontextmanager
     async def _broker_down(self, step: Step) -> AsyncGenerator[None]:
-        node = self._node(step)
-        key = -1 - self.broker.nodes.index(node)
         # What starts is not killed before it has: the one who starts it would call that an error.
         async with self._starting:
-            self._down[key] += 1
-            await node.kill()
+            await self._end([self._node(step)])
         yield
         async with self._starting:
-            self._down[key] -= 1
-            if not self._down[key]:
-                await node.restart()
+            await self._start([self._node(step)])
+
+    async def _end(self, nodes: list[brokers.Node]) -> None:
+        for node in nodes:
+            self._down[self._key(node)] += 1
+            await node.kill()
+
+    async def _start(self, nodes: list[brokers.Node]) -> None:
+        """Start nodes that nothing else holds down; together, as those of a cluster wait."""
+        for node in nodes:
+            self._down[self._key(node)] -= 1
+        ready = [node for node in nodes if not self._down[self._key(node)]]
+        await asyncio.gather(*(node.restart() for node in ready))
+
+    def _key(self, node: brokers.Node) -> int:
+        """Return where a node's count is, beside those of the servers."""
+        return -1 - self.broker.nodes.index(node)
+
+    @contextlib.asynccontextmanager
+    async def _restore(self, step: Step) -> AsyncGenerator[None]:
+        """Put a copy of all data back, so that the log lacks what has been written since."""
+        nodes = self.broker.nodes
+        async with self._starting:
+            await self._end(nodes)
+            for node in nodes:
+                await asyncio.to_thread(_copy_data, node.home, node.home / "copy")
+            await self._start(nodes)
+        yield
+        async with self._starting:
+            await self._end(nodes)
+            for node in nodes:
+                await asyncio.to_thread(_copy_data, node.home / "copy", node.home)
+            await self._start(nodes)
+
+    @contextlib.asynccontextmanager
+    async def _refuse(self, step: Step) -> AsyncGenerator[None]:
+        """Let the broker refuse for good what is long."""
+        await self._tell_broker("refuse")
+        yield
+        for _ in range(TRIES):
+            if await self._tell_broker("accept"):
+                break
+            await asyncio.sleep(0.5)
 
     @contextlib.asynccontextmanager
     async def _freeze(self, victim: ServerProcess | brokers.Node) -> AsyncGenerator[None]:
@@ -279,7 +328,9 @@ class World:
                 break
             await asyncio.sleep(0.5)
 
-    async def _tell_broker(self, what: Literal["empty", "fill", "free"]) -> bool:
+    async def _tell_broker(
+        self, what: Literal["empty", "fill", "free", "refuse", "accept"]
+    ) -> bool:
         """Do something at the broker, past all links; return whether it was done in time."""
         urls = [node.url for node in self.broker.nodes]
         try:
@@ -300,6 +351,14 @@ class World:
         link.target = (link.target[0], self._ports[int(step.strength * len(self._ports))])
         link.cut().undo()
         yield
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    """Make what a node keeps in one folder what it keeps in another."""
+    for name in DATA:
+        shutil.rmtree(target / name, ignore_errors=True)
+        if (source / name).exists():
+            shutil.copytree(source / name, target / name)
 
 
 def _link(target: str) -> Link:
@@ -344,6 +403,10 @@ async def _tell_nats(urls: list[str], stream: str, what: str) -> None:
         try:
             info = await jetstream.stream_info(stream)
         except NotFoundError:
+            return
+        if what in ("refuse", "accept"):
+            longest = LONGEST if what == "refuse" else -1
+            await jetstream.update_stream(info.config.evolve(max_msg_size=longest))
             return
         size, policy = max(1, info.state.bytes), DiscardPolicy.NEW
         if what == "free":

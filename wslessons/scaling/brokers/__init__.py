@@ -66,6 +66,11 @@ class Node:
         return f"{self._scheme}://{self._server.address}"
 
     @property
+    def home(self) -> Path:
+        """The folder with its data."""
+        return self._server.home
+
+    @property
     def pid(self) -> int | None:
         """Its process id; None while it is down."""
         return self._server.pid

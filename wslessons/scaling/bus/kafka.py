@@ -189,8 +189,10 @@ class Topic(LogTransport):
         epoch = await self._find_epoch(producer, consumer, oldest[self._presence], newest)
         behind = end < self._next or not await self._has_what_we_read(consumer, first)
         if self._epoch.partition("+")[0] != epoch or behind:
-            # The same epoch, and what we have read is not there any more: numbers come again.
-            self._next, self._record = await self._place(consumer, first, end), b""
+            # Where what we have read is not there any more, numbers come again; what is left of it
+            # has been read under the old epoch.
+            self._next = end if behind else await self._place(consumer, first, end)
+            self._record = b""
             self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
             self.host.on_opened(self._epoch, _before(self._next))
             self.tail = self.tail or end * PLACES

@@ -9,7 +9,9 @@ event is its entry's sequence number in the stream times 1,000, plus its place i
 The epoch is made of the time at which the stream was created. A server that crashed, or was
 restored from a copy, may have lost the newest entries, and gives their numbers again. Whoever comes
 back and finds another entry where it has read one writes a new epoch into the stream's metadata,
-which begins as the old one does. The others see that when they come back, or by an entry's header.
+which begins as the old one does, and begins after what is left. The others see that when they come
+back, or by an entry's header; until one is back that has read what is lost, they go on with the old
+epoch.
 
 A server of a cluster that was away while a stream was deleted and made anew has the old one's
 entries still, and a consumer that is made there delivers them. So of an entry that says it is of
@@ -68,6 +70,8 @@ ALIVE = 1.0
 """Seconds between two signs of life of a consumer that has nothing to deliver."""
 EPOCH = "wslessons-epoch"
 """A key of the stream's metadata, and of the headers of entries."""
+BEFORE = "wslessons-before"
+"""A key of the stream's metadata: the sequence number of the last entry before that epoch."""
 IDS = re.compile(r":([0-9]{1,16})-([0-9]{1,16})$", re.ASCII)
 """The first and the last sequence number in the id of an entry."""
 TOO_LARGE = 10054
@@ -255,8 +259,11 @@ class JetStream(Core, LogTransport):
 
     async def _find_place(self, client: Client, info: api.StreamInfo) -> None:
         """Find where to read on, and what has happened to the stream meanwhile."""
-        first, last = max(info.state.first_seq, 1), info.state.last_seq
         epoch = await self._agree_on_epoch(client, info)
+        # What was there before a new epoch has been read under the old one.
+        old = (info.config.metadata or {}).get(BEFORE, "0")
+        first = max(info.state.first_seq, int(old if old.isdecimal() else 0) + 1)
+        last = max(info.state.last_seq, first - 1)
         if epoch != self._epoch:
             self._next = await self._place(client, first, last)
             self._epoch, self._entry = epoch, b""
@@ -277,7 +284,7 @@ class JetStream(Core, LogTransport):
         if not known or (epoch == self._epoch and await self._has_what_we_read(client, info)):
             return epoch
         epoch = _stream_of(epoch) + secrets.token_hex(4)
-        info.config.metadata = {**metadata, EPOCH: epoch}
+        info.config.metadata = {**metadata, EPOCH: epoch, BEFORE: f"{info.state.last_seq}"}
         await client.jetstream(timeout=LOST_AFTER).update_stream(info.config)
         return epoch
 
