@@ -169,3 +169,28 @@ def test_they_join_a_bench(
     assert cli.main(words) == 0
     assert "rust" in capsys.readouterr().out
     assert "rust" in json.dumps(json.loads(file.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        (None, "there is no cargo on PATH"),
+        ("echo 'cargo 1.63.0'", r"cargo 1\.85 or newer is needed, and this is 'cargo 1\.63\.0'"),
+        (
+            "[ $1 = --version ] && echo cargo 2.0 && exit; echo 'failed to fetch x' >&2; exit 101",
+            "failed to fetch x",
+        ),
+    ],
+)
+def test_what_is_lacking_is_said(
+    script: str | None, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without Cargo, with one that is too old, or without its registry, the tests are skipped."""
+    if script is not None:
+        cargo = tmp_path / "cargo"
+        cargo.write_text(f"#!/bin/sh\n{script}\n")
+        cargo.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(rust, "_built", rust._built.__wrapped__)
+    with pytest.raises(pytest.skip.Exception, match=sentence):
+        rust.program("chat")
