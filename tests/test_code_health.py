@@ -18,16 +18,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "wslessons").rglob("*.py"))
-IN_FULL = {"client", "guard", "link", "push", "testing", "web", "wire"}
+IN_FULL = {"chat", "client", "guard", "link", "push", "testing", "web", "wire"}
 DOCUMENTED = sorted(
     path.relative_to(ROOT / "wslessons").with_suffix("").as_posix().removesuffix("/__init__")
     for path in MODULES
     if path.name in ("__init__.py", "plan.py")
-    or path.parent.name in IN_FULL
+    or (path.parent.name in IN_FULL and path.name != "basic.py")
     or (path.parent.name == "wslessons" and path.stem != "__main__")
 )
 """What makes names public that are documented in full: each room as a whole, and the packages in
-it; of the rooms `IN_FULL`, each module by itself, too."""
+it; of the rooms `IN_FULL`, each module by itself, too, but for the first draft, which is short."""
 
 
 def public_definitions(module: Path) -> list[str]:

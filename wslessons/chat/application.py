@@ -74,7 +74,14 @@ class Order(msgspec.Struct):
     """Whether the connections end with that."""
 
     def concerns(self, member: Member) -> bool:
-        """Return whether it is for somebody."""
+        """Return whether it is for somebody.
+
+        Args:
+            member: who is in a room here.
+
+        Returns:
+            Whether it is.
+        """
         subject = member.identity.subject if member.identity else None
         return (
             self.room in (None, member.room)
@@ -84,7 +91,14 @@ class Order(msgspec.Struct):
 
 
 class Application:
-    """The part of `ChatServer` that an application talks to; the arguments are described there."""
+    """The part of `ChatServer` that an application talks to; the arguments are described there.
+
+    Args:
+        authenticate: as for `ChatServer`.
+        joined: as for `ChatServer`.
+        said: as for `ChatServer`.
+        left: as for `ChatServer`.
+    """
 
     rooms: dict[str, Room]
     max_size: int
@@ -109,7 +123,13 @@ class Application:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def refuse(self, connection: Connection, code: int, reason: str) -> None:
-        """Close a connection for something that its client did: see `ChatServer`."""
+        """Close a connection for something that its client did: see `ChatServer`.
+
+        Args:
+            connection: the client's.
+            code: the close code (RFC 6455, section 7.4.1).
+            reason: at most 123 bytes of UTF-8.
+        """
         raise NotImplementedError
 
     def _announce(self, text: str, sender: str, path: str) -> None:

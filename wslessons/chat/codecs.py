@@ -73,6 +73,12 @@ def clean_text(text: str) -> str:
 
     >>> clean_text(" hi\n[system] bye \x1b[2J")
     'hi [system] bye �[2J'
+
+    Args:
+        text: what a client said.
+
+    Returns:
+        The text, of which no line break and no control character is left.
     """
     text = text.strip()
     if text.isprintable():
@@ -109,7 +115,14 @@ class TextCodec:
     # The server's side.
 
     def decode_hello(self, data: str) -> Hello:
-        """Return the first message of a client, which is its name."""
+        """Return the first message of a client, which is its name.
+
+        Args:
+            data: the text of a message.
+
+        Returns:
+            What the client asks for: to be called so.
+        """
         return Hello(data)
 
     def decode_client(self, data: str) -> ClientEvent | Error | None:
@@ -117,6 +130,12 @@ class TextCodec:
 
         >>> TEXT.decode_client(" hi "), TEXT.decode_client("/who")
         (Say(text='hi', id=''), Who())
+
+        Args:
+            data: the text of a message.
+
+        Returns:
+            The event, or None.
         """
         text = data.strip()
         if not text.isprintable():
@@ -126,7 +145,14 @@ class TextCodec:
         return Say(text) if text else None
 
     def encode(self, item: Record) -> bytes:
-        """Return the line for everybody."""
+        """Return the line for everybody.
+
+        Args:
+            item: an event of the log, as the fan-out hands it over.
+
+        Returns:
+            The line, as UTF-8.
+        """
         event = item.event
         if isinstance(event, Message):
             return f"[{event.sender}] {event.text}".encode()
@@ -136,17 +162,39 @@ class TextCodec:
         return self.system(f">>> {event.name} {verb} the chat")
 
     def to_sender(self, item: Record) -> bytes | None:
-        """Return what the sender gets in place of the line: nothing."""
+        """Return what the sender gets in place of the line: nothing.
+
+        Args:
+            item: an event of the log, as the fan-out hands it over.
+
+        Returns:
+            None.
+        """
         return None
 
     def missed(self, count: int | None, offset: int) -> bytes:
-        """Return the notice of a gap."""
+        """Return the notice of a gap.
+
+        Args:
+            count: how many events are gone; None where nobody can know.
+            offset: of the last of them; a line does not tell it.
+
+        Returns:
+            The line, as UTF-8.
+        """
         if count is None:
             return self.system("you missed messages")
         return self.system(f"you missed {count} message{'' if count == 1 else 's'}")
 
     def answer(self, event: Answer) -> bytes:
-        """Return the line for an event that one member gets; no bytes where there is none."""
+        """Return the line for an event that one member gets; no bytes where there is none.
+
+        Args:
+            event: for one member.
+
+        Returns:
+            The line, as UTF-8.
+        """
         match event:
             case Welcome(name=name):
                 return f"Welcome, {name}!".encode()
@@ -165,7 +213,14 @@ class TextCodec:
                 return b""
 
     def system(self, text: str) -> bytes:
-        """Return a notice of the server; nobody can be called ``system``."""
+        """Return a notice of the server; nobody can be called ``system``.
+
+        Args:
+            text: what the server says.
+
+        Returns:
+            The line, as UTF-8.
+        """
         return f"[system] {text}".encode()
 
     # The client's side.
@@ -175,6 +230,12 @@ class TextCodec:
 
         >>> TEXT.encode_client(Hello("alice")), TEXT.encode_client(Say("hi"))
         (b'alice', b'hi')
+
+        Args:
+            event: what the client wants.
+
+        Returns:
+            The line, as UTF-8.
 
         Raises:
             ValueError: plain text has no word for it.
@@ -196,6 +257,12 @@ class TextCodec:
         Message(sender='alice', text='hi', id='', offset=0, time=0.0, prev=UNSET)
         >>> TEXT.decode_server("[system] >>> bob left the chat")
         Left(name='bob', offset=0, time=0.0, prev=UNSET)
+
+        Args:
+            data: the text of a message.
+
+        Returns:
+            The event, or None.
         """
         if match := _WELCOME.fullmatch(data):
             return Welcome(match[1], "", "", 0, [], 0)
@@ -218,6 +285,12 @@ class JsonCodec:
     def decode_hello(self, data: str) -> Hello:
         """Return the first message of a client.
 
+        Args:
+            data: the text of a message.
+
+        Returns:
+            What the client asks for.
+
         Raises:
             ValueError: it is no `hello`; the sentence says what is wrong.
         """
@@ -234,6 +307,12 @@ class JsonCodec:
 
         >>> JSON.decode_client('{"type": "say", "text": "hi"}')
         Say(text='hi', id='')
+
+        Args:
+            data: the text of a message.
+
+        Returns:
+            The event, or the error.
         """
         try:
             event = _client_decoder.decode(data)
@@ -248,32 +327,74 @@ class JsonCodec:
         return event
 
     def encode(self, item: Record) -> bytes:
-        """Return the event for everybody."""
+        """Return the event for everybody.
+
+        Args:
+            item: an event of the log, as the fan-out hands it over.
+
+        Returns:
+            The JSON, as UTF-8.
+        """
         return encode(item.event)
 
     def to_sender(self, item: Record) -> bytes | None:
-        """Return what the sender gets in place of the event: the acknowledgement."""
+        """Return what the sender gets in place of the event: the acknowledgement.
+
+        Args:
+            item: an event of the log, as the fan-out hands it over.
+
+        Returns:
+            The JSON, as UTF-8; None for what is no message.
+        """
         event = item.event
         if isinstance(event, Message):
             return encode(Ack(event.id, event.offset, event.time, event.prev))
         return None
 
     def missed(self, count: int | None, offset: int) -> bytes:
-        """Return the notice of a gap."""
+        """Return the notice of a gap.
+
+        Args:
+            count: how many events are gone; None where nobody can know.
+            offset: of the last of them.
+
+        Returns:
+            The JSON, as UTF-8.
+        """
         return encode(Missed(count, offset))
 
     def answer(self, event: Answer) -> bytes:
-        """Return an event that one member gets."""
+        """Return an event that one member gets.
+
+        Args:
+            event: for one member.
+
+        Returns:
+            The JSON, as UTF-8.
+        """
         return encode(event)
 
     # The client's side.
 
     def encode_client(self, event: ClientEvent) -> bytes:
-        """Return the message that a client sends."""
+        """Return the message that a client sends.
+
+        Args:
+            event: what the client wants.
+
+        Returns:
+            The JSON, as UTF-8.
+        """
         return encode(event)
 
     def decode_server(self, data: str | bytes) -> ServerEvent:
         """Return a server's event.
+
+        Args:
+            data: a message, as text or as UTF-8.
+
+        Returns:
+            The event.
 
         Raises:
             msgspec.DecodeError: it is none that we know; the sentence says why.

@@ -104,6 +104,12 @@ class FrameWriter:
         - After a reset the state stays OPEN until the loop's next turn and writes vanish; then
           asyncio logs a warning for each, and uvloop raises. The transport is already closing.
         - Over the high-water mark the transport would buffer without bound.
+
+        Args:
+            data: frames, as a server sends them.
+
+        Returns:
+            Whether all of it was written.
         """
         connection = self.connection
         if (
@@ -123,7 +129,11 @@ class FrameWriter:
         return True
 
     def when_writable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the buffer has drained or the fragmented message has ended."""
+        """Call `callback` when the buffer has drained or the fragmented message has ended.
+
+        Args:
+            callback: called once, on the loop.
+        """
         connection = self.connection
         if self._protocol.state is not _OPEN or self._transport.is_closing():
             return
@@ -149,6 +159,12 @@ class FrameWriter:
 
         It exists where `write` would answer True and hand everything to the socket at once; the
         connection, which sees everything that changes this, says when it is over.
+
+        Args:
+            until: called when `send` may not be used any more.
+
+        Returns:
+            The socket's `send`, or None.
         """
         connection = self.connection
         if isinstance(connection, LoggedConnection) and connection.go_direct(until):
@@ -156,7 +172,11 @@ class FrameWriter:
         return None
 
     def finish(self, rest: memoryview) -> None:
-        """Have the transport keep and send the rest of a frame that the socket took in part."""
+        """Have the transport keep and send the rest of a frame that the socket took in part.
+
+        Args:
+            rest: what the socket has not taken.
+        """
         self._transport.write(rest)
 
 
@@ -203,6 +223,9 @@ class LibraryConnection:
     async def send(self, payload: bytes) -> None:
         """Send a text message.
 
+        Args:
+            payload: the text, as UTF-8.
+
         Raises:
             Gone: the connection has ended.
         """
@@ -212,5 +235,10 @@ class LibraryConnection:
             raise Gone(self._connection.close_code or 1006, one_line(exc)) from exc
 
     async def close(self, code: int, reason: str) -> None:
-        """Complete the closing handshake."""
+        """Complete the closing handshake.
+
+        Args:
+            code: the close code (RFC 6455, section 7.4.1).
+            reason: at most 123 bytes of UTF-8.
+        """
         await self._connection.close(code, reason)

@@ -39,11 +39,22 @@ class Writer(Protocol):
     """What a fan-out needs of a connection."""
 
     def write(self, data: bytes) -> bool:
-        """Take all of `data` now and return True, or take nothing and return False."""
+        """Take all of `data` now and return True, or take nothing and return False.
+
+        Args:
+            data: whole frames.
+
+        Returns:
+            Whether it was taken.
+        """
         ...
 
     def when_writable(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, later, when `write` may succeed again; never if it cannot."""
+        """Call `callback` once, later, when `write` may succeed again; never if it cannot.
+
+        Args:
+            callback: called on the loop.
+        """
         ...
 
 
@@ -55,11 +66,21 @@ class DirectWriter(Writer, Protocol):
 
         It may be used, without asking, until `until` is called. What it did not take of a write has
         to go to `finish` at once.
+
+        Args:
+            until: called when `send` may not be used any more.
+
+        Returns:
+            The socket's `send`, or None.
         """
         ...
 
     def finish(self, rest: memoryview) -> None:
-        """Take the rest of a write of which the socket has taken only the beginning."""
+        """Take the rest of a write of which the socket has taken only the beginning.
+
+        Args:
+            rest: what the socket has not taken.
+        """
         ...
 
 
@@ -82,15 +103,37 @@ class Codec(Protocol[I_contra]):
     """How items look on the wire to one kind of client; payloads are UTF-8."""
 
     def encode(self, item: I_contra) -> bytes:
-        """Return what everybody gets; no bytes are nothing at all."""
+        """Return what everybody gets; no bytes are nothing at all.
+
+        Args:
+            item: of the channel.
+
+        Returns:
+            The payload of a text message.
+        """
         ...
 
     def to_sender(self, item: I_contra) -> bytes | None:
-        """Return what the member that sent it gets, or None for nothing."""
+        """Return what the member that sent it gets, or None for nothing.
+
+        Args:
+            item: of the channel, which this member has sent.
+
+        Returns:
+            The payload of a text message, or None.
+        """
         ...
 
     def missed(self, count: int, offset: int) -> bytes:
-        """Return the notice that `count` items, the last of them at `offset`, are gone."""
+        """Return the notice that `count` items, the last of them at `offset`, are gone.
+
+        Args:
+            count: how many items.
+            offset: of the last of them.
+
+        Returns:
+            The payload of a text message.
+        """
         ...
 
 

@@ -40,6 +40,12 @@ def clean_name(text: str) -> str:
     (RFC 5892, appendix A; UTS 51). Square brackets, commas and the words of notices are out since
     a plain-text line is ``[NAME] text``, a list ``NAME, NAME``, and a notice ``[system] ...``.
 
+    Args:
+        text: what a client wants to be called.
+
+    Returns:
+        The name.
+
     Raises:
         ValueError: it may not be a name; the sentence says why.
 
@@ -144,11 +150,28 @@ class Proofs:
         self._secret = secret or self._of_this_process
 
     def issue(self, path: str, life: str, number: int) -> str:
-        """Return the epoch for a member of the room at `path` that has all up to `number`."""
+        """Return the epoch for a member of the room at `path` that has all up to `number`.
+
+        Args:
+            path: the room's.
+            life: of the room's log.
+            number: of the newest event.
+
+        Returns:
+            The epoch.
+        """
         return f"{life}.{number}.{self._sign(path, life, str(number))}"
 
     def check(self, path: str, epoch: str) -> tuple[str, int | None]:
-        """Return the life of the room that `epoch` names, and the number that it proves, if any."""
+        """Return the life of the room that `epoch` names, and the number that it proves, if any.
+
+        Args:
+            path: the room's.
+            epoch: what a client has shown.
+
+        Returns:
+            The life, and the number or None.
+        """
         life, _, rest = epoch.partition(".")
         number, _, signature = rest.partition(".")
         good = hmac.compare_digest(signature.encode(), self._sign(path, life, number).encode())
@@ -220,6 +243,9 @@ class Pace:
 
         Args:
             recv: receives a message; cancelling it must lose none.
+
+        Returns:
+            It.
         """
         while self.waiting:
             delay = self.waiting[0][0] - time.monotonic()
@@ -247,6 +273,9 @@ class Pace:
         Args:
             event: what the sender sent; None for a message to which nothing is done.
             size: its bytes on the wire.
+
+        Returns:
+            One of the three.
         """
         delay = self.bucket.take()
         if not delay and not self.waiting:

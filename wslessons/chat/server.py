@@ -96,6 +96,9 @@ class RoomSource(Protocol):
 
         Args:
             obey: called with what any server hands over.
+
+        Returns:
+            What is called with it.
         """
         ...
 
@@ -107,6 +110,9 @@ class RoomSource(Protocol):
         Args:
             rooms: all rooms of the server by path, as they are at any time.
             forget: called with the path of a room that the bus has ended.
+
+        Returns:
+            What makes a room.
         """
         ...
 
