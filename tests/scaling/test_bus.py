@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import nats
@@ -60,17 +60,6 @@ NAMES = itertools.count(1)
 no_task_left_behind = pytest_asyncio.fixture(loop_scope="module", autouse=True)(
     waits.no_task_left_behind
 )
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def brokers(kafka_broker: Broker) -> AsyncIterator[dict[str, Broker]]:
-    """One broker of each kind for all tests that do it no harm."""
-    async with (
-        run_broker("nats", own=True) as nats,
-        run_broker("redis", own=True) as redis,
-        run_broker("kafka", own=True, emulator=True) as emulator,
-    ):
-        yield {"nats": nats, "redis": redis, "kafka": kafka_broker, "emulator": emulator}
 
 
 def url_for(kind: str, base: dict[str, str], name: str = "") -> str:

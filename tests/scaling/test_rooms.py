@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -37,13 +37,6 @@ FAMILY = {"nats": "nats", "jetstream": "nats", "redis": "redis", "streams": "red
 no_task_left_behind = pytest_asyncio.fixture(loop_scope="module", autouse=True)(
     waits.no_task_left_behind
 )
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def brokers(kafka_broker: Broker) -> AsyncIterator[dict[str, Broker]]:
-    """One broker of each kind for all tests."""
-    async with run_broker("nats", own=True) as nats, run_broker("redis", own=True) as redis:
-        yield {"nats": nats, "redis": redis, "kafka": kafka_broker}
 
 
 @pytest.fixture
