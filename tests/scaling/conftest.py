@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,7 +13,7 @@ from wslessons.scaling.brokers import Broker, start
 
 
 @contextlib.contextmanager
-def running(kind: str, *, emulator: bool = False) -> Iterator[Broker]:
+def running(kind: str, *, emulator: bool = False) -> Generator[Broker]:
     """Run a broker in a thread, where no loop of a test is."""
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(lambda: asyncio.run(start(kind, own=True, emulator=emulator)))
