@@ -1104,7 +1104,8 @@ async def test_tls_failures(tmp_path: Path):
         async with chat.serve(ssl=context) as server:
             secure = serving.urls(server, "wss")[0]
             says = await fails(secure)
-            assert re.fullmatch(r"the TLS certificate of .* is not trusted: self.signed .*", says)
+            words = r"the TLS certificate of .* is not trusted: self.signed .* in SSL_CERT_FILE\)\."
+            assert re.fullmatch(words, says)
             assert "does not speak WebSocket; if it expects TLS, use wss://" in await fails(
                 secure.replace("wss", "ws")
             )

@@ -38,6 +38,9 @@ __all__ = [
     "transient",
 ]
 
+UNKNOWN_AUTHORITY = (18, 19, 20, 21)
+"""OpenSSL's codes for a certificate that leads to none we trust (openssl-verification-options)."""
+
 CLEAN = frozenset({1000, 1005})
 """Close codes after which there is nothing to come back for (RFC 6455, section 7.4.1)."""
 TRANSIENT = frozenset({1001, 1006, 1011, 1012, 1013, 1014})
@@ -186,7 +189,10 @@ def _sentence(exc: Exception, where: str, uri: WebSocketURI) -> str:
         case UserError():
             return str(exc).removesuffix(".")
         case ssl.SSLCertVerificationError():
-            return f"the TLS certificate of {where} is not trusted: {exc.verify_message}"
+            cure = ""
+            if exc.verify_code in UNKNOWN_AUTHORITY:
+                cure = " (if you trust who signed it, name a file with theirs in SSL_CERT_FILE)"
+            return f"the TLS certificate of {where} is not trusted: {exc.verify_message}{cure}"
         case ssl.SSLError():
             reason = (getattr(exc, "reason", None) or str(exc)).replace("_", " ").lower()
             return f"TLS with {where} failed ({reason}): does this server expect ws://?"

@@ -18,13 +18,15 @@ import os
 import re
 import shutil
 import signal
+import socket
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from wslessons.errors import UserError
 from wslessons.guard import files
-from wslessons.processes import ServerProcess, Stopped, free_port
+from wslessons.processes import POLL, START_TIME, ServerProcess, Stopped, free_port
 
 __all__ = ["Nginx", "Settings", "changed", "find_program", "search_path", "serve"]
 
@@ -186,8 +188,16 @@ class Nginx(ServerProcess):
     def kill(self) -> None:
         """End it with SIGKILL, and its workers, which would go on serving without it."""
         if (pid := self.pid) is not None:
-            os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         super().kill()
+        # Only the first of them is ours to wait for: the others are gone when nobody listens.
+        deadline = time.monotonic() + START_TIME
+        while self.port and time.monotonic() < deadline:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", self.port)):
+                    return
+            time.sleep(POLL)
 
     @property
     def _pidfile(self) -> Path:
