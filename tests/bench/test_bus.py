@@ -27,6 +27,8 @@ def arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+# Kafka starts in three seconds, and on two busy cores in twenty.
+@pytest.mark.timeout(150)
 def test_it_prints_a_table_and_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -194,8 +194,8 @@ class BareKafka(End):
     async def open(self, heard: Heard | None = None) -> None:
         """Connect, and read from the end of the topic."""
         aiokafka = need("aiokafka", "kafka")
-        # It warns of a topic that is about to be created.
-        logging.getLogger("aiokafka").setLevel(logging.ERROR)
+        # It calls it an error that a topic is about to be created.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         servers = self.url.partition("://")[2].partition("?")[0].split(",")
         self.producer = aiokafka.AIOKafkaProducer(
             bootstrap_servers=servers, enable_idempotence=True
