@@ -324,7 +324,8 @@ def real_address(peer, forwarded, proxies):
         if address not in proxies:
             break
         try:
-            address = str(ipaddress.ip_address(told.strip()))
+            # Behind a % there may be any text: a zone, as in fe80::1%eth0.
+            address = str(ipaddress.ip_address(told.strip().partition("%")[0]))
         except ValueError:
             break
     return address
