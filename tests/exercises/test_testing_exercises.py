@@ -52,7 +52,7 @@ async def steady_test(url):
             """
 async def steady_test(url):
     async with connect(url, proxy=None) as ann, connect(url, proxy=None) as bob:
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.5)
         await ann.send("hi")
         async with asyncio.timeout(1):
             assert await bob.recv() == "welcome"
