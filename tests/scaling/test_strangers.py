@@ -32,7 +32,7 @@ def event(data: Any, room: str = "/", **more: Any) -> dict[str, Any]:
 
 def beat(**more: Any) -> dict[str, Any]:
     """Return its sign of life."""
-    return {"type": "beat", "node": "x", "age": 1, "rooms": {}, "number": 1, **more}
+    return {"type": "beat", "node": "x", "rooms": {}, "number": 1, **more}
 
 
 def members(**names: str) -> dict[str, Any]:
@@ -50,15 +50,15 @@ NEVER = [
     [event(message(), seq=LARGE)],
     [event(message(), room="/" + "x" * 300)],
     [event(message(), node="x" * 300)],
-    [beat(age=-1)],
-    [beat(age="old")],
     [beat(number=2**60)],
     [beat(part=0)],
     [beat(parts=10**9)],
     [beat(rooms={str(number): {"members": {}, "count": 0} for number in range(2000)})],
     [beat(rooms={"/": {"members": {}, "count": -5}})],
     [{"type": "counts", "node": "x", "seq": 1, "since": 0, "rooms": {"/": -3}}],
+    [{"type": "counts", "node": "x", "seq": 1, "since": 0, "rooms": {}, "to": "y", "age": "old"}],
     [{"type": "counts wanted", "node": "x", "of": "", "since": -1}],
+    [{"type": "counts wanted", "node": "x", "of": "", "since": 0, "age": -1}],
     [{"type": "presence", "node": "x", "room": "/", "connection": "c" * 300, "name": "m"}],
     [{"type": "rm -rf"}],
     "no list",
