@@ -1163,7 +1163,8 @@ async def test_log_says_how_somebody_went_and_cannot_be_forged_by_it(
     lines = [record.getMessage() for record in caplog.records]
     assert "eve left /: received 4000 (private use) bye\\neve joined / from \\x1b[31m" in lines[1]
     assert "left before it said a name: received 4001 (private use)" in lines[2]
-    assert lines[3].endswith("was refused with 404: /no%0Awhere")
+    # Another test may have met a refusal a moment ago, which is then counted behind this one.
+    assert "was refused with 404: /no%0Awhere" in lines[3]
     assert all(line.isprintable() for line in lines)
 
 
