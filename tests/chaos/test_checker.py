@@ -85,6 +85,18 @@ def test_plain_text_begins_anew_with_each_connection():
     assert check(logs.values(), one_order=True) == []
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_plain_text_keeps_its_order_on_one_connection(moved: bool):
+    """What its sender said before they came to another server may wait in the one they left."""
+    logs = right()
+    swap(logs)
+    logs["ann"].numbered = False
+    logs["ann"].entries = [Entered(0.0, "", 0)]
+    if moved:
+        logs["ann"].entries.append(Entered(2.0, "", 0))
+    assert ("order" in kinds(check(logs.values(), one_order=True))) is not moved
+
+
 def test_a_new_life_of_the_room_is_no_fault():
     """What is left of the old life, and what the new one says is gone, need not be heard."""
     logs = right()

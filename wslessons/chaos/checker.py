@@ -159,6 +159,8 @@ class _Truth:
         """The number before each number."""
         self.sayings: dict[str, Saying] = {}
         self.senders: dict[str, str] = {}
+        self.comings: dict[str, list[float]] = {}
+        """When each who speaks plain text was let in, in order."""
         self.rooms: dict[str, list[str]] = defaultdict(list)
         """What was said in each room, in no order."""
         self.moves: dict[str, list[tuple[float, str, str]]] = defaultdict(list)
@@ -172,6 +174,8 @@ class _Truth:
                 self.rooms[log.room].append(saying.what)
             if log.numbered:
                 self._take(log)
+            else:
+                self.comings[log.name] = [e.time for e in log.entries if isinstance(e, Entered)]
         for log in logs:
             for saying in log.sayings:
                 if saying.answer == "ack" and saying.offset:
@@ -211,6 +215,15 @@ class _Truth:
                     places = [offset for offset, each in events.items() if each == what]
                     sentence = f"{what!r} stands at {places} in {room} ({epoch})"
                     self.findings.append(Finding("twice", self.senders[what], sentence))
+
+    def in_order(self, sender: str, one: Saying, other: Saying) -> bool:
+        """Return whether what was said first has to come first.
+
+        Nobody who speaks plain text knows what has arrived: what they said before they came to
+        another server may still wait in the one they left.
+        """
+        comings = self.comings.get(sender, [])
+        return bisect(comings, one.said) == bisect(comings, other.said)
 
     def number_of_moves(self, room: str, began: float, end: float) -> Counter[str]:
         """Return how often each came and went, on the server where that was heard most often."""
@@ -326,10 +339,11 @@ def _check_texts(log: Log, truth: _Truth) -> list[Finding]:
             # What its sender has given up may still come, at any time.
             continue
         before = newest.get(entry.sender)
-        if before is not None and saying.said < before.said:
+        late = before is not None and saying.said < before.said
+        if before is not None and late and truth.in_order(entry.sender, before, saying):
             sentence = f"{entry.what!r} came after {before.what!r}, and was said before"
             findings.append(Finding("order", log.name, sentence))
-        else:
+        elif not late:
             newest[entry.sender] = saying
     return findings
 
