@@ -178,7 +178,7 @@ def test_missing_extra_is_one_sentence():
     done = subprocess.run(
         [sys.executable, "-c", block + command], capture_output=True, text=True, timeout=50
     )
-    says = "wslessons: aiohttp is not installed: get it with pip install 'wslessons[web]'.\n"
+    says = "wslessons: aiohttp is not installed: get it with pip install 'wslessons[push]'.\n"
     assert (done.returncode, done.stderr) == (1, says)
 
 

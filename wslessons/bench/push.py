@@ -16,7 +16,7 @@ from wslessons.bench.tools import machine, save_json
 from wslessons.errors import UserError
 from wslessons.tables import table
 
-if TYPE_CHECKING:  # else every command would need the extra `web`
+if TYPE_CHECKING:  # else every command would need the extra `push`
     from wslessons.bench.push_load import Run
     from wslessons.push import UnitCosts
 
