@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import shell
 
+# A ping of ours amid a frame that a case sends in pieces is answered by the suite in the middle of
+# that frame, which is a fault of the suite's: so there are no pings.
+QUIET = ["--ping-interval", "3600"]
+SERVERS = {"library": ["echo", "--raw", *QUIET], "fast": ["echo", "--raw", "--fast", *QUIET]}
 # Every case that is not passed, and why that is accepted. A case named here that passes fails the
 # test as well, so the list can't outlive its reasons.
-SERVERS = {"library": ["echo", "--raw"], "fast": ["echo", "--raw", "--fast"]}
 FRAGMENTS = "the library takes at most 4,096 fragments a message, so as to bound memory"
 EXPECTED_FAILURES = {
     "7.1.5": "a close frame amid a fragmented message is a protocol error to the library, and"
