@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import ssl
 import threading
 import time
@@ -22,6 +23,7 @@ from wslessons import web as webapp
 from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
+from wslessons.guard import nginx
 from wslessons.heartbeat import Heartbeat
 from wslessons.lab.trials import (
     chat,
@@ -29,6 +31,7 @@ from wslessons.lab.trials import (
     echo,
     groups,
     heartbeats,
+    operations,
     production,
     scaling,
     testing,
@@ -306,6 +309,35 @@ async def test_a_connection_lasts_or_ends() -> None:
             await until(lambda: server.connections)
             link.cut()
             assert re.fullmatch(r"1006 after ~\d+\.\d s", await lasting)
+
+
+with_nginx = pytest.mark.skipif(
+    not shutil.which("nginx", path=nginx.search_path()) and not os.environ.get("CI"),
+    reason="nginx is not installed here",
+)
+
+
+@with_nginx
+async def test_nginx_holds_an_event_back_only_to_compress_it() -> None:
+    """Its buffer by itself delays none; and without the buffer, what it compresses is flushed."""
+    assert await operations.first_event(buffering="on") == "at once"
+    assert await operations.first_event(buffering="on", gzip=True) == "when the stream ends"
+    assert await operations.first_event(buffering="off", gzip=True) == "at once"
+
+
+@with_nginx
+async def test_a_buffer_takes_all_for_a_reader_that_stalls() -> None:
+    """Without it, the server sees that nobody reads."""
+    assert await operations.stalled(buffering="on") == "all 64 MB were taken"
+    assert re.fullmatch(r"~\d+ of 64 MB were taken", await operations.stalled(buffering="off"))
+
+
+@with_nginx
+async def test_comments_keep_a_stream_of_events() -> None:
+    """Without a word for two seconds, nginx cuts it off."""
+    assert re.fullmatch(r"cut off after ~\d+\.\d s", await operations.stream_lasts())
+    told = await operations.stream_lasts(comment=0.1)
+    assert told == "still there after 30 comments"
 
 
 async def test_pytest_says_how_each_test_came_out() -> None:

@@ -1,6 +1,6 @@
-"""What goes deeper into lesson 8: servers that run out of descriptors, and what TLS costs.
+"""What goes deeper into lesson 8: descriptors that run out, the price of TLS, events through nginx.
 
-The servers are processes of their own, so that their limits and their memory are theirs alone.
+The servers whose limits or memory matter are processes of their own, so that both are theirs alone.
 """
 
 from __future__ import annotations
@@ -8,25 +8,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ssl
 import sys
 import tempfile
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from websockets import connect
 
+from wslessons import asgi
 from wslessons.errors import extra
+from wslessons.guard import nginx
 from wslessons.lab.commands import Lines
 from wslessons.processes import guarded, memory
 from wslessons.testing.raw import Raw, dial, handshake
 
 with extra("lab"):
     import psutil
+    import trustme
+    from starlette.responses import StreamingResponse
 
-__all__ = ["Crowd", "Price", "crowd", "price"]
+__all__ = [
+    "Crowd",
+    "Price",
+    "certificate",
+    "crowd",
+    "first_event",
+    "price",
+    "stalled",
+    "stream_lasts",
+]
 
 TIMEOUT = 40.0
 """Seconds that an experiment may take."""
@@ -34,6 +49,10 @@ DESCRIPTORS = 128
 """Files that a server may have open in `crowd`."""
 ANSWER = 2.0
 """Seconds that a client waits for an answer that will not come."""
+QUIET = 4.0
+"""Seconds after which what has not come through nginx is held back."""
+LOTS = 64_000_000
+"""Bytes of an event stream, more than all the sockets on its way hold."""
 
 LIMIT = """
 import resource, sys
@@ -172,6 +191,22 @@ class Price:
     cpu: float
 
 
+@contextlib.contextmanager
+def certificate() -> Generator[tuple[Path, ssl.SSLContext]]:
+    """Make a certificate for 127.0.0.1, by an authority to throw away.
+
+    Yields:
+        A file in PEM, with the key and the chain, which is gone after the block; and a client's
+        context that trusts the authority.
+    """
+    authority, trusting = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "chain.pem")
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(file))
+        yield file, trusting
+
+
 async def price(*, tls: bool, count: int = 120) -> Price:
     """Open connections, which stay idle, to a server of ours, and look at its process.
 
@@ -186,18 +221,8 @@ async def price(*, tls: bool, count: int = 120) -> Price:
     words: list[str] = []
     async with asyncio.timeout(TIMEOUT), contextlib.AsyncExitStack() as stack:
         if tls:
-            import ssl
-
-            with extra("lab"):
-                import trustme
-
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            authority = trustme.CA()
-            issued = authority.issue_cert("127.0.0.1")
-            issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "chain.pem"))
-            words.append(str(folder / "chain.pem"))
-            options["ssl"] = ssl.create_default_context()
-            authority.configure_trust(options["ssl"])
+            file, options["ssl"] = stack.enter_context(certificate())
+            words.append(str(file))
         process, url, _ = await stack.enter_async_context(_server(IDLE, *words))
         url = url.replace("http", "wss" if tls else "ws")
         # The first ones pay for what all share.
@@ -213,3 +238,103 @@ async def price(*, tls: bool, count: int = 120) -> Price:
         )
     gc.collect()
     return cost
+
+
+@contextlib.asynccontextmanager
+async def _streamed(events: AsyncGenerator[bytes], settings: nginx.Settings) -> AsyncGenerator[Raw]:
+    """Send events to a reader, through nginx; give the reader, as a browser asks."""
+    app = StreamingResponse(events, media_type="text/event-stream")
+    async with (
+        asyncio.timeout(TIMEOUT),
+        asgi.serve(app, lifespan="off") as server,
+        nginx.serve([server.url], settings=settings) as proxy,
+        dial(proxy.url) as client,
+    ):
+        client.send(f"GET / HTTP/1.1\r\nHost: {proxy.address}\r\nAccept-Encoding: gzip\r\n\r\n")
+        yield client
+
+
+async def first_event(buffering: str = "on", *, gzip: bool = False) -> str:
+    """Send a single event through nginx, nothing more for now, and tell when it arrives.
+
+    Args:
+        buffering: nginx's `proxy_buffering`, on or off.
+        gzip: whether nginx compresses events, too.
+
+    Returns:
+        When: "at once", or "when the stream ends".
+    """
+    end = asyncio.Event()
+
+    async def events() -> AsyncGenerator[bytes]:
+        yield b"data: 1\n\n"
+        await end.wait()
+
+    if gzip:
+        buffering += "; gzip on; gzip_types text/event-stream"
+    async with _streamed(events(), {"proxy_buffering": buffering}) as client:
+        try:
+            async with asyncio.timeout(QUIET):
+                await client.reader.readuntil(b"\r\n\r\n")
+                await client.reader.readexactly(1)
+        except TimeoutError:
+            end.set()
+            await client.reader.readuntil(b"\r\n\r\n")
+            await client.reader.readexactly(1)
+            return "when the stream ends"
+        end.set()
+        return "at once"
+
+
+async def stalled(buffering: str) -> str:
+    """Send 64 MB of events through nginx to a reader that takes none of them.
+
+    Args:
+        buffering: nginx's `proxy_buffering`, on or off.
+
+    Returns:
+        How much of it the server got rid of.
+    """
+    sent = 0
+
+    async def events() -> AsyncGenerator[bytes]:
+        nonlocal sent
+        while sent < LOTS:
+            yield b": " + b"x" * 63_996 + b"\n\n"
+            sent += 64_000
+
+    async with _streamed(events(), {"proxy_buffering": buffering}) as client:
+        client.stop_reading()
+        before, since = 0, time.monotonic()
+        while sent < LOTS and time.monotonic() - since < QUIET:
+            await asyncio.sleep(0.05)
+            if before < sent:
+                before, since = sent, time.monotonic()
+        return f"{'all 64' if sent >= LOTS else f'~{sent / 1e6:.0f} of 64'} MB were taken"
+
+
+async def stream_lasts(comment: float = TIMEOUT, count: int = 30) -> str:
+    """Keep a stream without events open, through an nginx that waits for two seconds.
+
+    Args:
+        comment: seconds between lines that say nothing.
+        count: of these lines, after which to look no longer.
+
+    Returns:
+        When it was cut off, or that it was not.
+    """
+
+    async def events() -> AsyncGenerator[bytes]:
+        yield b": here it begins\n\n"
+        while True:
+            await asyncio.sleep(comment)
+            yield b":\n\n"
+
+    async with _streamed(events(), {"proxy_read_timeout": "2s"}) as client:
+        began = time.monotonic()
+        try:
+            for _ in range(count):
+                await client.reader.readuntil(b"\n:\n\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return f"cut off after ~{time.monotonic() - began:.1f} s"
+        return f"still there after {count} comments"
