@@ -1,13 +1,26 @@
-"""Real NATS servers for lessons and tests, one or a cluster, with JetStream."""
+"""Real NATS servers for lessons and tests, one or a cluster, with JetStream.
+
+A stream of nats-server that could not be written once, as on a full disk, takes nothing more until
+the server is started again, whatever room there is by then (2.15.1). So a thread asks each server
+every other second for its health, and starts it again as soon as its disk has room. Its log can't
+tell, as it is on the same disk. A limit of the store (max_file_store) does not help: the server
+sets one by itself, three quarters of what is free when it starts, and others fill the disk.
+
+Source: https://docs.nats.io/running-a-nats-service/nats_admin/monitoring#health
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +32,21 @@ from wslessons.scaling.brokers.quoting import quoted
 
 __all__ = ["NOWHERE", "USER", "NatsServer", "introduce"]
 
+logger = logging.getLogger(__name__)
+
 USER = "wslessons"
 NOWHERE = ("nats://127.0.0.1:1", "nats://127.0.0.1:2")
 """Nobody listens there. A server of a cluster needs routes to start with, and the real ones are
 known only when all have chosen their ports."""
 MEETING = 5.0
 """Seconds for a server to meet the others of its cluster."""
+ROOM = 2**23
+"""Bytes that a disk must have free before a server which found it full is started again."""
+HEALTH = 2.0
+"""Seconds between two questions whether a server can write; longer after starts that were in
+vain."""
+LONGEST_HEALTH = 60.0
+"""The most seconds between them."""
 
 # Whatever proxy the system may have has no business on loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -53,6 +75,10 @@ class NatsServer(ServerProcess):
         self._program, self._node, self._password = program, name, password
         self._client_port = self._route_port = self._monitor_port = -1
         self._routes, self._settings = routes, settings
+        self._lock = threading.RLock()
+        """Held by who starts or ends the process: its owner, or the thread that looks after it."""
+        self._closed = threading.Event()
+        self._nurse: threading.Thread | None = None
 
     @property
     def address(self) -> str:
@@ -71,20 +97,37 @@ class NatsServer(ServerProcess):
         Raises:
             UserError: it does not start.
         """
-        for file in self.home.glob("*.ports"):
-            file.unlink()
-        config = self._write()
-        self._run(self._program, "--config", str(config), "--log", str(self.log))
-        try:
-            ports = self._wait_for(self._ports)
-        except Stopped as exc:
-            raise UserError(f"nats-server did not start: {exc}.") from None
-        self._client_port = _port(ports["nats"])
-        if self._routes:
-            self._route_port = _port(ports["cluster"])
+        with self._lock:
+            for file in self.home.glob("*.ports"):
+                file.unlink()
+            config = self._write()
+            self._run(self._program, "--config", str(config), "--log", str(self.log))
+            try:
+                ports = self._wait_for(self._ports)
+            except Stopped as exc:
+                raise UserError(f"nats-server did not start: {exc}.") from None
+            self._client_port = _port(ports["nats"])
             self._monitor_port = _port(ports["monitoring"])
-            if self._routes != NOWHERE:
-                self.wait_for_routes()
+            if self._routes:
+                self._route_port = _port(ports["cluster"])
+                if self._routes != NOWHERE:
+                    self.wait_for_routes()
+            if self._nurse is None:
+                self._nurse = threading.Thread(target=self._look_after, daemon=True)
+                self._nurse.start()
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; its data stay for another start."""
+        with self._lock:
+            super().kill()
+
+    def close(self) -> None:
+        """End the server and remove its folder. Idempotent."""
+        self._closed.set()
+        with self._lock:
+            super().close()
+        if self._nurse is not None:
+            self._nurse.join()
 
     def wait_for_routes(self) -> None:
         """Wait until it knows the others of its cluster; those that are down hold it up a little.
@@ -133,6 +176,8 @@ class NatsServer(ServerProcess):
             f'listen: "{self.address}"',
             f"ports_file_dir: {json.dumps(str(home))}",
             f"jetstream: {{ store_dir: {json.dumps(str(home / 'jetstream'))} }}",
+            # Chosen anew each time, as a reload may not change it.
+            'http: "127.0.0.1:-1"',
             *self._settings,
         ]
         secret = ""
@@ -146,11 +191,45 @@ class NatsServer(ServerProcess):
                 f'listen: "127.0.0.1:{self._route_port}"\n'
                 f"{secret}routes: {json.dumps([*self._routes])} }}"
             )
-            # Chosen anew each time, as a reload may not change it.
-            lines.append('http: "127.0.0.1:-1"')
         config = home / "nats.conf"
         config.write_text("\n".join(lines) + "\n")
         return config
+
+    def _look_after(self) -> None:
+        """Start the server again when it could not write, and its disk has room again."""
+        pause, failed = HEALTH, False
+        while not self._closed.wait(pause):
+            failed = failed and self.pid is None
+            if not failed and self._can_write():
+                pause = HEALTH
+                continue
+            try:
+                if shutil.disk_usage(self.home).free < ROOM:
+                    continue
+                with self._lock:
+                    # Its owner may have ended it meanwhile, and not want it to run.
+                    if self._closed.is_set() or (self.pid is None and not failed):
+                        continue
+                    logger.warning("%s is started again, now that its disk has room", self.name)
+                    self.kill()
+                    failed = True
+                    self.start()
+            except (OSError, UserError) as exc:
+                logger.warning("%s: %s", self.name, exc)
+            else:
+                failed = False
+            pause = min(2 * pause, LONGEST_HEALTH)
+
+    def _can_write(self) -> bool:
+        """Return False if the server says that it could not write a stream."""
+        try:
+            _direct.open(f"http://127.0.0.1:{self._monitor_port}/healthz", timeout=1).close()
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return b"write error" not in exc.read()
+        except OSError:  # it is down, or frozen
+            pass
+        return True
 
     def _ports(self) -> dict[str, list[str]] | None:
         for file in self.home.glob("*.ports"):

@@ -25,6 +25,10 @@ anew it heard none of 92 entries in 20 s, without an error, and its client count
 Ours ends the connection, and whoever comes back looks which life of the log this is. Theirs reads
 the headers of the history, where that does not matter.
 
+With its disk full, a server answers about the stream, and says nothing to who publishes; so it does
+until it is restarted (2.15.1), and then all is sent that has waited. `wslessons.scaling.brokers`
+restarts its own as soon as there is room.
+
 Sources: https://docs.nats.io and https://docs.nats.io/nats-concepts/jetstream
 """
 
@@ -226,15 +230,24 @@ class JetStream(Core, LogTransport):
             publish = self._client.jetstream().publish
             await in_time(publish(self._stream, data, timeout=5 * LOST_AFTER, headers=headers))
         except (nats.errors.TimeoutError, TimeoutError) as exc:
-            # With its disk full, a server answers nothing at all.
-            why = "the stream does not answer in time: its disk may be full, or it has no leader"
-            raise Unreachable(why) from exc
+            raise Unreachable(await self._explain_silence(self._client)) from exc
         except nats.errors.MaxPayloadError as exc:
             raise Refused(_explain(exc)) from exc
         except nats.js.errors.APIError as exc:
             raise (Refused if exc.err_code == TOO_LARGE else Unreachable)(_explain(exc)) from exc
         except (nats.errors.Error, OSError) as exc:
             raise Unreachable(_explain(exc)) from exc
+
+    async def _explain_silence(self, client: Client) -> str:
+        """Say why the stream has not acknowledged an entry in time."""
+        try:
+            await in_time(client.jetstream(timeout=LOST_AFTER).stream_info(self._stream))
+        except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError):
+            return "the stream does not answer in time: it may have no leader"
+        return (
+            "the stream is there and stores nothing, as when its disk is full: make room there, "
+            "and restart nats-server if that is not enough"
+        )
 
     async def _subscribe(self, client: Client) -> None:
         await super()._subscribe(client)
