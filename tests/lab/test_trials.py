@@ -23,6 +23,7 @@ from wslessons import web as webapp
 from wslessons.chat import ChatServer
 from wslessons.chat.basic import QueueChat, SetChat
 from wslessons.echo import echo as echo_handler
+from wslessons.errors import UserError
 from wslessons.guard import nginx
 from wslessons.heartbeat import Heartbeat
 from wslessons.lab.trials import (
@@ -75,6 +76,23 @@ async def test_waits_are_added_up_only_where_the_loop_is_blocked() -> None:
         seconds = await echo.waits(serving.urls(server)[0], clients=4)
         assert len(seconds) == 4
         assert seconds[-1] >= least
+        await serving.shut(server, 1001, "", 0.5)
+
+
+async def test_waits_say_in_a_sentence_that_a_handler_gave_no_answer() -> None:
+    """A wrong repair gives no traceback: one sentence names the code and where the cause is."""
+
+    async def crashes(connection: ServerConnection) -> None:
+        async for _ in connection:
+            raise TypeError("object NoneType can't be used in 'await' expression")
+
+    async def returns(connection: ServerConnection) -> None:
+        await connection.recv()
+
+    for handler, code in ((crashes, 1011), (returns, 1000)):
+        server = await serving.serve(handler, "127.0.0.1", 0)
+        with pytest.raises(UserError, match=rf"ended with {code}: .*logbook\.crash\(\)"):
+            await echo.waits(serving.urls(server)[0], clients=2)
         await serving.shut(server, 1001, "", 0.5)
 
 

@@ -289,7 +289,8 @@ class Exercise:
         always = bool(os.environ.get("WSLESSONS_SOLUTIONS"))
         if not (always or known.passed) and (left := ATTEMPTS - known.attempts) > 0:
             more = "one more attempt" if left == 1 else f"{left} more attempts"
-            return Note(f"The solution is shown after a pass, or {more}", "Try a hint first.")
+            hints = f"Its hints are check.{self.name}.hint(1) to hint({len(self.hints)})."
+            return Note(f"The solution is shown after a pass, or {more}", hints)
         return Note(f"One solution of check.{self.name}", self.solution_source, code=True)
 
     def behaviours(self) -> list[tuple[str, Test]]:

@@ -71,6 +71,10 @@ class Nothing:
     def __str__(self) -> str:
         return self.why
 
+    def __repr__(self) -> str:
+        # A learner reads it in a list of answers as well.
+        return f"<{self.why}>"
+
 
 class Salted(str):
     """A text whose `hash()` is what it might be in another process."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from websockets import ClientConnection, ConnectionClosed, ServerConnection, connect
 
 from wslessons import serving
+from wslessons.errors import UserError
 from wslessons.link import Link, Recording
 from wslessons.wire import FrameRecord
 
@@ -75,6 +76,9 @@ async def waits(url: str, clients: int = 4) -> list[float]:
 
     Returns:
         The seconds after which each had its answer, the shortest first.
+
+    Raises:
+        UserError: a client had no answer, since the server ended the connection.
     """
     async with asyncio.timeout(TIMEOUT):
         connections = [await connect(url, proxy=None) for _ in range(clients)]
@@ -87,5 +91,11 @@ async def waits(url: str, clients: int = 4) -> list[float]:
 
         try:
             return sorted(await asyncio.gather(*map(ask, connections)))
+        except ConnectionClosed as closed:
+            code = closed.rcvd.code if closed.rcvd else 1006
+            raise UserError(
+                f"a client got no answer, its connection ended with {code}: either the handler"
+                " raised an exception, which lab.logbook.crash() shows, or it returned too early."
+            ) from closed
         finally:
             await asyncio.gather(*(connection.close() for connection in connections))
