@@ -426,6 +426,15 @@ def test_links_lead_to_a_page_and_its_heading(path: Path) -> None:
     assert dead_links(text, path.parent) == []
 
 
+@every_notebook
+def test_diagrams_have_words_for_those_who_cannot_see(path: Path) -> None:
+    """JupyterLab makes a Mermaid diagram's `accTitle` the alternative text of its picture."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for diagram in re.findall(r"```mermaid\n(.*?)```", cell.source, re.DOTALL):
+            assert re.search(r"^ +accTitle: \w", diagram, re.MULTILINE), diagram
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     """The table of symptoms is worth nothing if its cures can't be found."""
     assert dead_links((ROOT / "README.md").read_text(encoding="utf-8"), ROOT) == []

@@ -1,12 +1,18 @@
-"""Measure on a page what eyes would complain about: faint texts, words broken in two, cut edges."""
+"""Measure on a page what eyes would complain about: faint texts, words broken in two, cut edges.
+
+And what axe-core finds for those who use no eyes, or no mouse.
+"""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import axe_playwright_python
 from PIL import Image
-from playwright.async_api import Locator
+from playwright.async_api import Locator, Page
 
 LOOKS = r"""(root, skipped) => {
     const colour = (css) => {
@@ -81,3 +87,32 @@ async def picture_contrast(picture: Locator) -> float:
     ground = luminance(*pixels.most_common(1)[0][0]) + 0.05
     inks = [luminance(*colour) + 0.05 for colour in pixels]
     return max(max(ink / ground, ground / ink) for ink in inks)
+
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+LOOK = """async (context) => {
+    const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    const found = await axe.run(context, {runOnly: tags, resultTypes: ["violations"]})
+    return found.violations.filter(each => ["serious", "critical"].includes(each.impact))
+}"""
+OURS = {
+    "include": [".jp-RenderedMarkdown", ".jp-OutputArea-output"],
+    # An SVG, as of a chart of matplotlib, JupyterLab shows with no way to give it words.
+    "exclude": [".cm-editor", ".jp-RenderedSVG img"],
+}
+"""What is ours on a page of JupyterLab: words and outputs, not menus and editors around them."""
+
+
+async def findings(page: Page, context: str | dict[str, list[str]] = "html") -> list[str]:
+    """Each serious finding of axe-core on the page, with where it is.
+
+    Only what axe-core calls serious or critical counts, by the rules of WCAG 2.2, level AA.
+
+    Args:
+        page: as it is now.
+        context: the part of it to look at, as axe-core takes it: CSS, or parts to include and to
+            exclude.
+    """
+    await page.evaluate(AXE)
+    found: list[dict[str, Any]] = await page.evaluate(LOOK, context)
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]

@@ -1,36 +1,21 @@
 """axe-core looks at our pages, and the keyboard alone goes through one.
 
-Only what axe-core calls serious or critical counts, by the rules of WCAG 2.2, level AA.
+What is ours inside of JupyterLab it looks at in test_themes.py and test_practice.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
-import axe_playwright_python
 import pytest
+from looks import findings
 from playwright.async_api import Page, expect
 from webs import serving
 
 from wslessons.lab import html, lessons
 
 pytestmark = pytest.mark.timeout(240)
-
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
-LOOK = """async () => {
-    const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    const found = await axe.run(document, {runOnly: tags, resultTypes: ["violations"]})
-    return found.violations.filter(each => ["serious", "critical"].includes(each.impact))
-}"""
-
-
-async def findings(page: Page) -> list[str]:
-    """Each serious finding of axe-core on the page, with where it is."""
-    await page.evaluate(AXE)
-    found: list[dict[str, Any]] = await page.evaluate(LOOK)
-    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
 
 
 async def test_the_chat_page_has_no_serious_finding(page: Page):

@@ -7,6 +7,7 @@ import os
 
 import pytest
 from jupyterlab_page import Jupyter, Lab
+from looks import OURS, findings
 from playwright.async_api import Locator, Page, expect
 
 from wslessons.exercises import check
@@ -27,9 +28,14 @@ pytestmark = [
 async def test_a_check_and_the_card_follow_what_the_learner_does(
     lab: Lab, jupyter: Jupyter, page: Page
 ):
-    """Ticks and hints beside the cell, and the row of the lesson on the index, in another tab."""
+    """Ticks and hints beside the cell, and the row of the lesson on the index, in another tab.
+
+    axe-core finds nothing serious in them.
+    """
     async with asyncio.timeout(220):
         index = jupyter.lab(page, jupyter.work / "index.ipynb")
+        # So high that no cell is out of view, where JupyterLab would leave it out.
+        await page.set_viewport_size({"width": 1280, "height": 4000})
         await index.open()
         await index.run_all()
         card = index.panel("your progress")
@@ -70,3 +76,6 @@ async def test_a_check_and_the_card_follow_what_the_learner_does(
             await page.screenshot(path=f"{folder}/index_slipped.png")
         assert await lab.errors() == []
         assert await index.errors() == []
+        assert await findings(lab.page, OURS) == []
+        await expect(page.locator(".jp-RenderedMermaid img")).to_have_count(1)
+        assert await findings(page, OURS) == []

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from jupyterlab_page import Lab
-from looks import complaints, picture_contrast
+from looks import OURS, complaints, findings, picture_contrast
 from playwright.async_api import expect
 
 CELLS = (
@@ -61,7 +61,10 @@ async def sound(lab: Lab) -> None:
 
 
 async def test_all_can_be_read_in_both_themes_and_at_800_pixels(lab: Lab):
-    """Nothing has a contrast below 4.5, sticks out, or breaks a word; diagrams are readable."""
+    """Nothing has a contrast below 4.5, sticks out, or breaks a word; diagrams are readable.
+
+    Nor does axe-core find anything.
+    """
     async with asyncio.timeout(200):
         await lab.run_all()
         assert await lab.errors() == []
@@ -72,6 +75,7 @@ async def test_all_can_be_read_in_both_themes_and_at_800_pixels(lab: Lab):
                 # So high that no cell is out of view, where JupyterLab would leave it out.
                 await lab.page.set_viewport_size({"width": width, "height": 6000})
                 await sound(lab)
+            assert await findings(lab.page, OURS) == []
             assert await picture_contrast(diagram) >= 4.5
         # Drawn anew in the dark theme, and then seen in the light one.
         await lab.page.set_viewport_size({"width": 1400, "height": 6000})

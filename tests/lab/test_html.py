@@ -86,7 +86,9 @@ def test_every_lesson_is_a_page_whose_links_lead_somewhere(folder: Path) -> None
 def test_diagrams_and_panels_are_pictures(folder: Path) -> None:
     """Mermaid's are drawn, with their source for those who can't see; a panel shows its box."""
     page = Page(folder / "02_chat.html")
-    assert any(each.startswith("flowchart LR alice([alice's socket])") for each in page.pictures)
+    assert any(
+        each.startswith("flowchart LR accTitle: From alice's socket") for each in page.pictures
+    )
     for path in lesson_pages(folder):
         text = path.read_text(encoding="utf-8")
         assert 'class="mermaid"' not in text

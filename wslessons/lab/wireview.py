@@ -145,7 +145,10 @@ def sequence(wire: Wire, client: str = "client", server: str = "server") -> Sequ
     Returns:
         The diagram, which JupyterLab draws; its text is Mermaid's.
     """
-    lines = [f"participant c as {mermaid_text(client)}", f"participant s as {mermaid_text(server)}"]
+    c, s = mermaid_text(client), mermaid_text(server)
+    # For those who can't see it, https://mermaid.js.org/config/accessibility.html
+    title = f"accTitle: {c} and {s}, and what they have sent, in the order of time"
+    lines = [title, f"participant c as {c}", f"participant s as {s}"]
     for record in _records(wire):
         ends = "cs" if record.direction == CLIENT_TO_SERVER else "sc"
         label, arrow = record.text, "->>"
