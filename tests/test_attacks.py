@@ -311,11 +311,19 @@ GREETINGS = (
 """What a stranger may say to a broker that wants a password."""
 
 
-async def greet(port: int, data: bytes) -> bytes:
-    """Say something to a broker; return what it answers until it ends the connection."""
+async def greet(port: int, data: bytes, attacked: asyncio.Event) -> bytes:
+    """Say something to a broker; return what it answers until one of the two ends the connection.
+
+    The port where it tells its health speaks HTTP, and never hangs up on whoever is silent.
+    """
     async with dial(f"http://127.0.0.1:{port}") as client:
         client.send(data)
-        return await client.rest()
+        answer = asyncio.create_task(client.rest())
+        end = asyncio.create_task(attacked.wait())
+        await asyncio.wait([answer, end], return_when=asyncio.FIRST_COMPLETED)
+        end.cancel()
+        client.writer.transport.abort()
+        return await answer
 
 
 async def cluster(record_property: Callable[[str, object], None]) -> None:
@@ -328,13 +336,15 @@ async def cluster(record_property: Callable[[str, object], None]) -> None:
         assert set(ports.values()) == {"127.0.0.1"}
         own = {int(each.url.rpartition(":")[2]) for each in (first, second)}
         assert own < set(ports)
+        attacked = asyncio.Event()
         greetings = [
-            asyncio.create_task(greet(port, data))
+            asyncio.create_task(greet(port, data, attacked))
             for port in set(ports) - own
             for data in GREETINGS * 3
         ]
         one, other = await asyncio.gather(attack(first), attack(second))
         served = [*one, *other]
+        attacked.set()
         answers = await asyncio.gather(*greetings)
         assert not [answer for answer in answers if b"MSG " in answer or b"+OK" in answer]
         async with (
