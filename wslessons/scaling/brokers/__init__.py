@@ -147,7 +147,8 @@ async def start(
         nodes: how many servers: a cluster of NATS or Kafka; a primary, replicas and three Sentinels
             of Valkey; the brokers of the Kafka emulator, which are one process.
         own: start one in any case, since it is going to be killed.
-        password: what clients must give, any text; it is part of the broker's `url`. Not for Kafka.
+        password: what clients must give, any text; it is part of the broker's `url`. Not for
+            the emulator of Kafka.
         emulator: of Kafka, even where there is a real one.
 
     Returns:
@@ -226,6 +227,7 @@ def find_program(kind: str) -> str:
 
 def _start(kind: str, nodes: int, password: str, emulator: bool) -> Broker:
     servers: list[ServerProcess] = []
+    secret = f":{quote(password, safe='')}@" if password else ""
 
     def begin(server: S) -> S:
         servers.append(server)
@@ -234,9 +236,10 @@ def _start(kind: str, nodes: int, password: str, emulator: bool) -> Broker:
 
     try:
         if kind == "kafka" and not emulator and (found := kafka.find()) is not None:
-            servers += (real := kafka.make_cluster(found, nodes))
+            servers += (real := kafka.make_cluster(found, nodes, password))
             kafka.start_all(real)
-            url = f"kafka://{','.join(each.address for each in real)}"
+            user = f"{kafka.USER}{secret}" if secret else ""
+            url = f"kafka://{user}{','.join(each.address for each in real)}"
             return Broker(kind, f"Apache Kafka {found.version}", lambda: url, servers, nodes)
         if kind == "kafka":
             mock = begin(kafka_emulator.KafkaEmulator(nodes))
@@ -249,7 +252,6 @@ def _start(kind: str, nodes: int, password: str, emulator: bool) -> Broker:
                 1,
             )
         program = find_program(kind)
-        secret = f":{quote(password, safe='')}@" if password else ""
         if kind == "nats":
             routes = nats.NOWHERE if nodes > 1 else ()
             names = [f"n{number}" for number in range(1, nodes + 1)]

@@ -37,8 +37,19 @@ from typing import NamedTuple
 from wslessons.errors import UserError
 from wslessons.processes import ServerProcess, Stopped
 
-__all__ = ["VERSION", "Installation", "KafkaServer", "bring", "find", "make_cluster", "start_all"]
+__all__ = [
+    "USER",
+    "VERSION",
+    "Installation",
+    "KafkaServer",
+    "bring",
+    "find",
+    "make_cluster",
+    "start_all",
+]
 
+USER = "wslessons"
+"""Whose password it is, where there is one."""
 VERSION = "4.4.0"
 """What `bring` gets."""
 START_TIME = 60.0
@@ -175,13 +186,21 @@ class KafkaServer(ServerProcess):
         number: which of the nodes, counted from 1.
         ports: for each node the port for clients and the one for the other controllers.
         cluster: the cluster's id.
+        password: what clients must give, beside the user name `USER`; empty for none. The port of
+            the controllers, which no client uses, takes none.
     """
 
     def __init__(
-        self, found: Installation, number: int, ports: Sequence[tuple[int, int]], cluster: str
+        self,
+        found: Installation,
+        number: int,
+        ports: Sequence[tuple[int, int]],
+        cluster: str,
+        password: str = "",
     ) -> None:
         super().__init__(f"kafka-{number}")
         self._found, self._number, self._ports, self._cluster = found, number, ports, cluster
+        self._password = password
         self.data = self.home / "data"
         self._config = self.home / "server.properties"
         self._write()
@@ -228,14 +247,15 @@ class KafkaServer(ServerProcess):
         nodes = len(self._ports)
         copies, written = min(nodes, 3), min(nodes, 2)
         client, controller = self._ports[self._number - 1]
+        way = "SASL_PLAINTEXT" if self._password else "PLAINTEXT"
         voters = [f"{n}@127.0.0.1:{port}" for n, (_, port) in enumerate(self._ports, 1)]
         settings: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": self._number,
             "controller.quorum.voters": ",".join(voters),
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",
+            "listeners": f"{way}://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"{way}://127.0.0.1:{client}",
             "log.dirs": self.data.as_posix(),
             "default.replication.factor": copies,
             "min.insync.replicas": written,
@@ -252,35 +272,76 @@ class KafkaServer(ServerProcess):
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": written,
         }
+        if self._password:
+            secret = _quoted(self._password)
+            settings |= {
+                "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,{way}:{way}",
+                "security.inter.broker.protocol": way,
+                "sasl.enabled.mechanisms": "PLAIN",
+                "sasl.mechanism.inter.broker.protocol": "PLAIN",
+                "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
+                    "org.apache.kafka.common.security.plain.PlainLoginModule required"
+                    f" username={USER} password={secret} user_{USER}={secret};"
+                ),
+            }
         self._config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
 
     def _ready(self) -> bool | None:
+        port = self._ports[self._number - 1][0]
         with contextlib.suppress(OSError, struct.error):
-            return True if self._number in _members(self._ports[self._number - 1][0]) else None
+            return True if self._number in _members(port, self._password) else None
         return None
 
 
-def _members(port: int) -> set[int]:
+def _quoted(text: str) -> str:
+    """Write a text as a string of JAAS, inside of a file of Java's properties."""
+    jaas = "".join(
+        f"\\{ord(letter):03o}" if letter < " " or letter in '"\\' else letter for letter in text
+    )
+    escaped = "".join(
+        rf"\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", jaas.encode("utf-16-be"))
+    )
+    return f'"{escaped}"'
+
+
+def _members(port: int, password: str) -> set[int]:
     """Ask the node at `port` which nodes the cluster counts in (API 3, Metadata, version 1).
+
+    With a password it is given first (APIs 17 and 36, SaslHandshake and SaslAuthenticate).
 
     Source: https://kafka.apache.org/protocol#The_Messages_Metadata
 
     Raises:
-        OSError: it does not answer.
+        OSError: it does not answer, or does not take the password.
     """
-    # Length, API, version, a number that comes back, no client id, of no topic.
-    request = struct.pack(">ihhihi", 14, 3, 1, 1, -1, 0)
     with (
         socket.create_connection(("127.0.0.1", port), timeout=2) as sock,
         sock.makefile("rb") as reader,
     ):
-        sock.sendall(request)
+
+        def ask(api: int, version: int, body: bytes) -> None:
+            # Length, API, version, a number that comes back, no client id.
+            head = struct.pack(">hhih", api, version, 1, -1)
+            sock.sendall(struct.pack(">i", len(head + body)) + head + body)
+            read(">i")  # the length
+            read(">i")  # the number
 
         def read(form: str) -> int:
             return struct.unpack(form, reader.read(struct.calcsize(form)))[0]
 
-        read(">i")  # the length
-        read(">i")  # the number
+        if password:
+            ask(17, 1, struct.pack(">h5s", 5, b"PLAIN"))
+            if read(">h"):
+                raise OSError("it does not take passwords")
+            for _ in range(read(">i")):
+                reader.read(read(">h"))  # the ways that it knows
+            secret = f"\0{USER}\0{password}".encode()
+            ask(36, 0, struct.pack(">i", len(secret)) + secret)
+            if read(">h"):
+                raise OSError("it does not take the password")
+            reader.read(max(0, read(">h")))  # what it says of that
+            reader.read(max(0, read(">i")))  # what it sends back
+        ask(3, 1, struct.pack(">i", 0))  # of no topic
         members = set()
         for _ in range(read(">i")):
             members.add(read(">i"))
@@ -290,12 +351,13 @@ def _members(port: int) -> set[int]:
         return members
 
 
-def make_cluster(found: Installation, nodes: int) -> list[KafkaServer]:
+def make_cluster(found: Installation, nodes: int, password: str = "") -> list[KafkaServer]:
     """Make the nodes of a cluster, with ports of their own; none is started.
 
     Args:
         found: the Kafka to run.
         nodes: how many.
+        password: what clients must give, beside the user name `USER`; empty for none.
 
     Returns:
         The nodes.
@@ -304,7 +366,8 @@ def make_cluster(found: Installation, nodes: int) -> list[KafkaServer]:
     ports = [*zip(drawn[:nodes], drawn[nodes:], strict=True)]
     # Kafka's form of a UUID.
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
-    return [KafkaServer(found, number, ports, cluster) for number in range(1, nodes + 1)]
+    numbers = range(1, nodes + 1)
+    return [KafkaServer(found, number, ports, cluster, password) for number in numbers]
 
 
 def start_all(servers: Sequence[KafkaServer]) -> None:

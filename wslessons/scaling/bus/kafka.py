@@ -59,6 +59,7 @@ with extra("kafka"):
         TopicPartition,
         errors,
     )
+    from aiokafka.conn import create_conn
 
 __all__ = ["Topic"]
 
@@ -160,10 +161,31 @@ class Topic(LogTransport):
             )
             await self._consumer.start()
             await self._assign(self._producer, self._consumer)
-        except errors.AuthenticationFailedError as exc:
-            raise self._refused(exc) from None
         except (errors.KafkaError, OSError) as exc:
+            await self._check_credentials(options)
             raise Unreachable(_explain(exc)) from exc
+
+    async def _check_credentials(self, options: dict[str, Any]) -> None:
+        """Find out whether the broker refuses us, which the client logs and does not raise.
+
+        Raises:
+            UserError: it does.
+        """
+        if not self._address.user:
+            return
+        host, _, port = self._address.hosts[0].rpartition(":")
+        words = ("ssl_context", "security_protocol", "sasl_plain_username", "sasl_plain_password")
+        given = {word: options[word] for word in words if word in options}
+        try:
+            connection = await in_time(
+                create_conn(host.strip("[]"), int(port), sasl_mechanism="PLAIN", **given),
+                LOST_AFTER,
+            )
+        except (errors.SaslAuthenticationFailed, errors.UnsupportedSaslMechanismError) as exc:
+            raise self._refused(_explain(exc)) from None
+        except (errors.KafkaError, OSError):
+            return
+        connection.close()
 
     async def _start_producer(
         self, options: dict[str, Any], *, idempotent: bool
