@@ -46,7 +46,7 @@ def _built() -> tuple[Path, str]:
     if (lacking := _lacking()) is not None:
         return target, f"the article's programs are not built: {lacking}"
     done = subprocess.run(
-        ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", str(target)],
+        ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)],
         cwd=SOURCE, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     why = f"the article's programs are not built:\n{done.stderr}" if done.returncode else ""
