@@ -42,6 +42,8 @@ POLL = 0.01
 """Seconds between two looks whether a server is ready."""
 START_TIME = 15.0
 """Seconds for a server to be ready."""
+TRIES = 5
+"""How many ports are drawn for a server that can't choose one."""
 
 
 def guarded(*command: str, home: Path | None = None) -> list[str]:
@@ -128,6 +130,7 @@ class ServerProcess(ABC):
 
     Attributes:
         home: the folder, which goes with `close`, or with this process.
+        port: where it listens, if it is one port; 0 before its first start.
         log: the file in it that has the server's output.
     """
 
@@ -135,6 +138,7 @@ class ServerProcess(ABC):
         self.name = name
         self.home = Path(tempfile.mkdtemp(prefix=f"wslessons-{name}-"))
         self.log = self.home / "log.txt"
+        self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -177,6 +181,30 @@ class ServerProcess(ABC):
                 stdout=output,
                 stderr=output,
             )
+
+    def _start_on_a_port(self, begin: Callable[[], None], ready: Callable[[], object]) -> None:
+        """Start the server on its `port`, or on one that is drawn if it has none yet.
+
+        Args:
+            begin: runs the server on `port`.
+            ready: returns something, and not None, once the server is ready.
+
+        Raises:
+            Stopped: it ended before it was ready, on the last of the ports that were tried.
+            UserError: it took too long.
+        """
+        given = self.port
+        for left in reversed(range(1 if given else TRIES)):
+            self.port = given or free_port()
+            begin()
+            try:
+                self._wait_for(ready)
+                return
+            except Stopped:
+                # Somebody may have taken a port that was drawn.
+                if not left:
+                    self.port = given
+                    raise
 
     def _wait_for(self, look: Callable[[], T | None], seconds: float = START_TIME) -> T:
         """Call `look` until it returns something, and return that.

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from waits import until
 from websockets import ConnectionClosedError, InvalidStatus, ServerConnection, connect
 
-from wslessons import asgi, cli, serving, web
+from wslessons import asgi, cli, processes, serving, web
 from wslessons.errors import UserError
 from wslessons.guard import files, nginx
 from wslessons.testing.raw import dial
@@ -334,8 +334,8 @@ async def test_it_starts_again_on_its_port() -> None:
 async def test_a_port_that_somebody_took_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """It tries another."""
     async with web.serve(**NAMED) as server:
-        ports = iter([int(server.url.rpartition(":")[2]), nginx.free_port()])
-        monkeypatch.setattr(nginx, "free_port", lambda: next(ports))
+        ports = iter([int(server.url.rpartition(":")[2]), processes.free_port()])
+        monkeypatch.setattr(processes, "free_port", lambda: next(ports))
         async with nginx.serve([server.url]) as proxy, join(proxy):
             pass
 

@@ -17,6 +17,7 @@ import pytest
 import redis.asyncio
 from waits import until
 
+from wslessons import processes
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker, kafka, valkey
@@ -363,8 +364,8 @@ async def test_a_port_that_was_taken_meanwhile_is_drawn_again(monkeypatch: pytes
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ports = iter([taken.getsockname()[1], valkey.free_port()])
-        monkeypatch.setattr(valkey, "free_port", lambda: next(ports))
+        ports = iter([taken.getsockname()[1], processes.free_port()])
+        monkeypatch.setattr(processes, "free_port", lambda: next(ports))
         async with asyncio.timeout(20), brokers.run("redis") as running:
             assert addresses(running)[0] != f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -377,7 +378,7 @@ async def test_a_log_lives_on_one_server_of_a_redis_cluster():
         async with asyncio.timeout(120):
             for number in range(2):
                 # Else the port for the cluster is 10,000 higher, which may be no port.
-                settings = ["cluster-enabled yes", f"cluster-port {valkey.free_port()}"]
+                settings = ["cluster-enabled yes", f"cluster-port {processes.free_port()}"]
                 nodes.append(valkey.ValkeyServer(program, f"c{number}", settings=settings))
                 await asyncio.to_thread(nodes[-1].start)
             clients = [redis.asyncio.Redis(port=node.port) for node in nodes]

@@ -26,12 +26,9 @@ from urllib.parse import urlsplit
 
 from wslessons.errors import UserError
 from wslessons.guard import files
-from wslessons.processes import POLL, START_TIME, ServerProcess, Stopped, free_port
+from wslessons.processes import POLL, START_TIME, ServerProcess, Stopped
 
 __all__ = ["Nginx", "Settings", "changed", "find_program", "search_path", "serve"]
-
-TRIES = 5
-"""Ports that are tried, should somebody else take the one that was free."""
 
 Settings = Mapping[str, str | Iterable[str] | None]
 """Lines of `nginx.conf`: how one begins, and what stands there instead, without the semicolon. None
@@ -111,7 +108,6 @@ class Nginx(ServerProcess):
         self._program = find_program()
         super().__init__("nginx")
         self._upstreams, self._tls, self._settings = list(upstreams), tls, dict(settings or {})
-        self.port = 0
 
     @property
     def address(self) -> str:
@@ -134,20 +130,16 @@ class Nginx(ServerProcess):
         Raises:
             UserError: it does not start.
         """
-        given, words = self.port, ""
-        for _ in range(1 if given else TRIES):
-            self.port = given or free_port()
-            config = self._write()
-            self._pidfile.unlink(missing_ok=True)
-            self._run(self._program, "-p", str(self.home), "-c", str(config))
-            try:
-                # Written once it listens.
-                self._wait_for(lambda: self._pidfile.exists() or None)
-                return
-            except Stopped as exc:
-                words = str(exc)
-        self.port = given
-        raise UserError(f"nginx did not start: {words}.")
+        try:
+            # Its file is written once it listens.
+            self._start_on_a_port(self._begin, lambda: self._pidfile.exists() or None)
+        except Stopped as exc:
+            raise UserError(f"nginx did not start: {exc}.") from None
+
+    def _begin(self) -> None:
+        config = self._write()
+        self._pidfile.unlink(missing_ok=True)
+        self._run(self._program, "-p", str(self.home), "-c", str(config))
 
     def reload(
         self, upstreams: Iterable[str] | None = None, settings: Settings | None = None

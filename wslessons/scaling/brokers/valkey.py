@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wslessons.errors import UserError
-from wslessons.processes import ServerProcess, Stopped, free_port
+from wslessons.processes import ServerProcess, Stopped
 from wslessons.scaling.brokers.quoting import quoted
 
 __all__ = ["SERVICE", "ValkeyServer", "replica_of", "watching"]
 
 SERVICE = "wslessons"
 """The name under which Sentinels know the primary."""
-TRIES = 5
 DOWN_AFTER = 1000
 """Milliseconds of silence after which a Sentinel takes the primary for dead."""
 
@@ -46,7 +45,6 @@ class ValkeyServer(ServerProcess):
         super().__init__(f"valkey-{name}")
         self._program, self._password = program, password
         self.settings, self._sentinel = settings, sentinel
-        self.port = 0
 
     @property
     def address(self) -> str:
@@ -59,18 +57,15 @@ class ValkeyServer(ServerProcess):
         Raises:
             UserError: it does not start.
         """
-        given, words = self.port, ""
-        for _ in range(1 if given else TRIES):
-            self.port = given or free_port()
-            config = self._write(fresh=not given)
-            self._run(self._program, str(config), *(["--sentinel"] if self._sentinel else []))
-            try:
-                self._wait_for(self._ready)
-                return
-            except Stopped as exc:
-                words = str(exc)
-        self.port = given
-        raise UserError(f"{Path(self._program).name} did not start: {words}.")
+        fresh = not self.port
+        try:
+            self._start_on_a_port(lambda: self._begin(fresh=fresh), self._ready)
+        except Stopped as exc:
+            raise UserError(f"{Path(self._program).name} did not start: {exc}.") from None
+
+    def _begin(self, *, fresh: bool) -> None:
+        config = self._write(fresh=fresh)
+        self._run(self._program, str(config), *(["--sentinel"] if self._sentinel else []))
 
     def _write(self, *, fresh: bool) -> Path:
         config = self.home / "valkey.conf"
