@@ -13,9 +13,10 @@ import pytest
 from websockets import ServerConnection, broadcast, serve
 from websockets.frames import Frame, Opcode
 
+from wslessons import cli
 from wslessons.bench import fanout, tools
+from wslessons.bench.fanout import CONTENDERS
 from wslessons.bench.fanout_load import FRAME, TEXT_SIZE, Load, Receiver
-from wslessons.bench.fanout_server import CONTENDERS
 from wslessons.connection import text_frame
 from wslessons.errors import UserError
 
@@ -123,7 +124,7 @@ def test_disorder_is_noticed(receiver: Receiver) -> None:
 @pytest.mark.parametrize("contender", CONTENDERS)
 def test_contender_delivers_everything(contender: str) -> None:
     """Each server passes every line on to every receiver, in order, and ends with the block."""
-    with tools.Child("wslessons.bench.fanout_server", contender) as server:
+    with tools.Child("fanout", contender) as server:
         with Load(server.port, 5, 2) as load:
             load.saturate(0.1, 16)
             assert load.drain() == (0, False)
@@ -144,7 +145,7 @@ def test_ask_one_question(
     monkeypatch.setattr(fanout, "QUICK_RATES", [(3, 1, 8)])
     file = tmp_path / "out.json"
     arguments = ["--quick", "--rounds", "1", "--seconds", "0.1", "--only", "rate"]
-    assert fanout.main([*arguments, "--json", str(file)]) == 0
+    assert cli.main(["bench", "fanout", *arguments, "--json", str(file)]) == 0
     out = capsys.readouterr().out
     assert "3 receivers, 1 sender, window 8" in out
     results = json.loads(file.read_text())
@@ -155,9 +156,9 @@ def test_ask_one_question(
 
 def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A wrong option or a file that can't be written is a sentence and an exit code."""
-    assert fanout.main(["--rounds", "0"]) == 2
+    assert cli.main(["bench", "fanout", "--rounds", "0"]) == 2
     assert capsys.readouterr().err == "wslessons: --rounds and --seconds must be positive.\n"
     with pytest.raises(UserError, match="can't write"):
         tools.save_json(argparse.Namespace(json=str(tmp_path / "no" / "file")), {})
     with pytest.raises(UserError, match="ended unexpectedly"):
-        tools.Child("wslessons.bench.no_such_module")
+        tools.Child(module="wslessons.bench.no_such_module")

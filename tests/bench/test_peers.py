@@ -74,9 +74,9 @@ def test_bench_writes_its_results(
     bench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A table on stdout, and each turn's numbers in the file; a server of one's own joins in."""
-    mine = f"mine={sys.executable} -m wslessons.bench.servers library {{port}}"
+    mine = f"mine={sys.executable} -m wslessons.bench.servers peer library {{port}}"
     if bench != "echo":
-        mine = f"mine={sys.executable} -m wslessons.bench.servers chat {{port}}"
+        mine = f"mine={sys.executable} -m wslessons.bench.servers peer chat {{port}}"
     options = ["--seconds", "0.1", "--connections", "5"] if bench == "echo" else ["--connections"]
     options += [] if bench == "echo" else ["20"]
     file = tmp_path / "results.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import shell
 
-from wslessons.bench.web_server import CONTENDERS
+from wslessons.bench.web import CONTENDERS
 
 
 async def test_every_contender_delivers_everything(tmp_path: Path):

@@ -125,7 +125,7 @@ async def measure(
     Raises:
         UserError: a broker can't be started or reached.
     """
-    with Child(RECEIVER, timeout=ARRIVAL, wait=False) as receiver:
+    with Child(module=RECEIVER, timeout=ARRIVAL, wait=False) as receiver:
         await asyncio.to_thread(receiver.wait_ready)
         return await _measure(receiver, kinds, rounds, pace, seconds, count)
 

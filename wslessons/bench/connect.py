@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import selectors
 import socket
-import sys
 import time
 from typing import Any
 
 from wslessons.bench.fanout_load import answer_pings, client_frame
-from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
+from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor, server
 from wslessons.bench.tools import (
     machine,
     median,
@@ -27,7 +26,7 @@ from wslessons.errors import UserError
 from wslessons.tables import table
 from wslessons.testing.raw import handshake
 
-__all__ = ["CONNECTIONS", "Crowd", "add_arguments", "contenders", "measure", "run", "server"]
+__all__ = ["CONNECTIONS", "Crowd", "add_arguments", "contenders", "measure", "run"]
 
 CONNECTIONS = {True: 1000, False: 5000}
 """How many connections, with ``--quick`` and without."""
@@ -37,11 +36,6 @@ AT_ONCE = 64
 """Handshakes under way at a time."""
 TIMEOUT = 60.0
 """Seconds that a crowd may take to get in."""
-
-
-def server(name: str) -> Peer:
-    """Return one of `wslessons.bench.servers` as a contender."""
-    return Peer(name, (sys.executable, "-m", "wslessons.bench.servers", name, "{port}"))
 
 
 def contenders() -> dict[str, tuple[Peer, bool]]:

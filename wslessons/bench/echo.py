@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from wslessons.bench.fanout_load import PING, answer_pings, client_frame, connect
-from wslessons.bench.peers import Peer, add_peers, floor
+from wslessons.bench.peers import Peer, add_peers, floor, server
 from wslessons.bench.tools import (
     machine,
     median,
@@ -35,18 +35,13 @@ TEXT = b"e" * 64
 
 def contenders() -> list[Peer]:
     """Return the servers that can be measured here: picows and aiohttp where they are installed."""
-    server = (sys.executable, "-m", "wslessons.bench.servers")
     ours = (sys.executable, "-m", "wslessons", "echo", "--port", "{port}")
     peers = [
-        Peer("library", (*server, "library", "{port}")),
+        server("library"),
         Peer("lesson 1", ours),
         Peer("fast", (*ours, "--fast")),
     ]
-    peers += [
-        Peer(name, (*server, name, "{port}"))
-        for name in ("aiohttp", "picows")
-        if importlib.util.find_spec(name)
-    ]
+    peers += [server(name) for name in ("aiohttp", "picows") if importlib.util.find_spec(name)]
     bottom = floor(echo=True)
     return [*peers, bottom] if bottom else peers
 

@@ -8,7 +8,7 @@ load process that counts what really arrives:
 - **latency**: at a given pace, how long does a delivery take?
 - **stalled**: what does one member that does not read cost the other 200?
 
-See `wslessons.bench.fanout_server` for the contenders and `wslessons.bench.peers` for the floor.
+See `wslessons.bench.servers` for the contenders and `wslessons.bench.peers` for the floor.
 Ratios are taken within a round, where both sides saw the same machine, and then the median over the
 rounds.
 """
@@ -16,12 +16,10 @@ rounds.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from typing import Any
 
-from wslessons.bench.fanout_load import Load
-from wslessons.bench.fanout_server import CONTENDERS, TEXT_SIZE
+from wslessons.bench.fanout_load import TEXT_SIZE, Load
 from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
 from wslessons.bench.tools import (
     Child,
@@ -37,9 +35,9 @@ from wslessons.bench.tools import (
 from wslessons.errors import UserError
 from wslessons.tables import table
 
-__all__ = ["add_arguments", "main", "measure_rate", "run"]
+__all__ = ["CONTENDERS", "add_arguments", "measure_rate", "run"]
 
-SERVER = "wslessons.bench.fanout_server"
+CONTENDERS = ("chat", "tasks", "broadcast", "naive")
 RATES = [
     (receivers, senders, window)
     for receivers in (100, 500, 2000)
@@ -105,19 +103,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the bench by itself: ``python -m wslessons.bench.fanout --quick``."""
-    parser = argparse.ArgumentParser(prog="wslessons bench fanout", description=__doc__)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except UserError as exc:
-        print(f"wslessons: {exc}", file=sys.stderr)
-        return exc.exit_code
-
-
 def _start(name: str, peers: dict[str, Peer]) -> Child | RunningPeer:
-    return peers[name].start() if name in peers else Child(SERVER, name)
+    return peers[name].start() if name in peers else Child("fanout", name)
 
 
 def _rate_case(
@@ -242,7 +229,7 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
         turn: dict[str, Any] = {}
         for stalled in (False, True):
             with (
-                Child(SERVER, "chat") as server,
+                Child("fanout", "chat") as server,
                 Load(server.port, 200, 1, stalled=stalled) as load,
             ):
                 # The stalled one has to fill the kernel's buffers first, some megabytes.
@@ -303,7 +290,3 @@ def _large(value: float) -> str:
 
 def _many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,12 +18,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from wslessons.bench.fanout_server import TEXT_SIZE
 from wslessons.errors import UserError
 from wslessons.testing.raw import handshake
 
-__all__ = ["Load", "answer_pings", "client_frame", "connect"]
+__all__ = ["TEXT_SIZE", "Load", "answer_pings", "client_frame", "connect"]
 
+TEXT_SIZE = 64
 NAME_SIZE = 3
 FRAME = 2 + len("[] ") + NAME_SIZE + TEXT_SIZE
 """Bytes of one line as it arrives: ``[s00] `` and the text, below 126 bytes of payload."""
@@ -85,12 +85,16 @@ def connect(port: int, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:
     if buffer_size:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.connect(("127.0.0.1", port))
-    sock.sendall(handshake())
     buffer = bytearray()
-    _read_until(sock, buffer, b"\r\n\r\n")
-    if not buffer.startswith(b"HTTP/1.1 101 "):
-        raise UserError(f"the server refused: {bytes(buffer[:40])!r}")
+    try:
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(handshake())
+        head = _read_until(sock, buffer, b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 101 "):
+            raise UserError(f"the server refused: {head[:40]!r}")
+    except BaseException:
+        sock.close()
+        raise
     return sock, buffer
 
 
@@ -109,16 +113,17 @@ def welcomed(sock: socket.socket, buffer: bytearray, name: str) -> None:
     sock.setblocking(False)
 
 
-def _read_until(sock: socket.socket, buffer: bytearray, end: bytes) -> None:
-    """Read into `buffer` up to `end`, and drop everything before what follows it."""
+def _read_until(sock: socket.socket, buffer: bytearray, end: bytes) -> bytes:
+    """Read up to `end` and return that; what follows it stays in `buffer`."""
     while end not in buffer:
         data = sock.recv(65536)
         if not data:
             raise UserError("the server closed a connection.")
         buffer += data
-        if end == b"\r\n\r\n" and end in buffer:
-            return
-    del buffer[: buffer.index(end) + len(end)]
+    size = buffer.index(end) + len(end)
+    read = bytes(buffer[:size])
+    del buffer[:size]
+    return read
 
 
 class Receiver:

@@ -20,7 +20,7 @@ import struct
 import time
 from typing import Any, Self
 
-from wslessons.bench.heartbeat_server import CONTENDERS
+from wslessons.bench.fanout_load import PING, PONG, client_frame, connect
 from wslessons.bench.tools import (
     Child,
     machine,
@@ -31,13 +31,10 @@ from wslessons.bench.tools import (
 )
 from wslessons.errors import UserError
 from wslessons.tables import table
-from wslessons.testing.raw import handshake
 
 __all__ = ["Peers", "add_arguments", "measure", "run", "show", "summary"]
 
-SERVER = "wslessons.bench.heartbeat_server"
-HANDSHAKE = handshake()
-PING, PONG = 0x89, 0x8A
+CONTENDERS = ("wslessons", "library", "none")
 # As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
 RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
@@ -70,19 +67,10 @@ class Peers:
             raise
 
     def _connect(self, port: int) -> None:
-        sock = socket.create_connection(("127.0.0.1", port), timeout=15)
+        sock, rest = connect(port)
         self._socks.append(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        sock.sendall(HANDSHAKE)
-        head = b""
-        while b"\r\n\r\n" not in head:
-            if not (data := sock.recv(4096)):
-                raise UserError("the bench's server closed a connection in its handshake.")
-            head += data
-        if not head.startswith(b"HTTP/1.1 101 "):
-            raise UserError(f"the bench's server refused: {head[:40]!r}.")
         sock.setblocking(False)
-        rest = bytearray(head.partition(b"\r\n\r\n")[2])
         self._selector.register(sock, selectors.EVENT_READ, rest)
 
     def answer(self, seconds: float) -> None:
@@ -105,8 +93,7 @@ class Peers:
             if buffer[0] != PING:
                 raise UserError(f"the bench's server sent something else than a ping: {buffer!r}.")
             size = buffer[1]
-            # A masking key of zeros leaves the payload as it is, and costs the server the same.
-            sock.send(bytes([PONG, 0x80 | size, 0, 0, 0, 0]) + buffer[2 : 2 + size])
+            sock.send(client_frame(bytes(buffer[2 : 2 + size]), PONG))
             del buffer[: 2 + size]
             self.pings += 1
 
@@ -134,7 +121,7 @@ def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
         ``cpu_per_minute`` in seconds, ``pings_per_minute``, and ``bytes_per_connection``, None
         where memory can't be told.
     """
-    with Child(SERVER, contender, str(args.interval), str(args.connections)) as server:
+    with Child("heartbeat", contender, str(args.interval)) as server:
         empty = server.ask()
         with Peers(server.port, args.connections) as peers:
             # In the first interval each connection allocates what its first beat needs.

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from wslessons.bench import connect
-from wslessons.bench.peers import Peer
+from wslessons.bench.peers import Peer, server
 from wslessons.bench.tools import (
     machine,
     median,
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     lean = (sys.executable, "-m", "wslessons", "echo", "--fast", "--port", "{port}")
     servers = (
         connect.contenders()
-        | {"compressed": (connect.server("compressed"), False), "fast": (Peer("fast", lean), False)}
+        | {"compressed": (server("compressed"), False), "fast": (Peer("fast", lean), False)}
         | {peer.name: (peer, True) for peer in args.peer}
     )
 

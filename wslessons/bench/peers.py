@@ -15,6 +15,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from wslessons.chat.codecs import clean_text
 from wslessons.errors import UserError
 from wslessons.processes import end, guarded, memory
 
-__all__ = ["Peer", "RunningPeer", "add_peers", "cpu_time", "floor"]
+__all__ = ["Peer", "RunningPeer", "add_peers", "cpu_time", "floor", "server"]
 
 TIMEOUT = 20.0
 """Seconds within which a peer must accept connections."""
@@ -157,6 +158,18 @@ def cpu_time(pid: int) -> float:
             with contextlib.suppress(OSError, ValueError):
                 total += int((thread / "schedstat").read_text().split()[0])
     return total / 1e9
+
+
+def server(name: str) -> Peer:
+    """Return a peer of `wslessons.bench.servers`.
+
+    Args:
+        name: which one.
+
+    Returns:
+        The peer.
+    """
+    return Peer(name, (sys.executable, "-m", "wslessons.bench.servers", "peer", name, "{port}"))
 
 
 @cache

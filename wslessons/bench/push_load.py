@@ -25,8 +25,6 @@ from wslessons.push.fleet import drift, moments
 
 __all__ = ["PushBench", "Run", "unit_costs"]
 
-SERVER = "wslessons.bench.push_server"
-
 STORY_TABS, STORY_INTERVAL, STORY_CHANGE_EVERY = 500, 2.0, 200.0
 """The story: 500 tabs poll every 2 s, and 99 % of the answers are "nothing changed"."""
 
@@ -100,7 +98,7 @@ class PushBench:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            self.child = Child(SERVER, str(self._ping_interval), wait=False)
+            self.child = Child("push", "fleet", str(self._ping_interval), wait=False)
             stack.callback(self.child.close)
             await asyncio.to_thread(self.child.wait_ready)
             target = f"127.0.0.1:{self.child.port}"

@@ -56,9 +56,9 @@ class Child:
     """A server in a process of its own, that ends with the block and with this process.
 
     Args:
-        module: run as ``python -m module *arguments``; it must call `answer_parent`, or say its
+        words: those of `wslessons.bench.servers`, which the child runs.
+        module: another program, run as ``python -m``; it must call `answer_parent`, or say its
             first line and answer questions by itself.
-        arguments: what else it is given.
         timeout: seconds within which it must answer.
         wait: whether to wait for its first line, or else that is up to `wait_ready`.
 
@@ -72,11 +72,15 @@ class Child:
     said: dict[str, Any]
 
     def __init__(
-        self, module: str, *arguments: str, timeout: float = 15, wait: bool = True
+        self,
+        *words: str,
+        module: str = "wslessons.bench.servers",
+        timeout: float = 15,
+        wait: bool = True,
     ) -> None:
         self.timeout = timeout
         self._process = subprocess.Popen(
-            guarded(sys.executable, "-m", module, *arguments),
+            guarded(sys.executable, "-m", module, *words),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -145,7 +149,7 @@ class Child:
         self.close()
 
 
-def answer_parent(port: int, stop: Callable[[], None]) -> None:
+def answer_parent(port: int, stop: Callable[[], object]) -> None:
     """In a `Child`: say that it listens, then answer what it is asked with what it has used.
 
     A thread answers, asleep except while it does.

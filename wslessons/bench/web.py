@@ -2,7 +2,7 @@
 
 The load is that of ``wslessons bench fanout``: so many messages in flight, and how many deliveries
 a second come of it, with how much of the server's CPU time for each. See
-`wslessons.bench.web_server` for the contenders. They take turns; ratios are taken within a round
+`wslessons.bench.servers` for the contenders. They take turns; ratios are taken within a round
 and then the median over the rounds.
 """
 
@@ -21,13 +21,12 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.bench.web_server import CONTENDERS
-from wslessons.errors import UserError
+from wslessons.errors import UserError, need
 from wslessons.tables import table
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["CONTENDERS", "add_arguments", "run"]
 
-SERVER = "wslessons.bench.web_server"
+CONTENDERS = ("library", "frames", "asgi", "tasks", "loop")
 WINDOW = 128
 
 
@@ -47,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
     rounds = args.rounds if args.rounds is not None else 1 if args.quick else 3
     if rounds < 1 or seconds <= 0 or args.receivers < 1:
         raise UserError("--rounds, --seconds and --receivers must be positive.", exit_code=2)
+    need("uvicorn", "web")
     raise_descriptor_limit(args.receivers + 1024)
 
     def one(name: str) -> dict[str, Any]:
-        server = Child(SERVER, name)
-        return measure_rate(server, name, args.receivers, 1, WINDOW, seconds)
+        return measure_rate(Child("web", name), name, args.receivers, 1, WINDOW, seconds)
 
     results = turns(args.contenders, rounds, one)
     about = {"receivers": args.receivers, "window": WINDOW, "machine": machine()}

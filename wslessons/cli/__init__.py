@@ -19,60 +19,19 @@ __all__ = ["build_parser", "interruptible", "main"]
 OLDEST_PYTHON = (3, 11)
 
 
-def _client(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.client import terminal
-
-    terminal.add_arguments(parser)
-    return terminal.run
+Add = Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int]]
+"""Gives a parser a command's arguments, and returns what runs the command."""
 
 
-def _lab(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.lab import launch
+def _in(module: str, add: str = "add_arguments", run: str = "run") -> Add:
+    """Find a command in a module, which is imported only when a parser is built."""
 
-    launch.add_arguments(parser)
-    return launch.run
+    def found(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+        imported = importlib.import_module(f"wslessons.{module}")
+        getattr(imported, add)(parser)
+        return getattr(imported, run)
 
-
-def _record(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.lab import record
-
-    record.add_arguments(parser)
-    return record.run
-
-
-def _html(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.lab import html
-
-    html.add_arguments(parser)
-    return html.run
-
-
-def _nbval_rules(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.lab import record
-
-    record.add_rules_arguments(parser)
-    return record.say_rules
-
-
-def _chaos(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.chaos import command
-
-    command.add_arguments(parser)
-    return command.run
-
-
-def _check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.exercises import command
-
-    command.add_arguments(parser)
-    return command.run
-
-
-def _grade(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    from wslessons.exercises.grade import command
-
-    command.add_arguments(parser)
-    return command.run
+    return found
 
 
 def _files(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -112,8 +71,6 @@ def _bench(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
         if args.name is None:
             print(parser.epilog)
             return 0
-        if args.name == "backplane":  # what the bus was called
-            args.name = "bus"
         if args.name not in BENCHES:
             parser.error(f"there is no bench {args.name!r}: choose one of {', '.join(BENCHES)}")
         # Only the bench that is wanted is imported: each brings the servers it compares.
@@ -131,21 +88,36 @@ def _bench(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
     return run
 
 
-COMMANDS = {
-    "lab": (_lab, "open the lessons in JupyterLab (what wslessons alone does)"),
+COMMANDS: dict[str, tuple[Add, str]] = {
+    "lab": (_in("lab.launch"), "open the lessons in JupyterLab (what wslessons alone does)"),
     "echo": (serve.echo, "serve the echo of lesson 1"),
     "bench": (_bench, "measure what the lessons claim, in turns, as ratios"),
     "chat": (serve.chat, "serve the chat of lesson 2"),
     "cluster": (serve.cluster, "serve the chat of lesson 6: several servers over one broker"),
-    "chaos": (_chaos, "break servers, brokers and links at random, and judge what people hear"),
-    "client": (_client, "talk in a chat, from a terminal or a pipe"),
+    "chaos": (
+        _in("chaos.command"),
+        "break servers, brokers and links at random, and judge what people hear",
+    ),
+    "client": (_in("client.terminal"), "talk in a chat, from a terminal or a pipe"),
     "web": (serve.web, "serve the chat of lesson 4, with a page for browsers"),
-    "check": (_check, "judge a handler of yours, or any server that is running"),
-    "grade": (_grade, "grade a folder of handed-in notebooks"),
+    "check": (
+        _in("exercises.command", "add_check", "check"),
+        "judge a handler of yours, or any server that is running",
+    ),
+    "grade": (
+        _in("exercises.command", "add_grade", "grade"),
+        "grade a folder of handed-in notebooks",
+    ),
     "files": (_files, "print a file for those who run a server: nginx's settings, systemd's unit"),
-    "record": (_record, "run notebooks and keep their outputs, or check them"),
-    "html": (_html, "write the lessons and a reference of the package as web pages, to be read"),
-    "nbval-rules": (_nbval_rules, "print the path of nbval's sanitize file for the lessons"),
+    "record": (_in("lab.record"), "run notebooks and keep their outputs, or check them"),
+    "html": (
+        _in("lab.html"),
+        "write the lessons and a reference of the package as web pages, to be read",
+    ),
+    "nbval-rules": (
+        _in("lab.record", "add_rules_arguments", "say_rules"),
+        "print the path of nbval's sanitize file for the lessons",
+    ),
 }
 
 

@@ -1,16 +1,20 @@
-"""`wslessons check`: judge a file's handler, or any server that is running, from a shell.
+"""The commands that judge: ``wslessons check`` a file or a server, ``wslessons grade`` a folder.
 
     wslessons check mine.py:counter --as counter
     wslessons check mine.py:handler --as echo
     wslessons check --url ws://127.0.0.1:9001 --as chat
+    wslessons grade handed_in --csv grades.csv
 
-The exit code is 0 if every behaviour passes, 1 if not, and 2 for words that don't fit.
+The exit code of a check is 0 if every behaviour passes, 1 if not; that of grading is 0, however the
+students did. Words that don't fit are 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
+import os
 import sys
 import types
 from pathlib import Path
@@ -19,17 +23,17 @@ from typing import Any
 from websockets import InvalidURI
 from websockets.uri import parse_uri
 
-from wslessons.errors import UserError
-from wslessons.exercises import check
+from wslessons import exercises
+from wslessons.errors import UserError, need
 from wslessons.exercises.conformance import CONFORMANCE, Conformance
 from wslessons.exercises.exercise import Exercise
 from wslessons.exercises.isolation import own_lines
 from wslessons.exercises.verdict import Verdict
 
-__all__ = ["add_arguments", "load", "run"]
+__all__ = ["add_check", "add_grade", "check", "grade", "load"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_check(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the arguments of `wslessons check`."""
     parser.add_argument(
         "what", metavar="FILE.py:NAME", nargs="?", help="what to check: a name in a Python file"
@@ -44,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Judge it, print the verdict, and return 0 if it passes.
+def check(args: argparse.Namespace) -> int:
+    """Run ``wslessons check``: judge it, print the verdict, and return 0 if it passes.
 
     Raises:
         UserError: the words don't fit, the file can't be run, or nobody listens at the URL.
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def _exercise(word: str, *, url: bool) -> Exercise:
     known: dict[str, Exercise] = dict(CONFORMANCE)
     if not url:
-        known |= {exercise.name: exercise for exercise in check}
+        known |= {exercise.name: exercise for exercise in exercises.check}
     if word not in known:
         choice = ", ".join(known)
         raise UserError(f"--as {word} is not known here: choose one of {choice}.", exit_code=2)
@@ -122,3 +126,126 @@ def load(what: str, default: str) -> Any:
     if not hasattr(module, name):
         raise UserError(f"{file} defines no {name}: name what it defines, as in {file}:NAME.")
     return getattr(module, name)
+
+
+def seconds(text: str) -> float:
+    """Parse a number of seconds above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """Parse a whole number above 0, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def add_grade(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the arguments of `wslessons grade`."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of the notebooks")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row per exercise")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all details")
+    parser.add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        default=os.cpu_count() or 2,
+        help="notebooks at the same time (default: the number of cores, %(default)s)",
+    )
+    parser.add_argument(
+        "--cell-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        default=60.0,
+        help="what a cell may take (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        default=900.0,
+        help="what a notebook may take (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=count,
+        metavar="MIB",
+        default=2048,
+        help="memory that a notebook may take (default: %(default)s)",
+    )
+
+
+def grade(args: argparse.Namespace) -> int:
+    """Run ``wslessons grade``: grade, print the table, write the files, and return 0.
+
+    Raises:
+        UserError: there is nothing to grade, a file can't be written, or the extra is missing.
+    """
+    for module in ("jupyter_client", "ipykernel", "psutil"):
+        need(module, "lab")
+    from wslessons.exercises.grade import report
+    from wslessons.exercises.grade.grader import Limits, Result, find
+    from wslessons.exercises.grade.grader import grade as grade_all
+
+    writers = (
+        (args.csv, report.as_csv),
+        (args.junit, report.as_junit),
+        (args.html, report.as_html),
+    )
+    for file, _ in writers:
+        # Before the work, and not after it.
+        if file is not None and not file.absolute().parent.is_dir():
+            raise UserError(f"there is no folder for {file}: make it first.", exit_code=2)
+    paths = find(args.folder)
+    limits = Limits(args.cell_timeout, args.timeout, args.memory * 2**20, args.jobs)
+    bar = _Bar(len(paths))
+
+    def on_result(result: Result) -> None:
+        bar.step(str(result.path))
+
+    results = asyncio.run(grade_all(args.folder, paths, limits, on_result))
+    bar.end()
+    print(report.as_table(results))
+    for file, write in writers:
+        if file is not None:
+            try:
+                file.write_text(write(results), encoding="utf-8", newline="")
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                raise UserError(f"{file} can't be written ({why}).") from None
+    return 0
+
+
+class _Bar:
+    """A progress bar on standard error; a line for each step where that is no terminal.
+
+    Args:
+        total: how many steps there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.live = sys.stderr.isatty()
+
+    def step(self, what: str) -> None:
+        """Show that one more is done."""
+        self.done += 1
+        if self.live:
+            full = 30 * self.done // self.total
+            bar = "#" * full + "." * (30 - full)
+            text = f"[{bar}] {self.done} of {self.total}  {what}"[:78]
+            print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
+        else:
+            print(f"{self.done} of {self.total}: {what}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the bar's line."""
+        if self.live:
+            print(file=sys.stderr)
