@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_the_nearest_kafka_is_found(nothing_here: Path, monkeypatch: pytest.Monk
     found = kafka.find()
     assert found is not None
     assert (found.libs, found.version) == (brought, kafka.VERSION)
+    (brought / kafka.ARCHIVE).touch()
+    shared = kafka.find()
+    assert shared is not None
+    assert {*shared.command("kafka.Kafka")} - {*found.command("kafka.Kafka")} == {
+        f"-XX:SharedArchiveFile={brought / kafka.ARCHIVE}"
+    }
     libs = jars(nothing_here / "opt" / "libexec" / "libs", "4.1.0")
     script = program(nothing_here / "opt" / "bin" / "kafka-server-start")
     (nothing_here / "bin" / "kafka-server-start").symlink_to(script)
@@ -108,6 +115,19 @@ def test_kafka_is_got_whole_or_not_at_all(nothing_here: Path, capsys: pytest.Cap
         words = f"Apache Kafka {kafka.VERSION} is in {target}\n"
         assert capsys.readouterr() == (words, "")
     assert [*target.parent.iterdir()] == [target]
+
+
+@pytest.mark.skipif(not kafka.find(), reason="there is no real Kafka")
+def test_java_does_without_classes_that_another_java_has_kept(tmp_path: Path):
+    """It starts, as if there were none."""
+    found = kafka.find()
+    assert found is not None
+    archive = tmp_path / kafka.ARCHIVE
+    archive.write_bytes(b"not for you" * 1000)
+    options = (f"-XX:SharedArchiveFile={archive}",)
+    words = found._replace(options=options).command("kafka.tools.StorageTool", "random-uuid")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert len(done.stdout.strip()) == 22
 
 
 async def test_a_broker_that_knows_no_idempotent_producers_is_used_without(kafka_broker: Broker):
