@@ -62,7 +62,7 @@ FAULTS = {
     ),
     "what sends dies, and the bus says that it is connected": Fault(
         "scaling/bus/redis.py",
-        "            raise Unreachable(_explain(exc)) from exc\n\n\nclass Streams",
+        "            raise Unreachable(self._explain(exc)) from exc\n\n\nclass Streams",
         "            raise\n\n\nclass Streams",
         "redis",
         "lost|deaf|ghost",

@@ -12,18 +12,20 @@ import logging
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
-from wslessons.chat.channel import Channel, Closed, Lagged, Receiver
+from wslessons.chat.channel import Channel, Lagged, Receiver
 from wslessons.chat.room import Room
 from wslessons.errors import UserError
 from wslessons.scaling.bus.items import Event, Gap, Item, Members, NewEpoch, Status
 
-__all__ = ["Bus", "Memory", "Subscription"]
+__all__ = ["Bus", "Memory", "Recent", "Subscription"]
 
 logger = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 ORDERS = ""
 """The room that is none: what happens there is for the servers themselves."""
@@ -32,6 +34,24 @@ ROOMS = 10_000
 KEYS = 16_384
 """Keys of published events that are remembered, so that none is delivered twice."""
 CLOSED = "the bus is closed: nothing goes out or comes in any more."
+
+
+class Recent(OrderedDict[str, V]):
+    """A dictionary that keeps so many entries: those that were set last.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: str, value: V) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self.most:
+            self.popitem(last=False)
 
 
 class Bus:
@@ -75,7 +95,7 @@ class Bus:
         """The newest number that is not in the local copy any more."""
         self._born = 0
         """The place in the local copy after which this life of the log begins."""
-        self._keys: OrderedDict[str, int] = OrderedDict()
+        self._keys: Recent[int] = Recent(KEYS)
         """By key of an event that was delivered, its number."""
         self._listeners: list[Callable[[Item], object]] = []
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
@@ -153,14 +173,12 @@ class Bus:
             The reader.
         """
         if since is None:
-            return Subscription(self, self._channel.subscribe())
+            return Subscription(self, self._channel.offset)
         place = max(self._channel.oldest - 1, self._born)
         for local, item in self.items():
             if 0 < _offset_of(item) <= since:
                 place = local
-        return Subscription(
-            self, self._channel.subscribe(since=place), gap=max(self._fallen, self._start) > since
-        )
+        return Subscription(self, place, gap=max(self._fallen, self._start) > since)
 
     async def flush(self, most: int = 0) -> None:
         """Wait until few events wait for the broker. Bound it with a timeout.
@@ -357,8 +375,6 @@ class Bus:
         event.prev, event.offset = self.newest(room), offset
         if isinstance(event, Event) and event.key:
             self._keys[event.key] = offset
-            if len(self._keys) > KEYS:
-                self._keys.popitem(last=False)
         newest = self._newest
         if room in newest:
             newest[room] = offset
@@ -417,7 +433,7 @@ class Memory(Bus):
         self._deliver_here(event)
 
 
-class Subscription:
+class Subscription(Receiver[Item]):
     """A reader of a bus: an async iterator of `Item`, which ends when the bus is stopped.
 
     One that reads too slowly gets a `Gap` with the exact number of items it lost. `Bus.subscribe`
@@ -425,18 +441,28 @@ class Subscription:
 
     Args:
         bus: whose items.
-        receiver: its cursor in the local copy.
+        offset: its place in the local copy (see `Bus.items`).
         gap: whether it begins with a `Gap` of unknown size.
     """
 
-    def __init__(self, bus: Bus, receiver: Receiver[Item], *, gap: bool = False) -> None:
-        self._bus, self._receiver = bus, receiver
+    def __init__(self, bus: Bus, offset: int, *, gap: bool = False) -> None:
+        super().__init__(bus._channel, offset)
+        self._bus = bus
         self._gap = [Gap(None)] if gap else []
 
-    @property
-    def place(self) -> int:
-        """Its place in the local copy (see `Bus.items`)."""
-        return self._receiver.offset
+    def recv_nowait(self) -> Item:
+        """Return the next item.
+
+        Raises:
+            wslessons.chat.channel.Empty: nothing is ready now.
+            wslessons.chat.channel.Closed: the bus is stopped, and this reader has had everything.
+        """
+        if self._gap:
+            return self._gap.pop()
+        try:
+            return super().recv_nowait()
+        except Lagged as lag:
+            return self._gap_of(lag)
 
     async def recv(self) -> Item:
         """Wait for the next item. Cancelling is safe.
@@ -450,7 +476,7 @@ class Subscription:
         if self._gap:
             return self._gap.pop()
         try:
-            return await self._receiver.recv()
+            return await super().recv()
         except Lagged as lag:
             return self._gap_of(lag)
 
@@ -466,32 +492,13 @@ class Subscription:
         items: list[Item] = [*self._gap]
         self._gap = []
         try:
-            return items + self._receiver.take_ready()
+            return items + super().take_ready()
         except Lagged as lag:
-            return [*items, self._gap_of(lag), *self._receiver.take_ready()]
+            return [*items, self._gap_of(lag), *super().take_ready()]
 
     def _gap_of(self, lag: Lagged) -> Gap:
         self._bus.missed += lag.skipped
         return Gap(lag.skipped)
-
-    def close(self) -> None:
-        """Stop reading. Idempotent."""
-        self._receiver.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Item:
-        try:
-            return await self.recv()
-        except Closed:
-            raise StopAsyncIteration from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 def _offset_of(item: Item) -> int:

@@ -85,6 +85,9 @@ class Topic(LogTransport):
             Kafka's own).
     """
 
+    faults = (errors.KafkaError, OSError)
+    slow = (TimeoutError, errors.KafkaTimeoutError, errors.RequestTimedOutError)
+
     def __init__(self, address: Address) -> None:
         super().__init__(f"Kafka at {address.hosts_text}")
         self._address = address
@@ -127,11 +130,11 @@ class Topic(LogTransport):
                 2 * LOST_AFTER,
             )
         except REFUSALS as exc:
-            raise Refused(_explain(exc)) from exc
-        except (errors.KafkaError, OSError) as exc:
+            raise Refused(self._explain(exc)) from exc
+        except self.faults as exc:
             # A producer that failed once may not be used again (its sequence has a hole).
             self._broken.set()
-            raise Unreachable(_explain(exc)) from exc
+            raise Unreachable(self._explain(exc)) from exc
 
     async def _connect(self) -> None:
         options: dict[str, Any] = {
@@ -161,9 +164,9 @@ class Topic(LogTransport):
             )
             await self._consumer.start()
             await self._assign(self._producer, self._consumer)
-        except (errors.KafkaError, OSError) as exc:
+        except self.faults:
             await self._check_credentials(options)
-            raise Unreachable(_explain(exc)) from exc
+            raise
 
     async def _check_credentials(self, options: dict[str, Any]) -> None:
         """Find out whether the broker refuses us, which the client logs and does not raise.
@@ -182,8 +185,8 @@ class Topic(LogTransport):
                 LOST_AFTER,
             )
         except (errors.SaslAuthenticationFailed, errors.UnsupportedSaslMechanismError) as exc:
-            raise self._refused(_explain(exc)) from None
-        except (errors.KafkaError, OSError):
+            raise self._refused(self._explain(exc)) from None
+        except self.faults:
             return
         connection.close()
 
@@ -273,10 +276,7 @@ class Topic(LogTransport):
         return dict(record.headers).get("epoch", b"").decode(errors="replace")
 
     async def _serve(self) -> None:
-        try:
-            await first_to_end(self._read(), self._watch())
-        except (errors.KafkaError, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
+        await first_to_end(self._read(), self._watch())
 
     async def _read(self) -> None:
         assert self._consumer is not None
@@ -294,11 +294,8 @@ class Topic(LogTransport):
         assert self._producer is not None
         while True:
             await asyncio.sleep(CHECK)
-            try:
-                async with asyncio.timeout(LOST_AFTER):
-                    await self._producer.client.fetch_all_metadata()
-            except TimeoutError:
-                raise Unreachable("it does not answer in time") from None
+            async with asyncio.timeout(LOST_AFTER):
+                await self._producer.client.fetch_all_metadata()
 
     async def _disconnect(self) -> None:
         producer, consumer = self._producer, self._consumer
@@ -320,10 +317,3 @@ class Topic(LogTransport):
 def _before(offset: int) -> int:
     """Return the last number that an event before this record can have."""
     return (offset + 1) * PLACES - 1 if offset else 0
-
-
-def _explain(exc: BaseException) -> str:
-    """Say an error in words."""
-    if isinstance(exc, TimeoutError | errors.KafkaTimeoutError | errors.RequestTimedOutError):
-        return "it does not answer in time"
-    return str(exc).rstrip(".") or type(exc).__name__

@@ -14,10 +14,10 @@ Not handled here: names beyond the first hundred of a server in a room; they onl
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 
 from wslessons.chat.rules import clean_name
+from wslessons.scaling.bus.bus import Recent
 from wslessons.scaling.bus.items import Beat, Members, NodeDown, NodeUp, Occupancy, PresenceChange
 
 __all__ = ["NAMES", "Peer", "Presence"]
@@ -81,7 +81,7 @@ class Presence:
         self.node, self.beat = node, beat
         self.mine: dict[str, Members] = {}
         """This server's members, by room."""
-        self.peers: OrderedDict[str, Peer] = OrderedDict()
+        self.peers: Recent[Peer] = Recent(PEERS)
         self._born = time.monotonic()
         self._number = 0
 
@@ -137,12 +137,7 @@ class Presence:
 
     def take_sign(self, node: str) -> Peer:
         """Take note of a sign of life, of whatever kind."""
-        peer = self.peers.get(node)
-        if peer is None:
-            peer = self.peers[node] = Peer()
-            if len(self.peers) > PEERS:
-                self.peers.popitem(last=False)
-        self.peers.move_to_end(node)
+        peer = self.peers[node] = self.peers.get(node) or Peer()
         peer.last_seen = time.monotonic()
         return peer
 

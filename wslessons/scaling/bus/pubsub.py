@@ -25,13 +25,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from wslessons.scaling.bus.bus import ROOMS
+from wslessons.scaling.bus.bus import ROOMS, Recent
 from wslessons.scaling.bus.items import Beat, Counts, CountsWanted, Event, Gap, encode, join
 from wslessons.scaling.bus.presence import PART, PEERS
 from wslessons.scaling.bus.remote import Remote, Signal
@@ -63,7 +63,7 @@ class _Heard:
         self.total = 0
         self.newest = 0
         """Its newest sequence number that is known; a beat that has less was long under way."""
-        self.rooms: OrderedDict[str, int] = OrderedDict()
+        self.rooms: Recent[int] = Recent(2 * ROOMS)
         self.whole = 0
         """Up to this sequence number none is missing unreported."""
         self.begun = False
@@ -79,9 +79,6 @@ class _Heard:
         """Take in how many there have been in a room; return how many of them are missing."""
         before = self.rooms.get(room, 0)
         self.rooms[room] = count
-        self.rooms.move_to_end(room)
-        if len(self.rooms) > 2 * ROOMS:
-            self.rooms.popitem(last=False)
         # Fewer than before: it had forgotten the room, and began with 1 again.
         missing = count - before if count >= before else count
         self.total += missing
@@ -117,10 +114,10 @@ class PubSub(Remote):
 
     def __init__(self, transport: Transport, **options: Any) -> None:
         super().__init__(transport, **options)
-        self._mine: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._mine: Recent[tuple[int, int]] = Recent(ROOMS)
         """For each room how many events this server has published, and the sequence number of the
         newest, in the order of these numbers."""
-        self._heard: OrderedDict[str, _Heard] = OrderedDict()
+        self._heard: Recent[_Heard] = Recent(PEERS)
         """What is known of each other server."""
         self._wanted: int | None = None
         """The sequence number since which others want our counts, and wait for them."""
@@ -148,9 +145,6 @@ class PubSub(Remote):
         data = self._encode(event)
         self._seq = event.seq
         self._mine[event.room] = event.nth, event.seq
-        self._mine.move_to_end(event.room)
-        if len(self._mine) > ROOMS:
-            self._mine.popitem(last=False)
         self._remember(event.room)
         if self.status.state == "connected" and self._waiting.has_room(data):
             self._waiting.put(event, data)
@@ -266,7 +260,9 @@ class PubSub(Remote):
     def _begin(self, heard: _Heard, node: str, seq: int, rooms: dict[str, int]) -> None:
         """Count from now on, given how many there had been, in all and in each room."""
         heard.begun, heard.total, heard.whole = True, seq, seq
-        arrived, heard.rooms = heard.rooms, OrderedDict(rooms)
+        arrived = dict(heard.rooms)
+        heard.rooms.clear()
+        heard.rooms.update(rooms)
         for room, before in heard.before.items():
             already = rooms.get(room, 0)
             heard.rooms[room] = max(already, arrived[room])
@@ -338,10 +334,7 @@ class PubSub(Remote):
             yield room, count
 
     def _heard_of(self, node: str) -> _Heard:
-        heard = self._heard.setdefault(node, _Heard())
-        self._heard.move_to_end(node)
-        if len(self._heard) > PEERS:
-            self._heard.popitem(last=False)
+        heard = self._heard[node] = self._heard.get(node) or _Heard()
         return heard
 
     def _report(self, count: int, room: str | None, node: str) -> None:

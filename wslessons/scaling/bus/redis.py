@@ -121,6 +121,9 @@ class Channels(Transport):
             service that the hosts, Sentinels, watch.
     """
 
+    faults = (errors.RedisError, OSError)
+    slow = (errors.TimeoutError, TimeoutError)
+
     def __init__(self, address: Address) -> None:
         super().__init__(f"Redis at {address.hosts_text}")
         self._address = address
@@ -158,9 +161,9 @@ class Channels(Transport):
                 error = exc
             except (errors.AuthenticationError, errors.AuthorizationError) as exc:
                 raise self._refused(exc) from None
-            except (errors.RedisError, OSError, TimeoutError) as exc:
+            except self.faults as exc:
                 error = exc
-        raise Unreachable(_explain(error))
+        raise error
 
     async def _primaries(self) -> list[tuple[str, int]]:
         pairs = [(host, int(port)) for host, port in map(_split, self._address.shuffled())]
@@ -175,8 +178,6 @@ class Channels(Transport):
         )
         try:
             return [await sentinel.discover_master(self._service)]
-        except (errors.RedisError, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
         finally:
             for each in sentinel.sentinels:
                 await each.aclose()
@@ -210,10 +211,7 @@ class Channels(Transport):
         return (await in_time(client.execute_command("ROLE")))[0]
 
     async def _serve(self) -> None:
-        try:
-            await first_to_end(self._listen(), self._watch())
-        except (errors.RedisError, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
+        await first_to_end(self._listen(), self._watch())
 
     async def _listen(self) -> None:
         pubsub, loop = self._pubsub, asyncio.get_running_loop()
@@ -247,7 +245,7 @@ class Channels(Transport):
                 raise Unreachable("it is a replica now")
             try:
                 primaries = await self._primaries() if self._service else [self._primary]
-            except Unreachable:
+            except self.faults:
                 continue  # Sentinels that are away are no reason to leave a primary.
             if self._primary not in primaries:
                 raise Unreachable("another server is the primary now")
@@ -270,12 +268,12 @@ class Channels(Transport):
         assert self._client is not None
         try:
             return await in_time(command(self._client))
-        except (errors.RedisError, OSError) as exc:
+        except self.faults as exc:
             # An answer that says no, as of a server that is full, comes from one that is there.
             moved = isinstance(exc, errors.ReadOnlyError | errors.MovedError)
             if moved or not isinstance(exc, errors.ResponseError):
                 self._broken.set()
-            raise Unreachable(_explain(exc)) from exc
+            raise Unreachable(self._explain(exc)) from exc
 
 
 class Streams(Channels, LogTransport):
@@ -333,11 +331,7 @@ class Streams(Channels, LogTransport):
         return number if before is None else int(before)
 
     async def _serve(self) -> None:
-        reader = self._new_client()
-        try:
-            await first_to_end(super()._serve(), self._read(reader))
-        except (errors.RedisError, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
+        await first_to_end(super()._serve(), self._read(self._new_client()))
 
     async def _read(self, client: Redis) -> None:
         while True:
@@ -375,12 +369,3 @@ def _no_retry() -> Retry:
 def _split(host: str) -> tuple[str, str]:
     name, _, port = host.rpartition(":")
     return name.strip("[]"), port
-
-
-def _explain(exc: BaseException) -> str:
-    """Say an error in words."""
-    if isinstance(exc, errors.TimeoutError | TimeoutError):
-        return "it does not answer in time"
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return str(exc).rstrip(".") or type(exc).__name__

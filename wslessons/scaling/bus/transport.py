@@ -120,6 +120,10 @@ class Transport(ABC):
 
     limit = 2**20
     """Bytes that one message may have."""
+    faults: tuple[type[Exception], ...] = (OSError,)
+    """What the client raises when the broker can't be reached, or says no."""
+    slow: tuple[type[Exception], ...] = (TimeoutError,)
+    """What it raises when the broker does not answer in time."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -190,7 +194,7 @@ class Transport(ABC):
         """Connect and subscribe.
 
         Raises:
-            Unreachable: it can't be done now.
+            Unreachable: it can't be done now; as does whatever else the client raises.
             UserError: it can't be done later either.
         """
 
@@ -208,14 +212,15 @@ class Transport(ABC):
 
     async def _connect_in_time(self) -> None:
         self._broken, self._why = asyncio.Event(), ""
-        await run_isolated(self._connect(), CONNECT_TIME)
+        await run_isolated(self._connect(), CONNECT_TIME, self._explain)
 
     async def _keep(self) -> None:
         loop, delays = asyncio.get_running_loop(), _delays()
         while True:
             begun = loop.time()
             try:
-                await run_isolated(first_to_end(self._serve(), self._broken.wait()))
+                ended = first_to_end(self._serve(), self._broken.wait())
+                await run_isolated(ended, None, self._explain)
                 why = self._why or "the connection ended"
             except (Unreachable, UserError) as exc:
                 why = str(exc)
@@ -239,6 +244,16 @@ class Transport(ABC):
     def _check_connected(self) -> None:
         if not self._connected:
             raise Unreachable(f"{self.label} can't be reached now")
+
+    def _explain(self, exc: BaseException) -> str:
+        """Say an error in words."""
+        if isinstance(exc, self.slow):
+            return "it does not answer in time"
+        if isinstance(exc, OSError) and exc.strerror:
+            return exc.strerror
+        if isinstance(exc, self.faults) and str(exc):
+            return str(exc).rstrip(".")
+        return _named(exc)
 
     def _refused(self, why: object = "") -> UserError:
         """Return what to raise when the broker does not take the URL's credentials."""
@@ -295,7 +310,16 @@ def _delays() -> Iterator[float]:
 # Tasks that run a client of a broker, and their ends, which clients do not always leave clean.
 
 
-async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None = None) -> None:
+def _named(exc: BaseException) -> str:
+    """Say an error by its type, and by its text if it has one."""
+    return f"{type(exc).__name__}: {exc}".removesuffix(": ")
+
+
+async def run_isolated(
+    work: Coroutine[Any, Any, object],
+    seconds: float | None = None,
+    explain: Callable[[BaseException], str] = _named,
+) -> None:
     """Run `work` in a task of its own.
 
     A client's call can end with a cancellation that nobody asked for, or with an error that it does
@@ -304,6 +328,7 @@ async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None 
     Args:
         work: what to run.
         seconds: after how many it is cancelled; None for no limit.
+        explain: says in words what `work` raised.
 
     Raises:
         UserError: as raised by `work`.
@@ -321,7 +346,7 @@ async def run_isolated(work: Coroutine[Any, Any, object], seconds: float | None 
         raise error
     if error is not None:
         logger.debug("unexpected", exc_info=error)
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
+        raise Unreachable(explain(error)) from error
 
 
 async def in_time(call: Awaitable[T], seconds: float = LOST_AFTER) -> T:
