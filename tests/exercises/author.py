@@ -6,6 +6,7 @@ import asyncio
 import gc
 import linecache
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,32 +39,41 @@ def judge(exercise: Exercise, source: str) -> Verdict:
     return verdict
 
 
-def wrong_answers(wrong: Wrong) -> pytest.MarkDecorator:
-    """Parametrize a test over all wrong answers."""
+def closing_tests(
+    lesson: int, wrong: Wrong, before: str = ""
+) -> tuple[Callable[[], None], Callable[..., None]]:
+    """Return the two tests that close the file of a lesson's exercises.
+
+    Args:
+        lesson: its number.
+        wrong: the wrong answers to its exercises.
+        before: what stands before each of them, such as imports.
+    """
+
+    def whole() -> None:
+        """Each exercise has four wrong answers or more, each with a hint of its own."""
+        exercises = check.of_lesson(lesson)
+        assert 2 <= len(exercises) <= 4
+        assert list(wrong) == [exercise.name for exercise in exercises]
+        for name, answers in wrong.items():
+            assert len(answers) >= 4, name
+            hints = [hint for _, _, hint in answers]
+            assert len(set(hints)) == len(hints), f"{name}: two mistakes share a hint"
+
     cases = [
         pytest.param(name, source, hint, id=f"{name}: {thought}")
         for name, answers in wrong.items()
         for thought, source, hint in answers
     ]
-    return pytest.mark.parametrize(("name", "source", "hint"), cases)
 
+    @pytest.mark.parametrize(("name", "source", "hint"), cases)
+    def fails(name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A wrong answer fails, and the first hint that it gets is the one for this mistake."""
+        monkeypatch.setattr(trial, "TIMEOUT", 2.0)
+        verdict = judge(getattr(check, name), before + source)
+        assert verdict.state in (State.FAIL, State.TIMED_OUT), verdict
+        hints = [line.hint for line in verdict.lines if line.hint]
+        assert hints, verdict
+        assert hint in hints[0], verdict
 
-def assert_fails(name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong answer fails, and the first hint that it gets is the one for this mistake."""
-    monkeypatch.setattr(trial, "TIMEOUT", 2.0)
-    verdict = judge(getattr(check, name), source)
-    assert verdict.state in (State.FAIL, State.TIMED_OUT), verdict
-    hints = [line.hint for line in verdict.lines if line.hint]
-    assert hints, verdict
-    assert hint in hints[0], verdict
-
-
-def assert_whole(lesson: int, wrong: Wrong) -> None:
-    """Each exercise of a lesson has at least four wrong answers, each with a hint of its own."""
-    exercises = check.of_lesson(lesson)
-    assert 2 <= len(exercises) <= 4
-    assert list(wrong) == [exercise.name for exercise in exercises]
-    for name, answers in wrong.items():
-        assert len(answers) >= 4, name
-        hints = [hint for _, _, hint in answers]
-        assert len(set(hints)) == len(hints), f"{name}: two mistakes share a hint"
+    return whole, fails

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from author import assert_fails, assert_whole, wrong_answers
+from author import closing_tests
 
 from wslessons.exercises import check
 
@@ -215,13 +214,4 @@ class Members:
     ],
 }
 
-
-@wrong_answers(WRONG)
-def test_wrong_answers_get_their_own_hints(name, source, hint, monkeypatch: pytest.MonkeyPatch):
-    """Each mistake fails, with the hint that is meant for it."""
-    assert_fails(name, source, hint, monkeypatch)
-
-
-def test_every_exercise_has_wrong_answers():
-    """Four or more for each."""
-    assert_whole(2, WRONG)
+test_exercises_are_whole, test_wrong_answers_get_their_hints = closing_tests(2, WRONG)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from author import assert_fails, assert_whole, judge, wrong_answers
-
-from wslessons.exercises import check
-from wslessons.exercises.verdict import State
+from author import closing_tests
 
 WRONG = {
     "make_frame": [
@@ -137,23 +133,4 @@ async def frugal(connections, lines):
     ],
 }
 
-
-def test_the_exercises_are_whole() -> None:
-    """At least four wrong answers each, no two of them with the same hint."""
-    assert_whole(7, WRONG)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_solution_passes_and_stub_is_not_attempted(name: str) -> None:
-    """The author's own answer passes, and the stub says that nothing has been tried."""
-    exercise = getattr(check, name)
-    assert judge(exercise, exercise.solution_source).passed
-    assert judge(exercise, exercise.stub).state is State.NOT_ATTEMPTED
-
-
-@wrong_answers(WRONG)
-def test_wrong_answers_get_their_hint(
-    name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each mistake is noticed, and told in words that help with it."""
-    assert_fails(name, source, hint, monkeypatch)
+test_exercises_are_whole, test_wrong_answers_get_their_hints = closing_tests(7, WRONG)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 
-import pytest
-from author import assert_fails, assert_whole, judge, wrong_answers
+from author import closing_tests
 
-from wslessons.exercises import check
 from wslessons.exercises.production import make_token, read_token
-from wslessons.exercises.verdict import State
 
 WRONG = {
     "guarded": [
@@ -328,26 +325,7 @@ def next_delay(attempt, status, retry_after):
     ],
 }
 
-
-def test_the_exercises_are_whole() -> None:
-    """At least four wrong answers each, no two of them with the same hint."""
-    assert_whole(8, WRONG)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_solution_passes_and_stub_is_not_attempted(name: str) -> None:
-    """The author's own answer passes, and the stub says that nothing has been tried."""
-    exercise = getattr(check, name)
-    assert judge(exercise, exercise.solution_source).passed
-    assert judge(exercise, exercise.stub).state is State.NOT_ATTEMPTED
-
-
-@wrong_answers(WRONG)
-def test_wrong_answers_get_their_hint(
-    name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each mistake is noticed, and told in words that help with it."""
-    assert_fails(name, source, hint, monkeypatch)
+test_exercises_are_whole, test_wrong_answers_get_their_hints = closing_tests(8, WRONG)
 
 
 def test_a_token_is_ours_or_none_at_all() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from author import assert_fails, assert_whole, judge, wrong_answers
+from author import closing_tests
 from kernels import kernel
 
 from wslessons.exercises import check, progress
-from wslessons.exercises.verdict import State
 
 IMPORTS = """
 import asyncio
@@ -360,27 +359,7 @@ async def echo_test(url):
     ],
 }
 
-
-def test_the_exercises_are_whole() -> None:
-    """At least four wrong answers each, no two of them with the same hint."""
-    assert_whole(9, WRONG)
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_solution_passes_and_stub_is_not_attempted(name: str) -> None:
-    """The author's own answer passes, and the stub says that nothing has been tried."""
-    exercise = getattr(check, name)
-    verdict = judge(exercise, exercise.solution_source)
-    assert verdict.passed, verdict
-    assert judge(exercise, exercise.stub).state is State.NOT_ATTEMPTED
-
-
-@wrong_answers(WRONG)
-def test_wrong_answers_get_their_hint(
-    name: str, source: str, hint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each mistake is noticed, and told in words that help with it."""
-    assert_fails(name, IMPORTS + source, hint, monkeypatch)
+test_exercises_are_whole, test_wrong_answers_get_their_hints = closing_tests(9, WRONG, IMPORTS)
 
 
 async def test_in_a_kernel_a_virtual_clock_runs_beside_its_loop(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from websockets import ConnectionClosed, ServerConnection, serve
 
@@ -35,6 +35,8 @@ __all__ = [
     "ws_serve",
 ]
 
+A = TypeVar("A")
+T = TypeVar("T")
 Handler = Callable[[ServerConnection], Awaitable[None]]
 Serve = Callable[..., Awaitable[str]]
 """``await ws_serve(handler, **options)``: returns the URL."""
@@ -75,36 +77,37 @@ async def ws_serve() -> AsyncGenerator[Serve]:
         raise ExceptionGroup("a handler failed", failures)
 
 
+@contextlib.asynccontextmanager
+async def _making(
+    kind: Callable[[A], contextlib.AbstractAsyncContextManager[T]],
+) -> AsyncGenerator[Callable[[A], Awaitable[T]]]:
+    """Give what makes contexts of one kind and enters them; they end with the block."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(argument: A) -> T:
+            return await stack.enter_async_context(kind(argument))
+
+        yield make
+
+
 @pytest_asyncio.fixture
 async def ws_link() -> AsyncGenerator[MakeLink]:
     """Set links between clients and servers: see `wslessons.link.Link`."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def make(url: str) -> Link:
-            return await stack.enter_async_context(Link(url))
-
+    async with _making(Link) as make:
         yield make
 
 
 @pytest_asyncio.fixture
 async def ws_hostile() -> AsyncGenerator[MakeHostile]:
     """Start servers that break the protocol: see `wslessons.testing.hostile.BEHAVIOURS`."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def make(behaviour: str | Connected) -> Hostile:
-            return await stack.enter_async_context(Hostile(behaviour))
-
+    async with _making(Hostile) as make:
         yield make
 
 
 @pytest_asyncio.fixture
 async def ws_dial() -> AsyncGenerator[Dial]:
     """Connect to servers in bytes: see `wslessons.testing.raw.Raw`."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def make(url: str) -> Raw:
-            return await stack.enter_async_context(dial(url))
-
+    async with _making(dial) as make:
         yield make
 
 
