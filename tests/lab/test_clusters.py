@@ -9,8 +9,8 @@ import pytest
 from waits import until
 
 from wslessons.errors import UserError
+from wslessons.lab.background import cluster
 from wslessons.lab.chatpanel import chat_panels
-from wslessons.lab.clusters import cluster
 
 
 @pytest.mark.timeout(60)

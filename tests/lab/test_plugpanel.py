@@ -12,8 +12,7 @@ from waits import until
 from wslessons import serving
 from wslessons.echo import echo
 from wslessons.errors import UserError
-from wslessons.lab.plugpanel import PlugPanel, plug_panel
-from wslessons.lab.rttchart import rtt_chart
+from wslessons.lab.plugpanel import PlugPanel, plug_panel, rtt_chart
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from wslessons.errors import UserError
 from wslessons.lab.commands import Command
 from wslessons.scaling import brokers
 from wslessons.scaling.cluster import Cluster, Stats
-from wslessons.scaling.cluster.table import Display
+from wslessons.scaling.cluster.command import Display
 
 pytestmark = pytest.mark.timeout(60)
 

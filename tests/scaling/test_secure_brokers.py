@@ -19,8 +19,7 @@ import trustme
 from wslessons.errors import UserError
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker
-from wslessons.scaling.brokers.nats import NatsServer
-from wslessons.scaling.brokers.quoting import quoted
+from wslessons.scaling.brokers.nats import NatsServer, quoted
 from wslessons.scaling.bus import Event, from_url
 
 CA = trustme.CA()

@@ -23,7 +23,7 @@ from wslessons.scaling import brokers
 from wslessons.scaling.brokers import kafka
 from wslessons.scaling.bus.url import with_options
 from wslessons.scaling.cluster import ServerProcess
-from wslessons.scaling.cluster.messages import Config, Stats
+from wslessons.scaling.cluster.server import Config, Stats
 
 __all__ = ["World"]
 

@@ -12,11 +12,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wslessons.lab.apps import BackgroundApp, serve_app
-    from wslessons.lab.background import BackgroundServer, serve, servers
+    from wslessons.lab.background import (
+        BackgroundApp,
+        BackgroundServer,
+        cluster,
+        serve,
+        serve_app,
+        servers,
+    )
     from wslessons.lab.channelview import draw_channel
     from wslessons.lab.chatpanel import chat_panels
-    from wslessons.lab.clusters import cluster
     from wslessons.lab.commands import memory, serving
     from wslessons.lab.curves import cost_curves
     from wslessons.lab.dashboard import dashboard_panel
@@ -29,34 +34,25 @@ if TYPE_CHECKING:
     from wslessons.lab.source import about, show
     from wslessons.lab.wireview import handshake, sequence, wire_table
 
-_HOME = {
-    "BackgroundApp": "apps",
-    "about": "source",
-    "cost_curves": "curves",
-    "dashboard_panel": "dashboard",
-    "serve_app": "apps",
-    "chat_panels": "chatpanel",
-    "cluster": "clusters",
-    "memory": "commands",
-    "draw_channel": "channelview",
-    "BackgroundServer": "background",
-    "echo_panel": "echopanel",
-    "handshake": "wireview",
-    "logbook": "kernel",
-    "FRAMES": "pagepanel",
-    "HOSTS": "pagepanel",
-    "page_panel": "pagepanel",
-    "page_url": "pagepanel",
-    "plug_panel": "plugpanel",
-    "predict": "prediction",
-    "progress_card": "progresscard",
-    "sequence": "wireview",
-    "serve": "background",
-    "serving": "commands",
-    "servers": "background",
-    "setup": "kernel",
-    "show": "source",
-    "wire_table": "wireview",
+_HOME: dict[str, str] = {
+    name: module
+    for module, names in {
+        "background": "BackgroundApp BackgroundServer cluster serve serve_app servers",
+        "channelview": "draw_channel",
+        "chatpanel": "chat_panels",
+        "commands": "memory serving",
+        "curves": "cost_curves",
+        "dashboard": "dashboard_panel",
+        "echopanel": "echo_panel",
+        "kernel": "logbook setup",
+        "pagepanel": "FRAMES HOSTS page_panel page_url",
+        "plugpanel": "plug_panel",
+        "prediction": "predict",
+        "progresscard": "progress_card",
+        "source": "about show",
+        "wireview": "handshake sequence wire_table",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [

@@ -1,25 +1,91 @@
-"""Servers that run in the kernel, in the background, each under a name.
+"""Servers, ASGI applications and clusters that run in the kernel's background, each under a name.
 
 Running a cell again must not fail with "address already in use" and must not leave the old server
-behind, so a name stands for one server at a time: serving under it again replaces the old one.
+behind, so a name stands for one thing at a time: starting under it again replaces the old one. The
+kernel's signal handlers, and with them the stop button, are left alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from websockets import Server, ServerConnection
 from websockets.frames import CloseCode
 
 from wslessons import serving
 from wslessons.errors import UserError
+from wslessons.lab import kernel
 from wslessons.lab.kernel import running_loop
-from wslessons.lab.names import Names
 
-__all__ = ["BackgroundServer", "Service", "find", "forget", "replace", "serve", "servers"]
+if TYPE_CHECKING:
+    from wslessons import asgi
+    from wslessons.scaling.cluster import Cluster
+
+__all__ = [
+    "BackgroundApp",
+    "BackgroundServer",
+    "Names",
+    "Service",
+    "cluster",
+    "find",
+    "forget",
+    "replace",
+    "serve",
+    "serve_app",
+    "servers",
+]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Names(Generic[T]):
+    """What runs under which name; running a cell again replaces what it has started before.
+
+    Args:
+        stop: ends one of them for good. If it is cancelled, the thing keeps its name, so that the
+            next attempt ends it.
+    """
+
+    def __init__(self, stop: Callable[[T], Awaitable[None]]) -> None:
+        self._stop = stop
+        self._running: dict[str, Any] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def replace(self, name: str, start: Callable[[], Awaitable[U]]) -> U:
+        """Stop what has this name, then start another in its place; one at a time for each name.
+
+        Args:
+            name: what it is called.
+            start: starts it, a kind of `T`. What it raises is raised here; the old one is gone by
+                then, since both may want one port.
+        """
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            if (old := self._running.get(name)) is not None:
+                await self._stop(old)
+                self._running.pop(name, None)
+            self._running[name] = started = await start()
+        return started
+
+    def get(self, name: str) -> T | None:
+        """Return what runs under `name`, or None."""
+        return self._running.get(name)
+
+    def forget(self, name: str, thing: T) -> None:
+        """Let `name` be free, if `thing` has it: it has ended by itself."""
+        if self._running.get(name) is thing:
+            del self._running[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._running)
+
+    def values(self) -> list[T]:
+        """List what runs, oldest first."""
+        return list(self._running.values())
 
 
 @runtime_checkable
@@ -104,6 +170,47 @@ class BackgroundServer:
         )
 
 
+class BackgroundApp(BackgroundServer):
+    """An application in the kernel, as `serve_app` returns it.
+
+    Args:
+        name: what it is served under.
+        app: what serves it.
+
+    Attributes:
+        name: what it was served under.
+        url: where it listens, such as ``http://127.0.0.1:54321``.
+        ws_url: the same for WebSockets, ``ws://127.0.0.1:54321``.
+    """
+
+    def __init__(self, name: str, app: asgi.AppServer) -> None:
+        self.name = name
+        self.url, self.ws_url = app.url, app.ws_url
+        self._app = app
+
+    @property
+    def connections(self) -> set[Any]:
+        """The connections that are open now, of either kind."""
+        return self._app.connections
+
+    async def wait_idle(self) -> None:
+        """Wait until no request and no WebSocket is being served."""
+        await self._app.wait_idle()
+
+    async def stop(self, code: int = 1012, reason: str = "", *, timeout: float = 0.5) -> None:
+        """Stop it in bounded time, with `asgi.GRACE` for those who are being served.
+
+        Stopping twice is harmless.
+
+        Args:
+            code: not used: uvicorn's WebSockets always close with 1012.
+            reason: not used: they close without one.
+            timeout: not used.
+        """
+        forget(self)
+        await self._app.stop()
+
+
 _running: Names[BackgroundServer] = Names(
     lambda server: server.stop(CloseCode.SERVICE_RESTART, "the cell was run again")
 )
@@ -141,6 +248,38 @@ async def serve(
         with serving.explained_bind_errors(host, port):
             server = await serving.serve(function, host, port, **own | options)
         return BackgroundServer(name, server, "wss" if options.get("ssl") else "ws")
+
+    return await replace(name, start)
+
+
+async def serve_app(
+    name: str, app: Any, *, host: str = "127.0.0.1", port: int = 0, **options: Any
+) -> BackgroundApp:
+    """Serve an ASGI application in this kernel, in place of what had this name.
+
+    Args:
+        name: what to call it; serving under the same name again replaces it.
+        app: the application, Starlette's or any other's.
+        host: the address to bind.
+        port: the port to bind; 0 takes a free one, which `url` then tells.
+        options: whatever else `uvicorn.Config` takes.
+
+    Returns:
+        The server: its addresses, its connections, a way to stop it.
+
+    Raises:
+        UserError: the address can't be bound, or the application fails to start.
+    """
+    from wslessons import asgi  # only here, so that `help(lab)` needs no more than the extra `lab`
+
+    running_loop()
+    logger = logging.getLogger("uvicorn")
+    logger.propagate = False
+    if kernel.logbook not in logger.handlers:
+        logger.addHandler(kernel.logbook)
+
+    async def start() -> BackgroundApp:
+        return BackgroundApp(name, await asgi.start(app, host, port, **options))
 
     return await replace(name, start)
 
@@ -195,3 +334,36 @@ def find(name: str) -> BackgroundServer:
             f"no server named {name!r} runs here (running: {have}): run the cell that starts it."
         )
     return server
+
+
+_clusters: Names[Cluster] = Names(lambda cluster: cluster.stop())
+
+
+async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: Any) -> Cluster:
+    """Start chat servers as processes of their own, in place of those that had this name.
+
+    So a cell may run again, or with another `bus`, and leaves nothing behind. They end with the
+    kernel.
+
+    Args:
+        name: what to call them; starting under the same name again replaces them.
+        servers: how many.
+        bus: what carries the rooms: ``memory``, ``nats``, ``redis``, ``kafka``, or a broker's URL.
+        options: whatever else `wslessons.scaling.cluster.Cluster` takes.
+
+    Returns:
+        The cluster; its servers accept connections.
+
+    Raises:
+        UserError: the bus can't be used.
+    """
+    from wslessons.scaling.cluster import Cluster  # which brings the bus
+
+    running_loop()
+
+    async def start() -> Cluster:
+        started = Cluster(servers, bus, **options)
+        await started.start()
+        return started
+
+    return await _clusters.replace(name, start)

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from wslessons.errors import UserError, extra
 from wslessons.lab import background
 from wslessons.lab.kernel import running_loop
-from wslessons.lab.names import Names
 from wslessons.lab.theme import FRAME, GREEN, GREY, RED, SHADES
 
 with extra("lab"):
@@ -156,7 +155,7 @@ class LivePanel(Panel):
 
 P = TypeVar("P", bound=LivePanel)
 
-_open: Names[LivePanel] = Names(lambda panel: panel.close())
+_open: background.Names[LivePanel] = background.Names(lambda panel: panel.close())
 
 
 async def replace(panel: P) -> P:

@@ -14,7 +14,7 @@ from typing import Any
 
 from wslessons.exercises import check
 from wslessons.exercises.exercise import Exercise
-from wslessons.exercises.grade import wire
+from wslessons.exercises.grade import remote
 from wslessons.exercises.isolation import Isolation
 from wslessons.exercises.trial import Mismatch, Nothing, Trial
 from wslessons.exercises.verdict import Verdict
@@ -37,8 +37,8 @@ async def start(port: int, token: str, memory: int, names: Mapping[str, Any]) ->
     """
     exercises = {exercise.name: exercise for exercise in check}
     _limit(memory)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=wire.LIMIT)
-    wire.write(writer, token)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=remote.LIMIT)
+    remote.write(writer, token)
     task = asyncio.create_task(_Agent(exercises, names).run(reader, writer))
     # asyncio keeps no task alive, and the modules that could are about to go: the socket does.
     protocol: Any = writer.transport.get_protocol()
@@ -72,7 +72,7 @@ class _Agent:
 
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer each request, one after the other, until the grader is gone."""
-        while (request := await wire.read(reader)) is not None:
+        while (request := await remote.read(reader)) is not None:
             operation, *args = request
             try:
                 answer = await getattr(self, f"on_{operation}")(*args)
@@ -84,7 +84,7 @@ class _Agent:
                 answer = "error", f"{type(error).__name__}: {error}"[:300], self.raised()
             else:
                 answer = "value", answer
-            wire.write(writer, answer)
+            remote.write(writer, answer)
             await writer.drain()
 
     def raised(self) -> list[str]:

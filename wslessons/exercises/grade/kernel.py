@@ -18,7 +18,7 @@ from typing import Any
 
 from wslessons.errors import extra
 from wslessons.exercises import progress
-from wslessons.exercises.grade import wire
+from wslessons.exercises.grade import remote
 from wslessons.exercises.grade.remote import Lost
 
 with extra("lab"):
@@ -53,7 +53,7 @@ class Office:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncGenerator[Office]:
         """Listen on loopback while the block runs."""
-        server = await asyncio.start_server(self._on_agent, "127.0.0.1", 0, limit=wire.LIMIT)
+        server = await asyncio.start_server(self._on_agent, "127.0.0.1", 0, limit=remote.LIMIT)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -120,7 +120,7 @@ class Office:
         token = None
         with contextlib.suppress(ValueError, OSError, TimeoutError):
             async with asyncio.timeout(START):
-                token = await wire.read(reader)
+                token = await remote.read(reader)
         waiting = self.waiting.pop(token, None) if isinstance(token, str) else None
         if waiting is None or waiting.done():
             writer.close()
@@ -277,9 +277,9 @@ class StudentKernel:
         """
         try:
             async with asyncio.timeout(seconds):
-                wire.write(self.writer, request)
+                remote.write(self.writer, request)
                 await self.writer.drain()
-                answer = await wire.read(self.reader)
+                answer = await remote.read(self.reader)
         except (TimeoutError, ValueError, OSError):
             answer = None
         if answer is None:

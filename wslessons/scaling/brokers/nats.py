@@ -28,9 +28,8 @@ from urllib.parse import quote
 
 from wslessons.errors import UserError
 from wslessons.processes import ServerProcess, Stopped
-from wslessons.scaling.brokers.quoting import quoted
 
-__all__ = ["NOWHERE", "USER", "NatsServer", "introduce"]
+__all__ = ["NOWHERE", "USER", "NatsServer", "introduce", "quoted"]
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +237,14 @@ class NatsServer(ServerProcess):
             except ValueError:  # half written
                 return None
         return None
+
+
+def quoted(text: str) -> str:
+    """Write a text as one word of a configuration file, whatever is in it.
+
+    Servers of NATS and of Valkey read it alike.
+    """
+    return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
 
 
 def introduce(servers: Sequence[NatsServer]) -> None:

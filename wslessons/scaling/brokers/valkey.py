@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wslessons.errors import UserError
 from wslessons.processes import ServerProcess, Stopped
-from wslessons.scaling.brokers.quoting import quoted
+from wslessons.scaling.brokers.nats import quoted
 
 __all__ = ["SERVICE", "ValkeyServer", "replica_of", "watching"]
 

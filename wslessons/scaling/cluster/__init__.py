@@ -13,8 +13,8 @@
 | `nats?stream=chat` | the same with options of the bus: here a JetStream stream |
 | `nats://HOST:PORT` | a broker that runs already, see `wslessons.scaling.bus` |
 
-The parts: `server` is one server as seen from here, `worker` what runs in its process, `messages`
-what the two say to each other, `table` and `command` are ``wslessons cluster``.
+The parts: `server` is one server as seen from here, `worker` what runs in its process, `command` is
+``wslessons cluster``.
 
 Neither broker nor servers outlive this process, however it ends.
 
@@ -34,8 +34,7 @@ from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.bus import from_url
 from wslessons.scaling.bus.url import with_options
-from wslessons.scaling.cluster.messages import Config, Stats
-from wslessons.scaling.cluster.server import ServerProcess
+from wslessons.scaling.cluster.server import Config, ServerProcess, Stats
 from wslessons.serving import explained_bind_errors
 
 __all__ = ["Cluster", "ServerProcess", "Stats"]
