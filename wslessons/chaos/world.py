@@ -178,7 +178,12 @@ class World:
 
     async def suffer(self, step: Step) -> None:
         """Let a fault happen, and undo it when its time is over; for those that are no crowd's."""
-        happening = self._faults()[step.kind](step)
+        if fault := self._faults().get(step.kind):
+            happening = fault(step)
+        else:
+            happening = _fault(
+                self._bus_link(step) if "bus" in step.kind else self.link(step), step
+            )
         async with happening:
             await asyncio.sleep(step.seconds)
 
@@ -195,20 +200,10 @@ class World:
             "block loop": self._hold_up,
             "kill broker": self._broker_down,
             "freeze broker": lambda step: self._freeze(self._node(step)),
-            "empty broker": self._empty,
-            "fill broker": self._fill,
+            "empty broker": lambda step: self._told("empty"),
+            "fill broker": lambda step: self._told("fill", "free"),
             "restore broker": self._restore,
-            "refuse entries": self._refuse,
-            "stall bus": lambda step: _fault(self._bus_link(step), "stall", step),
-            "cut bus": lambda step: _fault(self._bus_link(step), "cut", step),
-            "delay bus": lambda step: _fault(self._bus_link(step), "delay", step),
-            "throttle bus": lambda step: _fault(self._bus_link(step), "throttle", step),
-            "stall link": lambda step: _fault(self.link(step), "stall", step),
-            "cut link": lambda step: _fault(self.link(step), "cut", step),
-            "close half of link": lambda step: _fault(self.link(step), "close_half", step),
-            "delay link": lambda step: _fault(self.link(step), "delay", step),
-            "throttle link": lambda step: _fault(self.link(step), "throttle", step),
-            "cut link after": lambda step: _fault(self.link(step), "drop_after", step),
+            "refuse entries": lambda step: self._told("refuse", "accept"),
             "move link": self._move,
         }
 
@@ -284,16 +279,6 @@ class World:
             await self._start(nodes)
 
     @contextlib.asynccontextmanager
-    async def _refuse(self, step: Step) -> AsyncGenerator[None]:
-        """Let the broker refuse for good what is long."""
-        await self._tell_broker("refuse")
-        yield
-        for _ in range(TRIES):
-            if await self._tell_broker("accept"):
-                break
-            await asyncio.sleep(0.5)
-
-    @contextlib.asynccontextmanager
     async def _freeze(self, victim: ServerProcess | brokers.Node) -> AsyncGenerator[None]:
         pid = victim.pid
         if pid is None:
@@ -312,25 +297,17 @@ class World:
         yield
 
     @contextlib.asynccontextmanager
-    async def _empty(self, step: Step) -> AsyncGenerator[None]:
-        """Delete what the broker has kept, if it can be reached in time."""
-        await self._tell_broker("empty")
+    async def _told(self, first: Order, then: Order | None = None) -> AsyncGenerator[None]:
+        """Tell the broker to do something, if it can be reached in time, and then to undo it."""
+        await self._tell_broker(first)
         yield
-
-    @contextlib.asynccontextmanager
-    async def _fill(self, step: Step) -> AsyncGenerator[None]:
-        """Let the broker take nothing more, as one whose disk or memory is full."""
-        await self._tell_broker("fill")
-        yield
+        tries = TRIES
         # It may be away itself now.
-        for _ in range(TRIES):
-            if await self._tell_broker("free"):
-                break
+        while then is not None and tries and not await self._tell_broker(then):
             await asyncio.sleep(0.5)
+            tries -= 1
 
-    async def _tell_broker(
-        self, what: Literal["empty", "fill", "free", "refuse", "accept"]
-    ) -> bool:
+    async def _tell_broker(self, what: Order) -> bool:
         """Do something at the broker, past all links; return whether it was done in time."""
         urls = [node.url for node in self.broker.nodes]
         try:
@@ -367,14 +344,14 @@ def _link(target: str) -> Link:
 
 
 @contextlib.asynccontextmanager
-async def _fault(link: Link, kind: str, step: Step) -> AsyncGenerator[None]:
+async def _fault(link: Link, step: Step) -> AsyncGenerator[None]:
     way = ("up", "down", "both")[int(step.strength * 3)]
-    match kind:
+    match step.kind.replace(" bus", "").replace(" link", ""):
         case "stall":
             fault = link.stall(way)
         case "cut":
             fault = link.cut()
-        case "close_half":
+        case "close half of":
             fault = link.close_half("up" if step.strength < 0.5 else "down")
         case "delay":
             fault = link.delay(0.02 + step.strength * 0.5, 0.01 + step.strength * 0.3, way)

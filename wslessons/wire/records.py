@@ -34,8 +34,27 @@ SERVER_TO_CLIENT: Direction = "server->client"
 TransportKind = Literal["FIN", "RST", "REFUSED", "CUT", "FAULT"]
 
 
+class _Head:
+    """The head of an HTTP message."""
+
+    __slots__ = ()
+    headers: tuple[tuple[str, str], ...]
+
+    def header(self, name: str) -> str | None:
+        """Look up the first header of a name.
+
+        Args:
+            name: in any case.
+
+        Returns:
+            Its value; None where there is none.
+        """
+        values = (value for key, value in self.headers if key.lower() == name.lower())
+        return next(values, None)
+
+
 @dataclass(frozen=True, slots=True)
-class HandshakeRequest:
+class HandshakeRequest(_Head):
     """The client's HTTP request, normally the opening handshake (RFC 6455, section 4.1)."""
 
     direction: Direction
@@ -53,20 +72,9 @@ class HandshakeRequest:
         """The request line without the HTTP version."""
         return printable(f"{self.method} {self.path}")
 
-    def header(self, name: str) -> str | None:
-        """Look up the first header of a name.
-
-        Args:
-            name: in any case.
-
-        Returns:
-            Its value; None where there is none.
-        """
-        return _first(self.headers, name)
-
 
 @dataclass(frozen=True, slots=True)
-class HandshakeResponse:
+class HandshakeResponse(_Head):
     """The server's HTTP response: 101 opens the WebSocket (section 4.2.2), all others refuse it."""
 
     direction: Direction
@@ -87,17 +95,6 @@ class HandshakeResponse:
         """The status, and how a refusal's body begins."""
         body = f": {self.body[:80].decode(errors='replace')}" if self.body else ""
         return printable(f"{self.status} {self.reason}{body}")
-
-    def header(self, name: str) -> str | None:
-        """Look up the first header of a name.
-
-        Args:
-            name: in any case.
-
-        Returns:
-            Its value; None where there is none.
-        """
-        return _first(self.headers, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +189,3 @@ def held_bytes(record: Record) -> int:
             return len(record.data)
         case TransportEvent():
             return 0
-
-
-def _first(headers: tuple[tuple[str, str], ...], name: str) -> str | None:
-    return next((value for key, value in headers if key.lower() == name.lower()), None)
