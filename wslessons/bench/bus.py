@@ -40,7 +40,11 @@ ARRIVAL = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this bench's options to `parser`."""
+    """Add this bench's options to `parser`.
+
+    Args:
+        parser: that of ``wslessons bench bus``.
+    """
     parser.add_argument("--quick", action="store_true", help="less than a minute")
     parser.add_argument("--rounds", type=int, help="turns of each contender (default 5, quick 2)")
     parser.add_argument("--pace", type=float, default=200, help="events a second (default 200)")

@@ -47,7 +47,11 @@ def contenders() -> dict[str, tuple[Peer, bool]]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this bench's options to `parser`."""
+    """Add this bench's options to `parser`.
+
+    Args:
+        parser: that of ``wslessons bench connect``.
+    """
     parser.add_argument("--quick", action="store_true", help="1,000 connections instead of 5,000")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
     parser.add_argument("--connections", type=int, help="how many connections")
@@ -73,6 +77,9 @@ class Crowd:
         Args:
             count: how many.
             joining: whether each says a name and waits for its welcome.
+
+        Returns:
+            The seconds.
 
         Raises:
             UserError: one was refused, or it takes too long.
@@ -120,7 +127,11 @@ class Crowd:
         return True
 
     def settle(self, seconds: float = 0.3) -> None:
-        """Read until nothing has come for `seconds`; pings go on, so at most ten times as long."""
+        """Read until nothing has come for `seconds`; pings go on, so at most ten times as long.
+
+        Args:
+            seconds: of silence.
+        """
         end = time.perf_counter() + 10 * seconds
         while (ready := self._selector.select(seconds)) and time.perf_counter() < end:
             for key, _ in ready:

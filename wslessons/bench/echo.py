@@ -47,7 +47,11 @@ def contenders() -> list[Peer]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this bench's options to `parser`."""
+    """Add this bench's options to `parser`.
+
+    Args:
+        parser: that of ``wslessons bench echo``.
+    """
     parser.add_argument("--quick", action="store_true", help="half a minute instead of two")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
     parser.add_argument("--seconds", type=float, help="length of one measurement")

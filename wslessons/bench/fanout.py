@@ -51,7 +51,11 @@ PACES = (50, 2000)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this bench's options to `parser`."""
+    """Add this bench's options to `parser`.
+
+    Args:
+        parser: that of ``wslessons bench fanout``.
+    """
     parser.add_argument(
         "--quick", action="store_true", help="less than a minute instead of a quarter hour"
     )

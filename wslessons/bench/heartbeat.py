@@ -74,7 +74,11 @@ class Peers:
         self._selector.register(sock, selectors.EVENT_READ, rest)
 
     def answer(self, seconds: float) -> None:
-        """Answer pings for `seconds`, at least those that are here."""
+        """Answer pings for `seconds`, at least those that are here.
+
+        Args:
+            seconds: how long.
+        """
         end = time.perf_counter() + seconds
         while True:
             left = max(0.0, end - time.perf_counter())
@@ -188,7 +192,11 @@ def show(medians: dict[str, dict[str, float | None]]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the options of this bench."""
+    """Give `parser` the options of this bench.
+
+    Args:
+        parser: that of ``wslessons bench heartbeat``.
+    """
     parser.add_argument("--connections", type=int, default=5000, help="default: %(default)s")
     parser.add_argument("--interval", type=float, default=15.0, help="seconds between two pings")
     parser.add_argument("--seconds", type=float, default=30.0, help="measured, for each run")

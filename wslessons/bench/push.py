@@ -30,7 +30,11 @@ MILLION = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the command its options."""
+    """Give the command its options.
+
+    Args:
+        parser: that of ``wslessons bench push``.
+    """
     parser.add_argument(
         "--tabs", type=int, default=50, help="open tabs, 1 to 2000 (default: %(default)s)"
     )

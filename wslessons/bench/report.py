@@ -55,7 +55,11 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this bench's options to `parser`."""
+    """Add this bench's options to `parser`.
+
+    Args:
+        parser: that of ``wslessons bench report``.
+    """
     parser.add_argument("--quick", action="store_true", help="each in its quick form")
     parser.add_argument("--folder", default=".", help="where to write (default: this folder)")
     parser.add_argument(
@@ -120,6 +124,9 @@ def rows(results: dict[str, Any]) -> list[Row]:
 
     Args:
         results: what a bench writes with ``--json``.
+
+    Returns:
+        A row for each contender and question.
     """
     match results["bench"]:
         case "fanout":

@@ -170,7 +170,14 @@ def answer_parent(port: int, stop: Callable[[], object]) -> None:
 
 
 def median(values: Iterable[float]) -> float:
-    """Return the median of `values`."""
+    """Return the median of `values`.
+
+    Args:
+        values: one at least.
+
+    Returns:
+        The middle one, or the mean of the two in the middle.
+    """
     return statistics.median(values)
 
 

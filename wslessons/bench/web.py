@@ -31,7 +31,11 @@ WINDOW = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this bench's options to `parser`."""
+    """Add this bench's options to `parser`.
+
+    Args:
+        parser: that of ``wslessons bench web``.
+    """
     parser.add_argument("--quick", action="store_true", help="half a minute instead of one")
     parser.add_argument("--rounds", type=int, help="turns of each (default 3, quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one measurement")

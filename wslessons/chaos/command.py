@@ -26,7 +26,11 @@ SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``wslessons chaos``."""
+    """Add the arguments of ``wslessons chaos``.
+
+    Args:
+        parser: that of ``wslessons chaos``.
+    """
     parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help="default: 1")
     parser.add_argument(
         "--seed", default=None, metavar="S", help="the same one gives the same schedule"

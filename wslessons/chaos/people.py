@@ -76,7 +76,14 @@ class Person:
             task.cancel()
 
     def has_heard(self, words: set[str]) -> bool:
-        """Whether all these words were heard, or said by oneself."""
+        """Whether all these words were heard, or said by oneself.
+
+        Args:
+            words: of messages.
+
+        Returns:
+            Whether all were.
+        """
         known = {each.what for each in self.log.entries if isinstance(each, Heard)}
         return words <= known | {each.what for each in self.log.sayings}
 
@@ -91,7 +98,11 @@ class Person:
         await asyncio.wait([self._task, *self._sayings])
 
     def say(self, words: str) -> None:
-        """Say something; what becomes of it is put down when it is known."""
+        """Say something; what becomes of it is put down when it is known.
+
+        Args:
+            words: the message.
+        """
         saying = Saying(words, self._now())
         self.log.sayings.append(saying)
         task = asyncio.create_task(self._say(saying))

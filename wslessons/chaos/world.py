@@ -177,7 +177,11 @@ class World:
     # What goes wrong.
 
     async def suffer(self, step: Step) -> None:
-        """Let a fault happen, and undo it when its time is over; for those that are no crowd's."""
+        """Let a fault happen, and undo it when its time is over; for those that are no crowd's.
+
+        Args:
+            step: what happens, to which one and for how long.
+        """
         if fault := self._faults().get(step.kind):
             happening = fault(step)
         else:
@@ -208,7 +212,14 @@ class World:
         }
 
     def link(self, step: Step) -> Link:
-        """Return the link of people that a step is about."""
+        """Return the link of people that a step is about.
+
+        Args:
+            step: drawn from the schedule.
+
+        Returns:
+            One of `links`.
+        """
         return self.links[int(step.which * len(self.links))]
 
     def _bus_link(self, step: Step) -> Link:

@@ -178,7 +178,14 @@ def secret() -> bytes | None:
 
 
 def echo(parser: argparse.ArgumentParser) -> Run:
-    """Give `parser` the arguments of ``wslessons echo``, and return what runs it."""
+    """Give `parser` the arguments of ``wslessons echo``, and return what runs it.
+
+    Args:
+        parser: that of the command.
+
+    Returns:
+        The function that runs it, given what was parsed.
+    """
     add_address(parser, 8765)
     parser.add_argument(
         "--raw",
@@ -222,7 +229,14 @@ def echo(parser: argparse.ArgumentParser) -> Run:
 
 
 def chat(parser: argparse.ArgumentParser) -> Run:
-    """Give `parser` the arguments of ``wslessons chat``, and return what runs it."""
+    """Give `parser` the arguments of ``wslessons chat``, and return what runs it.
+
+    Args:
+        parser: that of the command.
+
+    Returns:
+        The function that runs it, given what was parsed.
+    """
     add_address(parser, 8765)
     add_loop(parser)
     add_chat_limits(parser)
@@ -269,7 +283,14 @@ def _bus(text: str) -> str:
 
 
 def cluster(parser: argparse.ArgumentParser) -> Run:
-    """Give `parser` the arguments of ``wslessons cluster``, and return what runs it."""
+    """Give `parser` the arguments of ``wslessons cluster``, and return what runs it.
+
+    Args:
+        parser: that of the command.
+
+    Returns:
+        The function that runs it, given what was parsed.
+    """
     parser.add_argument(
         "--servers",
         type=_at_least(1, int),
@@ -314,7 +335,14 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
 
 
 def web(parser: argparse.ArgumentParser) -> Run:
-    """Give `parser` the arguments of ``wslessons web``, and return what runs it."""
+    """Give `parser` the arguments of ``wslessons web``, and return what runs it.
+
+    Args:
+        parser: that of the command.
+
+    Returns:
+        The function that runs it, given what was parsed.
+    """
     add_address(parser, 8000)
     add_chat_limits(parser)
     parser.add_argument(

@@ -278,7 +278,15 @@ class Members:
             )
 
     async def join(self, trial: Trial, *names: str) -> list[Client]:
-        """Connect one client for each name, in turn."""
+        """Connect one client for each name, in turn.
+
+        Args:
+            trial: the world of one behaviour.
+            names: what each says first.
+
+        Returns:
+            The clients, in that order.
+        """
         url = await trial.serve()
         clients = [await trial.connect(url) for _ in names]
         for client, name in zip(clients, names, strict=True):
@@ -402,7 +410,15 @@ async def not_deaf(connection):
 
     @staticmethod
     def silence(told: int, got: Nothing) -> str:
-        """The hint for a reader who hears nothing more."""
+        """The hint for a reader who hears nothing more.
+
+        Args:
+            told: of how many lines the client was told that they are gone.
+            got: why nothing comes any more.
+
+        Returns:
+            The hint.
+        """
         if got.code is not None:
             return "A reader who lagged is slow, and no enemy: keep the connection open."
         if told:

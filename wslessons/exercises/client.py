@@ -263,7 +263,17 @@ async def come_back(url):
     async def over(
         self, trial: Trial, script: list[tuple[list[str], int]], hint: str
     ) -> tuple[Any, list[float]]:
-        """Run the client against a server that plays one part of `script` per connection."""
+        """Run the client against a server that plays one part of `script` per connection.
+
+        Args:
+            trial: the world of one behaviour.
+            script: for each connection the messages and the close code, 1006 for an end without a
+                close frame.
+            hint: what to say if the client does not return.
+
+        Returns:
+            What the client returned, and when each of its connections began, in seconds.
+        """
         began: list[float] = []
         endless = asyncio.Event()
 
@@ -425,7 +435,14 @@ async def resume(url):
         trial.expect(got, expected, hint)
 
     async def over(self, trial: Trial) -> tuple[list[str], Any]:
-        """Run the client against a server that sends three lines and breaks off."""
+        """Run the client against a server that sends three lines and breaks off.
+
+        Args:
+            trial: the world of one behaviour.
+
+        Returns:
+            What the client said first on each connection, and what it returned.
+        """
         said: list[str] = []
 
         async def play(connection: ServerConnection) -> None:

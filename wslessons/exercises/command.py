@@ -34,7 +34,11 @@ __all__ = ["add_check", "add_grade", "check", "grade", "load"]
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the arguments of `wslessons check`."""
+    """Give `parser` the arguments of `wslessons check`.
+
+    Args:
+        parser: that of ``wslessons check``.
+    """
     parser.add_argument(
         "what", metavar="FILE.py:NAME", nargs="?", help="what to check: a name in a Python file"
     )
@@ -100,6 +104,9 @@ def load(what: str, default: str) -> Any:
         what: ``FILE.py:NAME``, or ``FILE.py`` alone.
         default: the name, where none is given.
 
+    Returns:
+        What stands under that name.
+
     Raises:
         UserError: there is no such file, it raises, or it defines no such name.
     """
@@ -147,7 +154,11 @@ def count(text: str) -> int:
 
 
 def add_grade(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the arguments of `wslessons grade`."""
+    """Give `parser` the arguments of `wslessons grade`.
+
+    Args:
+        parser: that of ``wslessons grade``.
+    """
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder of the notebooks")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row per exercise")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")

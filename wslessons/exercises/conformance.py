@@ -61,7 +61,14 @@ class Conformance(Exercise):
         return False
 
     async def against(self, url: str) -> Verdict:
-        """Judge the server that listens at `url`."""
+        """Judge the server that listens at `url`.
+
+        Args:
+            url: that of a server that runs.
+
+        Returns:
+            The verdict.
+        """
         verdict = await self.run(lambda fence: Remote(url, fence), NoFence)
         # The last line is about tasks of this process, and the server has none here.
         return Verdict(self.name, verdict.lines[:-1])
@@ -137,7 +144,14 @@ class EchoConformance(Conformance):
             trial.require(isinstance(got, str) and got.endswith("hello"), "hello", got, hint)
 
     async def prefix(self, trial: Trial) -> tuple[Client, str]:
-        """Connect, and learn what stands before the echo of a text."""
+        """Connect, and learn what stands before the echo of a text.
+
+        Args:
+            trial: the world of one behaviour.
+
+        Returns:
+            The client, and the prefix, empty if there is none.
+        """
         client = await trial.connect(await trial.serve())
         await client.send("hello")
         got = await client.recv()

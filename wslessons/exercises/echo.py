@@ -167,7 +167,14 @@ async def counter(connection):
 
     @staticmethod
     async def begins(client: Client) -> Any:
-        """Send a first message, and return its answer."""
+        """Send a first message, and return its answer.
+
+        Args:
+            client: one that has sent nothing yet.
+
+        Returns:
+            The answer, or a `Nothing`.
+        """
         await client.send("a")
         return await client.recv()
 

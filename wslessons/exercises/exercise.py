@@ -87,7 +87,14 @@ CRASH_HINTS = (
 
 
 def behaviour(text: str) -> Callable[[Test], Test]:
-    """Mark a method as the test of a behaviour, which `text` describes in one clause."""
+    """Mark a method as the test of a behaviour, which `text` describes in one clause.
+
+    Args:
+        text: a clause, such as "two clients count apart".
+
+    Returns:
+        The decorator.
+    """
 
     def mark(test: Test) -> Test:
         test.behaviour = text  # ty: ignore[missing-attribute]
@@ -153,14 +160,28 @@ class Exercise:
         return dataclasses.replace(verdict, note=" ".join(filter(None, [said, trouble])))
 
     async def judge(self, answer: Any) -> Verdict:
-        """Run every behaviour against `answer`, one after the other."""
+        """Run every behaviour against `answer`, one after the other.
+
+        Args:
+            answer: as for a call.
+
+        Returns:
+            The verdict; nobody's progress has it.
+        """
         if answer is None or answer is ...:
             what = f"Pass what you wrote: await check.{self.name}({self.answer_name})"
             return Verdict(self.name, note=what)
         return self.at_a_glance(answer) or await self.run(lambda fence: Trial(answer, fence))
 
     def at_a_glance(self, answer: Any) -> Verdict | None:
-        """Judge what needs no run: the untouched stub, and what is of the wrong kind."""
+        """Judge what needs no run: the untouched stub, and what is of the wrong kind.
+
+        Args:
+            answer: as for a call.
+
+        Returns:
+            The verdict, None if it takes a run to tell.
+        """
         if self.untouched(answer):
             what = "Write it in the cell above, run that cell, then this one again."
             return Verdict(self.name, note=what)
@@ -178,6 +199,9 @@ class Exercise:
         Args:
             world: makes a world, given the fence around it.
             fence: what keeps the learner's code in; `NoFence` where it runs in another process.
+
+        Returns:
+            The verdict.
         """
         lines: list[Line] = []
         left: list[str] = []
@@ -230,7 +254,14 @@ class Exercise:
         return Line(text, State.PASS)
 
     def diagnosis(self, isolation: Isolation) -> tuple[str, str] | None:
-        """Say what the learner's code did that explains why an answer is missing."""
+        """Say what the learner's code did that explains why an answer is missing.
+
+        Args:
+            isolation: what was around the code.
+
+        Returns:
+            What it did and a hint; None if nothing explains it.
+        """
         isolation.note_unawaited()
         if isolation.blocked:
             seconds = f"{isolation.blocked_after:g} s"
@@ -252,7 +283,14 @@ class Exercise:
         return None
 
     def crash_hint(self, error: BaseException) -> str:
-        """A hint for what the learner's code raised; empty if there is none better."""
+        """A hint for what the learner's code raised; empty if there is none better.
+
+        Args:
+            error: what was raised.
+
+        Returns:
+            The hint.
+        """
         for kind, part, hint in (*self.crash_hints, *CRASH_HINTS):
             if isinstance(error, kind) and part in str(error):
                 return hint
@@ -277,7 +315,14 @@ class Exercise:
         return Line(text, State.PASS)
 
     def hint(self, number: int = 1) -> Note:
-        """Give hint `number`; the first is a nudge, the last nearly the answer."""
+        """Give hint `number`; the first is a nudge, the last nearly the answer.
+
+        Args:
+            number: from 1 on.
+
+        Returns:
+            The hint, or how many there are.
+        """
         count = len(self.hints)
         if not 1 <= number <= count:
             return Note(f"check.{self.name} has hints 1 to {count}")
@@ -301,7 +346,14 @@ class Exercise:
         return [(getattr(test, "behaviour", ""), test) for test in found.values()]
 
     def untouched(self, answer: Any) -> bool:
-        """Tell whether `answer` is still the stub, or has an empty body."""
+        """Tell whether `answer` is still the stub, or has an empty body.
+
+        Args:
+            answer: as for a call.
+
+        Returns:
+            Whether it is.
+        """
         if isinstance(answer, (tuple, list)):
             return ... in answer
         mine = _fingerprint(answer)
@@ -310,13 +362,27 @@ class Exercise:
         return mine in (_fingerprint(self.made_of(self.stub)), *EMPTY)
 
     def made_of(self, source: str) -> Any:
-        """Run `source` and return what it defines under the exercise's name."""
+        """Run `source` and return what it defines under the exercise's name.
+
+        Args:
+            source: Python.
+
+        Returns:
+            What is defined there.
+        """
         names: dict[str, Any] = {"__name__": "answer"}
         exec(compile(source, "<answer>", "exec"), names)
         return names[self.answer_name]
 
     def refuse(self, answer: Any) -> tuple[str, str, str] | None:
-        """Say what is expected, what came and what to do, if `answer` is of the wrong kind."""
+        """Say what is expected, what came and what to do, if `answer` is of the wrong kind.
+
+        Args:
+            answer: as for a call.
+
+        Returns:
+            The three; None if it is of the right kind.
+        """
         if inspect.iscoroutine(answer):
             answer.close()
             call = f"check.{self.name}({self.answer_name})"
@@ -325,7 +391,14 @@ class Exercise:
         return self.refuse_kind(answer)
 
     def refuse_kind(self, answer: Any) -> tuple[str, str, str] | None:
-        """As `refuse`, for what this kind of exercise wants."""
+        """As `refuse`, for what this kind of exercise wants.
+
+        Args:
+            answer: as for a call.
+
+        Returns:
+            The three; None if it is of the right kind.
+        """
         if self.kind == "value":
             return None
         if not callable(answer):

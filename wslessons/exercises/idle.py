@@ -57,7 +57,11 @@ class Idle:
 
     @contextlib.contextmanager
     def watching(self, loop: asyncio.AbstractEventLoop) -> Generator[None]:
-        """Count what other threads do for `loop` while the block runs."""
+        """Count what other threads do for `loop` while the block runs.
+
+        Args:
+            loop: the one that is watched.
+        """
         self._threads = set(threading.enumerate())
         run = loop.run_in_executor
 
@@ -77,7 +81,11 @@ class Idle:
             getattr(loop, "__dict__", {}).pop("run_in_executor", None)
 
     def glance(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See whether anything is ready: the selector has just been asked."""
+        """See whether anything is ready: the selector has just been asked.
+
+        Args:
+            loop: the one that is watched.
+        """
         self._busy = any(map(_counts, getattr(loop, "_ready", ())))
 
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -85,6 +93,9 @@ class Idle:
 
         What a socket has to say is among the callbacks that are ready, in this turn or in the one
         of `glance`: what was sent in that turn can be read in this one.
+
+        Args:
+            loop: the one that is watched.
         """
         internals: Any = loop
         self._looked = not self.open and hasattr(loop, "_ready") and hasattr(loop, "_scheduled")
@@ -120,6 +131,12 @@ class Idle:
     async def timeout(self, seconds: float) -> AsyncGenerator[asyncio.Timeout]:
         """As `asyncio.timeout`, and over as soon as nothing can happen within those seconds.
 
+        Args:
+            seconds: the most to wait.
+
+        Yields:
+            The timeout.
+
         Raises:
             TimeoutError: what the block waits for did not come.
         """
@@ -133,6 +150,9 @@ class Idle:
 
     async def stirs(self, seconds: float) -> bool:
         """Wait until something happens on the loop, or those seconds are over.
+
+        Args:
+            seconds: the most to wait.
 
         Returns:
             False only if it is certain that nothing can happen in that time any more; something
@@ -159,7 +179,13 @@ class Idle:
         seconds: float,
         return_when: str = asyncio.ALL_COMPLETED,
     ) -> None:
-        """Wait for `futures` as `asyncio.wait` does, but not in vain."""
+        """Wait for `futures` as `asyncio.wait` does, but not in vain.
+
+        Args:
+            futures: what is waited for.
+            seconds: the most to wait.
+            return_when: as for `asyncio.wait`.
+        """
         if futures:
             with contextlib.suppress(TimeoutError):
                 async with self.timeout(seconds):

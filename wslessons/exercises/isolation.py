@@ -64,6 +64,12 @@ def own_lines(error: BaseException) -> str:
 
     >>> own_lines(ValueError("no name"))
     'ValueError: no name'
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        The error, and a line for each of the last three steps in the learner's code.
     """
     said = f"{type(error).__name__}: {error}".rstrip(": ")
     lines = []
@@ -148,6 +154,12 @@ class Isolation:
 
     async def guard(self, learners: Awaitable[Any]) -> Any:
         """Await what the learner wrote; whatever gets out of it is kept in `crashes` and raised.
+
+        Args:
+            learners: a coroutine, or whatever else can be awaited.
+
+        Returns:
+            What it returned.
 
         Raises:
             Exception: what the code raised. `SystemExit`, `KeyboardInterrupt` and `Blocked`, which
@@ -415,7 +427,14 @@ class Isolation:
             sys.stdout, sys.stderr = before
 
     def printable(self, text: str) -> str:
-        """Cut `text` to what the learner's code may still print."""
+        """Cut `text` to what the learner's code may still print.
+
+        Args:
+            text: what it prints.
+
+        Returns:
+            As much of it as there is room for.
+        """
         room = PRINTED - self._written
         self._written += len(text)
         if room <= 0:

@@ -264,7 +264,16 @@ async def lets_in(opening):
 
     @staticmethod
     async def enter(trial: Trial, url: str, token: str) -> Client:
-        """Connect with a token that is good, and say a name, which counts if the token has none."""
+        """Connect with a token that is good, and say a name, which counts if the token has none.
+
+        Args:
+            trial: the world of one behaviour.
+            url: the chat's.
+            token: which is to be taken.
+
+        Returns:
+            The client.
+        """
         headers = {"Authorization": f"Bearer {token}"}
         try:
             client = await trial.connect(url, additional_headers=headers)
@@ -276,7 +285,13 @@ async def lets_in(opening):
 
     @staticmethod
     async def refused(trial: Trial, url: str, headers: dict[str, str]) -> None:
-        """Connect in vain."""
+        """Connect in vain.
+
+        Args:
+            trial: the world of one behaviour.
+            url: the chat's.
+            headers: of the request.
+        """
         try:
             await trial.connect(url, additional_headers=headers)
         except Mismatch as error:

@@ -99,6 +99,10 @@ def read() -> dict[str, Entry]:
 def note(name: str, passes: bool) -> tuple[Entry, str]:
     """Note an attempt at the exercise `name`.
 
+    Args:
+        name: the exercise's.
+        passes: whether every behaviour did.
+
     Returns:
         What was known of it before, and a sentence if it could not be kept.
     """

@@ -372,7 +372,15 @@ class TwoServers:
             await trial.hears(dave, text, hint)
 
     async def people(self, trial: Trial, *urls: str) -> list[Client]:
-        """Connect a client to each of `urls`."""
+        """Connect a client to each of `urls`.
+
+        Args:
+            trial: the world of one behaviour.
+            urls: of servers.
+
+        Returns:
+            The clients, in that order.
+        """
         clients = [await trial.connect(url) for url in urls]
         await trial.settle(*clients)
         return clients

@@ -29,7 +29,14 @@ async def echo(connection: ServerConnection) -> None:
 
 
 async def process_request(trial: Trial) -> str:
-    """Serve an echo whose `process_request` is the answer; return its URL."""
+    """Serve an echo whose `process_request` is the answer; return its URL.
+
+    Args:
+        trial: whose answer it is.
+
+    Returns:
+        The URL.
+    """
 
     async def process(connection: ServerConnection, request: Request) -> Any:
         with trial.isolation.learners():
@@ -40,7 +47,14 @@ async def process_request(trial: Trial) -> str:
 
 
 async def options(trial: Trial) -> str:
-    """Serve an echo with the options that are the answer; return its URL."""
+    """Serve an echo with the options that are the answer; return its URL.
+
+    Args:
+        trial: whose answer it is.
+
+    Returns:
+        The URL.
+    """
     from wslessons.exercises.trial import Mismatch, Nothing, shown
 
     if not isinstance(trial.answer, dict):
@@ -56,7 +70,14 @@ async def options(trial: Trial) -> str:
 
 
 async def chat(trial: Trial) -> str:
-    """Serve a chat whose `authenticate` is the answer; return its URL."""
+    """Serve a chat whose `authenticate` is the answer; return its URL.
+
+    Args:
+        trial: whose answer it is.
+
+    Returns:
+        The URL.
+    """
     from wslessons.chat import ChatServer, Denied
 
     async def authenticate(opening: Any) -> Any:
@@ -73,7 +94,14 @@ async def chat(trial: Trial) -> str:
 
 
 async def app(trial: Trial) -> str:
-    """Serve an echo behind the answer, an ASGI middleware; return its URL for WebSockets."""
+    """Serve an echo behind the answer, an ASGI middleware; return its URL for WebSockets.
+
+    Args:
+        trial: whose answer it is.
+
+    Returns:
+        The URL.
+    """
     need("uvicorn", "web")
     from wslessons import asgi
 
@@ -107,7 +135,14 @@ async def app(trial: Trial) -> str:
 
 
 async def pair(trial: Trial) -> tuple[str, str]:
-    """Serve two objects of the answer, a class, on one bus; return their URLs."""
+    """Serve two objects of the answer, a class, on one bus; return their URLs.
+
+    Args:
+        trial: whose answer it is.
+
+    Returns:
+        The URLs.
+    """
     from wslessons.scaling.bus import Memory
 
     bus = await trial.enter(Memory())

@@ -306,7 +306,11 @@ class Room:
         self._told = asyncio.Event()
 
     async def handler(self, connection: ServerConnection) -> None:
-        """Let one in, and tell the others each line of theirs."""
+        """Let one in, and tell the others each line of theirs.
+
+        Args:
+            connection: the server's end.
+        """
         self._arrived += 1
         if self._arrived > 1:
             with contextlib.suppress(TimeoutError):

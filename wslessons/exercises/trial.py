@@ -95,7 +95,13 @@ class Salted(str):
 
 
 class Mismatch(Exception):
-    """A behaviour's expectation that does not hold."""
+    """A behaviour's expectation that does not hold.
+
+    Args:
+        expected: what should have come.
+        got: what came.
+        hint: what to look at; a function gets what came.
+    """
 
     def __init__(self, expected: str, got: Any, hint: Hint) -> None:
         super().__init__(expected)
@@ -105,25 +111,45 @@ class Mismatch(Exception):
 
 
 class Client:
-    """One real client of what is on trial: `websockets.connect` with a timeout for each step."""
+    """One real client of what is on trial: `websockets.connect` with a timeout for each step.
+
+    Args:
+        connection: open already.
+        idle: what knows whether anything can still come.
+    """
 
     def __init__(self, connection: ClientConnection, idle: Idle) -> None:
         self.connection = connection
         self.idle = idle
 
     async def send(self, message: Any) -> None:
-        """Send, unless the connection has ended: then what is received next says so."""
+        """Send, unless the connection has ended: then what is received next says so.
+
+        Args:
+            message: text, bytes, or a list of fragments.
+        """
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(TIMEOUT):
                 await self.connection.send(message)
 
     async def send_raw_text(self, payload: bytes) -> None:
-        """Send `payload` as a text frame, whatever is in it."""
+        """Send `payload` as a text frame, whatever is in it.
+
+        Args:
+            payload: bytes that may be no UTF-8.
+        """
         with contextlib.suppress(ConnectionClosed):
             await self.connection.send(payload, text=True)
 
     async def recv(self, timeout: float = TIMEOUT) -> Any:
-        """Receive the next message, or a `Nothing` that says why there is none."""
+        """Receive the next message, or a `Nothing` that says why there is none.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            The message, or a `Nothing`.
+        """
         end = asyncio.get_running_loop().time() + timeout
         try:
             async with self.idle.timeout(timeout):
@@ -140,7 +166,14 @@ class Client:
                 await (await self.connection.ping())
 
     async def closing(self, timeout: float = TIMEOUT) -> tuple[list[Any], Nothing]:
-        """Receive until the other side closes; return what came before, and how it closed."""
+        """Receive until the other side closes; return what came before, and how it closed.
+
+        Args:
+            timeout: seconds for each message.
+
+        Returns:
+            The messages before the end, and the end.
+        """
         before: list[Any] = []
         while len(before) < 1000:
             message = await self.recv(timeout)
@@ -158,7 +191,11 @@ class Client:
         return Nothing(words, code, reason)
 
     async def close(self, code: int = 1000) -> None:
-        """Close with `code`, in bounded time."""
+        """Close with `code`, in bounded time.
+
+        Args:
+            code: the close code (RFC 6455, section 7.4.1).
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIMEOUT):
                 await self.connection.close(code)
@@ -238,6 +275,9 @@ class Trial:
 
         Args:
             options: whatever `websockets.serve` takes.
+
+        Returns:
+            The URL.
         """
         handler = self.answer
         if inspect.isclass(handler):
@@ -256,11 +296,27 @@ class Trial:
         )
 
     async def stage(self, name: str) -> Any:
-        """Serve the answer in the stage of that name (see `stages`), and return its URL or URLs."""
+        """Serve the answer in the stage of that name (see `stages`), and return its URL or URLs.
+
+        Args:
+            name: that of a function in `stages`.
+
+        Returns:
+            The URL or the URLs.
+        """
         return await getattr(stages, name)(self)
 
     async def serve_this(self, handler: Any, *, theirs: bool = True, **options: Any) -> str:
-        """Serve `handler` as `serve` does; `theirs` says whether it is the learner's code."""
+        """Serve `handler` as `serve` does; `theirs` says whether it is the learner's code.
+
+        Args:
+            handler: called with each connection.
+            theirs: whether it is the learner's.
+            options: whatever `websockets.serve` takes.
+
+        Returns:
+            The URL.
+        """
 
         async def guarded(connection: ServerConnection) -> None:
             await (self.isolation.guard(handler(connection)) if theirs else handler(connection))
@@ -289,6 +345,9 @@ class Trial:
             timeout: seconds that it may take.
             hint: what to say if it takes longer.
             endless: set by a behaviour as soon as it is certain that the call goes on for ever.
+
+        Returns:
+            The result.
 
         Raises:
             Mismatch: it raised, or took too long.
@@ -335,7 +394,14 @@ class Trial:
         return self.answer
 
     async def crashed(self, kind: type[Exception]) -> bool:
-        """Tell whether the learner's code has raised an error of that kind, and forget it."""
+        """Tell whether the learner's code has raised an error of that kind, and forget it.
+
+        Args:
+            kind: of error.
+
+        Returns:
+            Whether it has.
+        """
         crashes = self.isolation.crashes
         found = any(isinstance(error, kind) for error in crashes)
         if found:
@@ -343,16 +409,35 @@ class Trial:
         return found
 
     async def diagnosis(self, exercise: Any) -> tuple[str, str] | None:
-        """Say what the learner's code did that explains a missing answer, with a hint."""
+        """Say what the learner's code did that explains a missing answer, with a hint.
+
+        Args:
+            exercise: the one that is judged.
+
+        Returns:
+            What it did and a hint; None if nothing explains it.
+        """
         return exercise.diagnosis(self.isolation)
 
     def start(self, learners: Any) -> None:
-        """Run a coroutine of the learner's in the background until the trial ends."""
+        """Run a coroutine of the learner's in the background until the trial ends.
+
+        Args:
+            learners: the coroutine.
+        """
         task = asyncio.ensure_future(self.isolation.guard(learners))
         self._started.append(task)
 
     async def take(self, count: int, *args: Any) -> list[Any]:
-        """Call the learner's generator function and take up to `count` items of what it yields."""
+        """Call the learner's generator function and take up to `count` items of what it yields.
+
+        Args:
+            count: how many.
+            args: what the function is called with.
+
+        Returns:
+            The items.
+        """
         items: list[Any] = []
         generator = await self.call(*args)
         try:
@@ -376,6 +461,9 @@ class Trial:
         Args:
             url: what `serve` has returned.
             options: whatever `websockets.connect` takes.
+
+        Returns:
+            The client.
 
         Raises:
             Mismatch: the handshake failed.
@@ -401,7 +489,14 @@ class Trial:
         return self.clients[-1]
 
     async def connect_slow(self, url: str) -> Client:
-        """Connect a client whose kernel takes in a few KiB only, for readers that lag."""
+        """Connect a client whose kernel takes in a few KiB only, for readers that lag.
+
+        Args:
+            url: what `serve_small` has returned.
+
+        Returns:
+            The client.
+        """
         self.isolation.idle.open = True
         host, _, port = url.removeprefix("ws://").partition(":")
         sock = socket.socket()
@@ -412,12 +507,20 @@ class Trial:
 
     @staticmethod
     def quicken(client: Client) -> None:
-        """Let a client of `connect_slow` read as fast as others from now on."""
+        """Let a client of `connect_slow` read as fast as others from now on.
+
+        Args:
+            client: of `connect_slow`.
+        """
         sock = client.connection.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
 
     async def settle(self, *clients: Client) -> None:
-        """Wait until the handlers have done all that they can with what `clients` have sent."""
+        """Wait until the handlers have done all that they can with what `clients` have sent.
+
+        Args:
+            clients: whose messages are waited for.
+        """
         for client in clients:
             await client.settled()
         await self.turns()
@@ -428,27 +531,60 @@ class Trial:
             await asyncio.sleep(0)
 
     async def enter(self, context: Any) -> Any:
-        """Enter an async context that ends with the trial."""
+        """Enter an async context that ends with the trial.
+
+        Args:
+            context: not entered yet.
+
+        Returns:
+            What entering it gives.
+        """
         return await self._stack.enter_async_context(context)
 
     async def asks(self, client: Client, message: Any, expected: Any, hint: Hint) -> None:
-        """Send `message`, and expect `expected` as the next message that comes."""
+        """Send `message`, and expect `expected` as the next message that comes.
+
+        Args:
+            client: who sends and receives.
+            message: what is sent.
+            expected: the next message.
+            hint: as for `Mismatch`.
+        """
         await client.send(message)
         await self.hears(client, expected, hint)
 
     async def asks_for(
         self, client: Client, message: Any, reader: Client, expected: Any, hint: Hint
     ) -> None:
-        """Send `message` as `client`, and expect `expected` as what `reader` receives next."""
+        """Send `message` as `client`, and expect `expected` as what `reader` receives next.
+
+        Args:
+            client: who sends.
+            message: what is sent.
+            reader: who receives.
+            expected: the next message.
+            hint: as for `Mismatch`.
+        """
         await client.send(message)
         await self.hears(reader, expected, hint)
 
     async def hears(self, client: Client, expected: Any, hint: Hint) -> None:
-        """Expect `expected` as the next message that `client` receives."""
+        """Expect `expected` as the next message that `client` receives.
+
+        Args:
+            client: who receives.
+            expected: the next message.
+            hint: as for `Mismatch`.
+        """
         self.expect(await client.recv(), expected, hint)
 
     def expect(self, got: Any, expected: Any, hint: Hint) -> None:
         """Expect `got` to be `expected`.
+
+        Args:
+            got: what came.
+            expected: what should have come.
+            hint: as for `Mismatch`.
 
         Raises:
             Mismatch: it is not.
@@ -459,6 +595,12 @@ class Trial:
 
     def require(self, holds: bool, expected: str, got: Any, hint: Hint) -> None:
         """Expect that something holds, described in words.
+
+        Args:
+            holds: whether it does.
+            expected: what should hold, in words.
+            got: what came.
+            hint: as for `Mismatch`.
 
         Raises:
             Mismatch: it does not.
@@ -475,7 +617,14 @@ def _for_how_long(end: float, timeout: float) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value in one line of bounded length, as Python would."""
+    """Write a value in one line of bounded length, as Python would.
+
+    Args:
+        value: any.
+
+    Returns:
+        The line.
+    """
     if isinstance(value, Nothing):
         return str(value)
     text = repr(value)

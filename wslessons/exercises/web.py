@@ -255,7 +255,16 @@ def at_most_three(app):
 
     @staticmethod
     async def enter(trial: Trial, url: str, hint: str) -> Any:
-        """Connect, and try again for as long as a server may take to notice who left."""
+        """Connect, and try again for as long as a server may take to notice who left.
+
+        Args:
+            trial: the world of one behaviour.
+            url: the server's.
+            hint: what to say if nobody gets in any more.
+
+        Returns:
+            The client.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + TIMEOUT
         while (status := await handshake(trial, url, stay=True)) != 101:

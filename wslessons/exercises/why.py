@@ -231,7 +231,15 @@ async def polite_poll(url, times):
         trial.expect(got, [200, 304, 200, 304], hint)
 
     async def over(self, trial: Trial, states: list[int]) -> tuple[Any, list[str | None]]:
-        """Let it poll a server whose state at question n is `states[n]`."""
+        """Let it poll a server whose state at question n is `states[n]`.
+
+        Args:
+            trial: the world of one behaviour.
+            states: the state at each question; the last one stays.
+
+        Returns:
+            What the poller returned, and what it said in `If-None-Match` each time.
+        """
         need("aiohttp", "push")
         asked: list[str | None] = []
 

@@ -63,6 +63,9 @@ class Names(Generic[T]):
             name: what it is called.
             start: starts it, a kind of `T`. What it raises is raised here; the old one is gone by
                 then, since both may want one port.
+
+        Returns:
+            What `start` returned.
         """
         async with self._turns.setdefault(name, asyncio.Lock()):
             if (old := self._running.get(name)) is not None:
@@ -72,11 +75,23 @@ class Names(Generic[T]):
         return started
 
     def get(self, name: str) -> T | None:
-        """Return what runs under `name`, or None."""
+        """Return what runs under `name`, or None.
+
+        Args:
+            name: what it is called.
+
+        Returns:
+            The thing.
+        """
         return self._running.get(name)
 
     def forget(self, name: str, thing: T) -> None:
-        """Let `name` be free, if `thing` has it: it has ended by itself."""
+        """Let `name` be free, if `thing` has it: it has ended by itself.
+
+        Args:
+            name: what it is called.
+            thing: which has ended.
+        """
         if self._running.get(name) is thing:
             del self._running[name]
 
@@ -98,7 +113,14 @@ class Service(Protocol):
         ...
 
     def handler(self, connection: ServerConnection) -> Awaitable[None]:
-        """Serve one connection."""
+        """Serve one connection.
+
+        Args:
+            connection: its opening handshake is done.
+
+        Returns:
+            What is awaited until it has been served.
+        """
         ...
 
 

@@ -16,7 +16,12 @@ CURSOR = "padding:2px 6px;text-align:center;font-family:monospace"
 
 
 class ChannelDrawing:
-    """A picture of a channel at one moment; made by `draw_channel`."""
+    """A picture of a channel at one moment; made by `draw_channel`.
+
+    Args:
+        channel: what to draw.
+        readers: its receivers, by name.
+    """
 
     def __init__(self, channel: Channel[Any], readers: dict[str, Receiver[Any]]) -> None:
         first = channel.oldest

@@ -28,6 +28,11 @@ class ChatPanel(ClientPanel):
 
     Made by `chat_panels`. Its `ChatClient` connects through a `Link`, so that going offline breaks
     a real connection; it comes back, and is told what it missed, when the panel is online again.
+
+    Args:
+        name: what the person is called.
+        server: of this kernel, or the URL of any.
+        room: the path of the room.
     """
 
     def __init__(self, name: str, server: background.BackgroundServer | str, room: str) -> None:
@@ -185,7 +190,11 @@ class ChatPanel(ClientPanel):
 
 
 class ChatPanels(Panel):
-    """Several chat panels side by side; `panels` has each by its name."""
+    """Several chat panels side by side; `panels` has each by its name.
+
+    Args:
+        panels: by name.
+    """
 
     def __init__(self, panels: dict[str, ChatPanel]) -> None:
         super().__init__(f"chat panels: {', '.join(panels)}", width="1300px")

@@ -23,6 +23,9 @@ class Lines:
 
     A pipe that nobody reads fills up, and then the command waits for ever. So all is read, and the
     newest 10,000 lines are kept for whoever wants to see them.
+
+    Args:
+        pipe: which nobody else reads.
     """
 
     def __init__(self, pipe: asyncio.StreamReader) -> None:
@@ -64,6 +67,9 @@ def _text(line: bytes) -> str:
 class Command:
     """A running command.
 
+    Args:
+        process: which has been started.
+
     Attributes:
         url: the first line that it printed.
         out: what it writes to stdout after that.
@@ -82,7 +88,11 @@ class Command:
         return await self.out.next()
 
     async def write(self, text: str) -> None:
-        """Write `text` to its stdin."""
+        """Write `text` to its stdin.
+
+        Args:
+            text: as it is, line feeds included.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
         await self.process.stdin.drain()

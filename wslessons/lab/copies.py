@@ -49,7 +49,14 @@ class Brought:
         return [*self.copied, *self.refreshed, *(newer for _, newer in self.beside)]
 
     def sentence(self, folder: Path) -> str:
-        """Say it in one line; empty if nothing was done."""
+        """Say it in one line; empty if nothing was done.
+
+        Args:
+            folder: the work folder.
+
+        Returns:
+            The sentence.
+        """
         parts = []
         if self.copied:
             parts.append(f"copied {_names(self.copied, folder)} to {folder}: yours to change")
@@ -75,6 +82,9 @@ def bring(folder: Path, *, solutions: bool = False) -> Brought:
     Args:
         folder: the work folder; the originals' own folder is left alone.
         solutions: whether to bring the solved lessons, too.
+
+    Returns:
+        What was done.
 
     Raises:
         UserError: the folder can't be written.
@@ -168,7 +178,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def blank(notebook: Notebook) -> Notebook:
-    """Return a notebook as a learner gets it, which no run has left its traces in."""
+    """Return a notebook as a learner gets it, which no run has left its traces in.
+
+    Args:
+        notebook: of nbformat's version 4.
+
+    Returns:
+        Another notebook.
+    """
     cells = [
         {**cell, "outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell
         for cell in notebook["cells"]
@@ -180,7 +197,14 @@ def blank(notebook: Notebook) -> Notebook:
 
 
 def solved(notebook: Notebook) -> Notebook:
-    """Return a notebook with the solution in place of each exercise's stub."""
+    """Return a notebook with the solution in place of each exercise's stub.
+
+    Args:
+        notebook: of nbformat's version 4.
+
+    Returns:
+        Another notebook.
+    """
     from wslessons.exercises import check
 
     cells = []

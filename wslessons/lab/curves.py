@@ -32,7 +32,17 @@ TIMES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 200, 600, 1800, 3600, 14_400, 43_20
 
 
 def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) -> Figure:
-    """Draw CPU and traffic over the polling interval (seconds, logarithmic), and the chosen one."""
+    """Draw CPU and traffic over the polling interval (seconds, logarithmic), and the chosen one.
+
+    Args:
+        costs: as measured on this machine.
+        tabs: how many are open.
+        interval: seconds between two looks of a polling tab.
+        change_every: seconds between two changes.
+
+    Returns:
+        The figure.
+    """
     intervals = [10 ** (step / 10) for step in range(-10, 51)]
     polling = [costs.polling(tabs, each) for each in intervals]
     pushing, chosen = costs.pushing(tabs, change_every), costs.polling(tabs, interval)
@@ -61,7 +71,17 @@ def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) ->
 
 
 def sentence(costs: UnitCosts, tabs: float, interval: float, change_every: float) -> str:
-    """Say who wins at these numbers, and from where on the other one would."""
+    """Say who wins at these numbers, and from where on the other one would.
+
+    Args:
+        costs: as measured on this machine.
+        tabs: how many are open.
+        interval: seconds between two looks of a polling tab.
+        change_every: seconds between two changes.
+
+    Returns:
+        The sentence.
+    """
     poll, push = costs.polling(tabs, interval), costs.pushing(tabs, change_every)
     ratio = poll.cores / push.cores
     winner = f"Pushing takes 1/{ratio:,.1f}" if ratio >= 1 else f"Polling takes 1/{1 / ratio:,.1f}"
@@ -76,6 +96,12 @@ def span(seconds: float) -> str:
 
     >>> span(0.25), span(59), span(5400)
     ('0.25 s', '59 s', '1.5 h')
+
+    Args:
+        seconds: the time.
+
+    Returns:
+        It, with its unit.
     """
     for least, size, unit in ((86_400, 86_400, "d"), (3600, 3600, "h"), (600, 60, "min")):
         if seconds >= least:
@@ -88,6 +114,12 @@ def three_digits(value: float) -> str:
 
     >>> three_digits(10_050_000), three_digits(12.345), three_digits(0.0001234), three_digits(0)
     ('10,050,000', '12.3', '0.000123', '0')
+
+    Args:
+        value: 0 or more.
+
+    Returns:
+        The digits.
     """
     digits = max(0, 2 - math.floor(math.log10(value))) if value else 0
     return f"{value:,.{digits}f}"
@@ -100,7 +132,12 @@ def _row(name: str, load: Load) -> str:
 
 
 class CostCurves(LivePanel):
-    """The panel: three sliders, the curves, and what they say; made by `cost_curves`."""
+    """The panel: three sliders, the curves, and what they say; made by `cost_curves`.
+
+    Args:
+        costs: as measured on this machine.
+        title: what the panel is called.
+    """
 
     def __init__(self, costs: UnitCosts, title: str) -> None:
         super().__init__(title)

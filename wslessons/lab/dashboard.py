@@ -38,7 +38,11 @@ BLIP = 0.5
 
 
 class Side:
-    """One tab with a link of its own, and the widgets that show both."""
+    """One tab with a link of its own, and the widgets that show both.
+
+    Args:
+        title: what stands above it.
+    """
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -79,7 +83,13 @@ class Side:
 
 
 class Dashboard(LivePanel):
-    """The panel of `dashboard_panel`; its tabs find the server anew when its cell runs again."""
+    """The panel of `dashboard_panel`; its tabs find the server anew when its cell runs again.
+
+    Args:
+        title: what the panel is called.
+        name: that of the server, which is found anew by it.
+        interval: seconds between two polls.
+    """
 
     def __init__(self, title: str, name: str, interval: float) -> None:
         super().__init__(title)

@@ -22,6 +22,10 @@ class EchoPanel(ClientPanel):
     """A client with an input line, a transcript, and buttons to connect and to close.
 
     Made by `echo_panel`. Every method may be called from a cell.
+
+    Args:
+        title: what the panel is called.
+        server: of this kernel, or the URL of any.
     """
 
     def __init__(self, title: str, server: background.BackgroundServer | str) -> None:

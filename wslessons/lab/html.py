@@ -53,7 +53,11 @@ figure.diagram img { max-width: 100%; }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the arguments of `wslessons html`."""
+    """Give `parser` the arguments of `wslessons html`.
+
+    Args:
+        parser: that of ``wslessons html``.
+    """
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to; made if there is none")
 
 
@@ -72,6 +76,9 @@ def write(folder: Path) -> Path:
 
     Args:
         folder: pages of the same name in it are written over; nothing else is touched.
+
+    Returns:
+        The folder.
 
     Raises:
         UserError: the folder can't be written, or the extra `html` is missing.

@@ -35,7 +35,11 @@ _ticker: asyncio.Task[None] | None = None
 
 
 class LogBook(logging.Handler):
-    """Keep the newest log lines of servers out of the cells, for the cell that wants to look."""
+    """Keep the newest log lines of servers out of the cells, for the cell that wants to look.
+
+    Args:
+        keep: how many records; the oldest go first.
+    """
 
     def __init__(self, keep: int = 500) -> None:
         super().__init__()

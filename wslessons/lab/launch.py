@@ -33,7 +33,11 @@ SETTINGS = Path(__file__).parent / "jupyter"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the arguments of `wslessons lab`."""
+    """Give `parser` the arguments of `wslessons lab`.
+
+    Args:
+        parser: that of ``wslessons lab``.
+    """
     parser.add_argument(
         "lesson",
         metavar="LESSON",
@@ -156,7 +160,17 @@ def _running_in(folder: Path) -> dict[str, Any] | None:
 
 
 def jupyter_arguments(args: argparse.Namespace, folder: Path, page: str, token: str) -> list[str]:
-    """Return JupyterLab's command line: it serves `folder` and opens `page`, a URL's path."""
+    """Return JupyterLab's command line: it serves `folder` and opens `page`, a URL's path.
+
+    Args:
+        args: the command's words.
+        folder: the work folder.
+        page: what to open.
+        token: who shows it is let in.
+
+    Returns:
+        The words.
+    """
     arguments = [
         f"--ServerApp.root_dir={folder}",
         # A workspace of our own, so that tabs of the user's other projects stay where they are.

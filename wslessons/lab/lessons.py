@@ -63,6 +63,9 @@ def find(word: str | None) -> Path:
             deeper. A word may be cut short as long as it fits one notebook only: "heart" finds
             05_heartbeats. None means the index.
 
+    Returns:
+        Its path among the originals.
+
     Raises:
         UserError: no notebook, or more than one, fits; the exit code is 2.
     """
@@ -101,6 +104,12 @@ def work_folder(chosen: Path | None = None) -> Path:
     That is the current folder if it holds copies already, the clone's root joined with
     `WORK_FOLDER` inside a clone (git ignores it, so saving a lesson never makes the clone dirty
     and never breaks its recorded outputs), and `WORK_FOLDER` in the current folder elsewhere.
+
+    Args:
+        chosen: what ``--dir`` says.
+
+    Returns:
+        The folder, which need not be there yet.
     """
     if chosen is not None:
         return chosen.expanduser().resolve()

@@ -83,6 +83,12 @@ def import_jsonschema() -> None:
 def read_rules(path: Path = RULES) -> Rules:
     """Read nbval's sanitize file, as nbval reads it: anything that is no rule counts for nothing.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        Patterns with what replaces them, in the file's order.
+
     Raises:
         UserError: the file can't be read.
     """
@@ -98,7 +104,15 @@ def read_rules(path: Path = RULES) -> Rules:
 
 
 def parse(path: Path, text: str) -> Notebook:
-    """Read `text` as a notebook of format 4; raise `UserError`, naming `path`, if it is none."""
+    """Read `text` as a notebook of format 4; raise `UserError`, naming `path`, if it is none.
+
+    Args:
+        path: for the sentence.
+        text: JSON.
+
+    Returns:
+        The notebook.
+    """
     import_jsonschema()
     import nbformat
 
@@ -121,14 +135,29 @@ def parse(path: Path, text: str) -> Notebook:
 
 
 def code_cells(notebook: Notebook) -> Iterator[tuple[int, int, Notebook]]:
-    """Yield each code cell with its number among them, from 1, and its index among all cells."""
+    """Yield each code cell with its number among them, from 1, and its index among all cells.
+
+    Args:
+        notebook: of nbformat's version 4.
+
+    Yields:
+        Number, index and cell.
+    """
     cells = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     for number, (index, cell) in enumerate(cells, 1):
         yield number, index, cell
 
 
 def sanitize(rules: Rules, value: Any) -> Any:
-    """Apply `rules` in order to `value` if it is text, as nbval does."""
+    """Apply `rules` in order to `value` if it is text, as nbval does.
+
+    Args:
+        rules: what `read_rules` returned.
+        value: of an output.
+
+    Returns:
+        The changed text; anything else as it is.
+    """
     if isinstance(value, str):
         for pattern, replacement in rules:
             value = pattern.sub(replacement, value)
@@ -136,14 +165,23 @@ def sanitize(rules: Rules, value: Any) -> Any:
 
 
 def drop_widget_views(notebook: Notebook) -> None:
-    """Drop from `notebook`, in place, what only the kernel that wrote it can show."""
+    """Drop from `notebook`, in place, what only the kernel that wrote it can show.
+
+    Args:
+        notebook: is changed.
+    """
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET_VIEW, None)
 
 
 def normalise(notebook: Notebook, rules: Rules) -> None:
-    """Drop from `notebook`, in place, all that another run would have otherwise."""
+    """Drop from `notebook`, in place, all that another run would have otherwise.
+
+    Args:
+        notebook: is changed.
+        rules: what is replaced in its outputs.
+    """
     import nbformat
 
     drop_widget_views(notebook)
@@ -202,7 +240,14 @@ def _words(cell: Notebook) -> list[str]:
 
 
 def dumps(notebook: Notebook) -> str:
-    """Write `notebook` as JSON: keys sorted, one line a line of source, a newline at the end."""
+    """Write `notebook` as JSON: keys sorted, one line a line of source, a newline at the end.
+
+    Args:
+        notebook: of nbformat's version 4.
+
+    Returns:
+        The file's text.
+    """
     import nbformat
 
     return nbformat.writes(notebook, version=nbformat.NO_CONVERT) + "\n"

@@ -49,7 +49,13 @@ def page_url(server: background.BackgroundServer, path: str = "/") -> str:
 
 
 class PagePanel(Panel):
-    """A link that opens a page in a tab, and the page in a frame; made by `page_panel`."""
+    """A link that opens a page in a tab, and the page in a frame; made by `page_panel`.
+
+    Args:
+        url: the page's.
+        title: what the panel is called.
+        height: of the frame in pixels, 0 for none.
+    """
 
     def __init__(self, url: str, title: str, height: int) -> None:
         super().__init__(title, width="900px" if height else "640px")

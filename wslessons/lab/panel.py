@@ -82,7 +82,11 @@ class Panel:
         _shown.add(self.widget)
 
     def fill(self, *children: ipywidgets.Widget) -> None:
-        """Put the widgets into the panel, from top to bottom."""
+        """Put the widgets into the panel, from top to bottom.
+
+        Args:
+            children: from top to bottom.
+        """
         gone = ipywidgets.HTML(f"{STYLE}<b>{html.escape(self.title)}</b><br><i>{GONE}</i>")
         gone.add_class("wslessons-gone")
         self.widget.children = [*children, gone]
@@ -107,6 +111,10 @@ class LivePanel(Panel):
 
     JupyterLab may call a widget's callback in another thread, where no loop runs; so the loop is
     captured when the panel is made, in a cell.
+
+    Args:
+        title: the panel's name.
+        width: how wide it may become, in CSS.
     """
 
     def __init__(self, title: str, *, width: str = "640px") -> None:
@@ -122,11 +130,22 @@ class LivePanel(Panel):
         """End all that the panel has begun. Idempotent."""
 
     def show_error(self, text: str) -> None:
-        """Show what went wrong, in a line of the panel; without text, take it away."""
+        """Show what went wrong, in a line of the panel; without text, take it away.
+
+        Args:
+            text: a sentence.
+        """
         self._error.value = f'<span style="color:{RED}">{html.escape(text)}</span>'
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> Future[None]:
-        """Start `coroutine` on the kernel's loop; whatever it raises is shown in one line."""
+        """Start `coroutine` on the kernel's loop; whatever it raises is shown in one line.
+
+        Args:
+            coroutine: not awaited yet.
+
+        Returns:
+            What is done when it has ended; it may be cancelled.
+        """
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         future.add_done_callback(self._done)
         return future
@@ -140,7 +159,16 @@ class LivePanel(Panel):
     def button(
         self, text: str, action: Callable[[], Coroutine[Any, Any, None]], **traits: Any
     ) -> ipywidgets.Button:
-        """Make a button that starts `action`; clicks while it still runs do nothing."""
+        """Make a button that starts `action`; clicks while it still runs do nothing.
+
+        Args:
+            text: on the button.
+            action: called with each click.
+            traits: whatever else `ipywidgets.Button` takes.
+
+        Returns:
+            The widget.
+        """
 
         def click(_: ipywidgets.Button) -> None:
             if text not in self._busy:
@@ -162,6 +190,12 @@ async def replace(panel: P) -> P:
     """Open `panel`, after closing the one of its kind that had its title.
 
     Raises what opening raises; the panel is closed again then.
+
+    Args:
+        panel: not open yet.
+
+    Returns:
+        The same, open.
     """
 
     async def start() -> LivePanel:
@@ -222,12 +256,24 @@ class Transcript:
         return line
 
     def turn(self, line: list[str], kind: str) -> None:
-        """Let a line be of another kind now, as one that was waiting and has been sent."""
+        """Let a line be of another kind now, as one that was waiting and has been sent.
+
+        Args:
+            line: what `add` returned.
+            kind: as for `add`.
+        """
         line[0] = kind
         self._changed()
 
     async def wait_for(self, text: str) -> str:
-        """Return the newest line that holds `text`, as soon as there is one."""
+        """Return the newest line that holds `text`, as soon as there is one.
+
+        Args:
+            text: a part of the line.
+
+        Returns:
+            The whole line.
+        """
         while True:
             self._more.clear()
             for _, line in reversed(self.lines):
@@ -254,6 +300,12 @@ class ClientPanel(LivePanel):
 
     `connect` and `close` may be called from cells and from buttons, at once and again: they take
     turns, so there is one connection at most.
+
+    Args:
+        title: what the panel is called.
+        server: of this kernel, or the URL of any.
+        keep: lines of the transcript.
+        height: of the transcript, in CSS.
     """
 
     def __init__(
@@ -306,11 +358,22 @@ class ClientPanel(LivePanel):
             await self._leave()
 
     async def send(self, text: str) -> None:
-        """Send what was typed."""
+        """Send what was typed.
+
+        Args:
+            text: the line.
+        """
         raise NotImplementedError
 
     def entry(self, placeholder: str) -> ipywidgets.Text:
-        """Make a line to type into; Enter sends it."""
+        """Make a line to type into; Enter sends it.
+
+        Args:
+            placeholder: what stands in it while it is empty.
+
+        Returns:
+            The widget.
+        """
 
         def entered(change: dict[str, Any]) -> None:
             if text := change["new"]:
@@ -339,7 +402,12 @@ class ClientPanel(LivePanel):
         self.transcript.add("error", text)
 
     def show_state(self, text: str, colour: str = "") -> None:
-        """Show in the heading how the connection is; green or grey, if no colour is given."""
+        """Show in the heading how the connection is; green or grey, if no colour is given.
+
+        Args:
+            text: a few words.
+            colour: in CSS.
+        """
         colour = colour or (GREEN if self.connected else GREY)
         self._state.value = (
             f'<span style="color:{colour};margin-left:12px">&#9679; {html.escape(text)}</span>'

@@ -39,6 +39,12 @@ def round_up(value: float) -> float:
 
     >>> [round_up(x) for x in (0.7, 1, 3, 12, 240)]
     [1.0, 1.0, 5.0, 20.0, 500.0]
+
+    Args:
+        value: above 0.
+
+    Returns:
+        The number.
     """
     base = 10.0 ** math.floor(math.log10(value))
     return next(base * step for step in (1, 2, 5, 10) if base * step >= value)
@@ -99,6 +105,12 @@ class PlugPanel(ClientPanel):
     """A client with a heartbeat, the link before it, and a button for each of the link's faults.
 
     Made by `plug_panel`. `link` may be broken from a cell as well; the panel shows it.
+
+    Args:
+        title: what the panel is called.
+        server: of this kernel, or the URL of any.
+        interval: of the client's heartbeat, in seconds.
+        timeout: of the same.
     """
 
     def __init__(

@@ -32,6 +32,10 @@ STYLE = """<style>
 class Outcome:
     """What was predicted beside what happened; made by `Prediction.reveal`.
 
+    Args:
+        predicted: the choice, or None where none was made.
+        happened: what the experiment answered.
+
     Attributes:
         predicted: the choice, or None where none was made.
         happened: what the experiment answered.
@@ -60,6 +64,10 @@ class Prediction(Panel):
 
     Without a page, as under nbval, it is the question and its choices as text, and no choice is
     made: `reveal` works all the same.
+
+    Args:
+        question: what is asked.
+        choices: what may be answered.
     """
 
     def __init__(self, question: str, choices: Sequence[str]) -> None:

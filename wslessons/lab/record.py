@@ -45,7 +45,11 @@ NBVAL_LINES = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the arguments of `wslessons record`."""
+    """Give `parser` the arguments of `wslessons record`.
+
+    Args:
+        parser: that of ``wslessons record``.
+    """
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -73,7 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rules_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the help of `wslessons nbval-rules`, which takes no arguments."""
+    """Give `parser` the help of `wslessons nbval-rules`, which takes no arguments.
+
+    Args:
+        parser: that of ``wslessons nbval-rules``.
+    """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "strict nbval over copies of the lessons, anywhere:\n"
@@ -142,6 +150,9 @@ def record(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
         rules: nbval's sanitize file, applied to what is stored.
         timeout: seconds that a cell may take.
 
+    Returns:
+        "recorded", and "unchanged" where it is.
+
     Raises:
         UserError: it is no notebook, or a cell fails: named by its number among the code cells.
     """
@@ -166,6 +177,9 @@ def check(path: Path, rules: Path = RULES, timeout: float = 60) -> str:
         path: the notebook; it is only read.
         rules: nbval's sanitize file.
         timeout: seconds that a cell may take.
+
+    Returns:
+        "as recorded".
 
     Raises:
         UserError: it is no notebook, or has a cell that was never run, or nbval finds a cell that

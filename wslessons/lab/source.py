@@ -15,7 +15,11 @@ __all__ = ["About", "Source", "about", "show"]
 
 
 class Source:
-    """The source of an object, which JupyterLab highlights in the colours of its theme."""
+    """The source of an object, which JupyterLab highlights in the colours of its theme.
+
+    Args:
+        code: Python.
+    """
 
     def __init__(self, code: str) -> None:
         self.code = code
@@ -56,7 +60,11 @@ def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
 
 
 class About:
-    """What a module says of itself, which JupyterLab shows as text, code and tables."""
+    """What a module says of itself, which JupyterLab shows as text, code and tables.
+
+    Args:
+        text: a docstring.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text

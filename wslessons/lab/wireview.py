@@ -57,7 +57,11 @@ def _row(record: Record) -> tuple[str, ...]:
 
 
 class WireTable:
-    """A table of records, a row each: direction, opcode, bits, lengths in bytes, payload."""
+    """A table of records, a row each: direction, opcode, bits, lengths in bytes, payload.
+
+    Args:
+        rows: the cells of each, one for each column.
+    """
 
     def __init__(self, rows: Sequence[tuple[str, ...]]) -> None:
         self.rows = [COLUMNS, *rows]
@@ -98,7 +102,11 @@ def wire_table(wire: Wire) -> WireTable:
 
 
 class SequenceDiagram:
-    """A Mermaid sequence diagram, which JupyterLab draws; its text is the diagram's own source."""
+    """A Mermaid sequence diagram, which JupyterLab draws; its text is the diagram's own source.
+
+    Args:
+        lines: of Mermaid, without the first.
+    """
 
     def __init__(self, lines: Sequence[str]) -> None:
         self.source = "\n".join(["sequenceDiagram", *(f"    {line}" for line in lines)])
@@ -165,7 +173,11 @@ def sequence(wire: Wire, client: str = "client", server: str = "server") -> Sequ
 
 
 class Text:
-    """Plain lines, shown as they are."""
+    """Plain lines, shown as they are.
+
+    Args:
+        text: the lines.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text

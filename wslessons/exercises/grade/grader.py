@@ -82,6 +82,12 @@ class Result:
 def find(folder: Path) -> list[Path]:
     """Return all notebooks in a folder and below, but for checkpoints and hidden ones.
 
+    Args:
+        folder: where to look.
+
+    Returns:
+        The paths, in order.
+
     Raises:
         UserError: there is no such folder, or no notebook in it.
     """

@@ -66,7 +66,12 @@ class HandedIn:
     notices: dict[str, list[str]]
 
     def notice(self, exercise: str, text: str) -> None:
-        """Note something, once."""
+        """Note something, once.
+
+        Args:
+            exercise: its name, "" for the whole notebook.
+            text: what was noticed.
+        """
         noted = self.notices.setdefault(exercise, [])
         if text not in noted:
             noted.append(text)
@@ -74,6 +79,12 @@ class HandedIn:
 
 def read(path: Path) -> HandedIn:
     """Read a notebook and look at its checks.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it holds.
 
     Raises:
         Unreadable: it is none.

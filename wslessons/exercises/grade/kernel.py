@@ -74,6 +74,9 @@ class Office:
             connection: its connection file.
             environment: its environment.
 
+        Returns:
+            The process.
+
         Raises:
             Died: it does not start.
         """
@@ -212,6 +215,13 @@ class StudentKernel:
     async def cell(self, source: str, seconds: float) -> str:
         """Run a cell; return the error it ended with, in one line, or "".
 
+        Args:
+            source: the cell's.
+            seconds: what it may take.
+
+        Returns:
+            The error in one line, "" if there was none.
+
         Raises:
             Died: the kernel is gone, by itself or since the cell would not end.
         """
@@ -271,6 +281,13 @@ class StudentKernel:
 
     async def ask(self, *request: Any, seconds: float = 60.0) -> Any:
         """Send the agent a request and return its answer.
+
+        Args:
+            request: an operation and its arguments.
+            seconds: how long to wait.
+
+        Returns:
+            The answer.
 
         Raises:
             Lost: it does not answer.

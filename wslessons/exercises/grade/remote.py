@@ -145,6 +145,12 @@ class KernelTrial(Trial):
 async def read(reader: asyncio.StreamReader) -> Any:
     """Read one value; None when the other side is gone.
 
+    Args:
+        reader: of the connection.
+
+    Returns:
+        The value.
+
     Raises:
         ValueError: the line is no literal, or longer than `LIMIT`.
     """
@@ -158,7 +164,12 @@ async def read(reader: asyncio.StreamReader) -> Any:
 
 
 def write(writer: asyncio.StreamWriter, value: Any) -> None:
-    """Write one value; what is no literal goes as its `repr`."""
+    """Write one value; what is no literal goes as its `repr`.
+
+    Args:
+        writer: of the connection.
+        value: to be sent.
+    """
     writer.write(repr(_literal(value)).encode("utf-8", "backslashreplace") + b"\n")
 
 

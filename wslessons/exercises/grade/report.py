@@ -24,7 +24,14 @@ MARKS = {
 
 
 def as_table(results: Sequence[Result]) -> str:
-    """Write one line per notebook: what passes, and how much was noticed."""
+    """Write one line per notebook: what passes, and how much was noticed.
+
+    Args:
+        results: what `grade` returned.
+
+    Returns:
+        The lines.
+    """
     rows = [("notebook", "passed", "exercises", "noticed")]
     for result in results:
         marks = " ".join(f"{name} {MARKS[v.state]}" for name, v in result.verdicts.items())
@@ -39,7 +46,14 @@ def as_table(results: Sequence[Result]) -> str:
 
 
 def as_csv(results: Sequence[Result]) -> str:
-    """Write one row per exercise of each notebook, for a spreadsheet."""
+    """Write one row per exercise of each notebook, for a spreadsheet.
+
+    Args:
+        results: what `grade` returned.
+
+    Returns:
+        The file's text.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     head = ["student", "notebook", "lesson", "exercise", "verdict", "behaviours passed"]
@@ -59,7 +73,14 @@ def as_csv(results: Sequence[Result]) -> str:
 
 
 def as_junit(results: Sequence[Result]) -> str:
-    """Write JUnit XML: a suite per notebook, a case per exercise."""
+    """Write JUnit XML: a suite per notebook, a case per exercise.
+
+    Args:
+        results: what `grade` returned.
+
+    Returns:
+        The file's text.
+    """
     root = ElementTree.Element("testsuites", name="wslessons grade")
     for result in results:
         suite = ElementTree.SubElement(root, "testsuite", name=_xml(str(result.path)))
@@ -90,7 +111,14 @@ def as_junit(results: Sequence[Result]) -> str:
 
 
 def as_html(results: Sequence[Result]) -> str:
-    """Write one page that needs nothing else: the table, and below it the details."""
+    """Write one page that needs nothing else: the table, and below it the details.
+
+    Args:
+        results: what `grade` returned.
+
+    Returns:
+        The file's text.
+    """
     rows, details = [], []
     for number, result in enumerate(results):
         noticed = sum(map(len, result.notices.values()))

@@ -56,6 +56,9 @@ async def slow_reader(chat: Chat, *, lines: int = LINES, timeout: float = 2.0) -
             messages of 64 KiB: `ChatServer(max_size=2**17)`.
         lines: how many, of 64 KiB each.
         timeout: seconds without a line after which bob gives up.
+
+    Returns:
+        What became of the lines.
     """
     options: dict[str, Any] = {"max_size": 2 * LINE_SIZE, **getattr(chat, "options", {})}
     options |= {"ping_interval": None, "compression": None}
@@ -147,6 +150,9 @@ async def memory_per_connection(*words: str, clients: int = 200) -> float:
     Args:
         words: of the command that serves, such as "chat".
         clients: how many connect.
+
+    Returns:
+        The bytes.
     """
     async with serving_command(*words, "--port", "0") as command:
         before = memory(command.process.pid)

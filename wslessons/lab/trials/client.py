@@ -62,6 +62,9 @@ async def heard_by_bob(
         chatter: called with the chat's URL and the lines; says them as one member, and leaves.
         lines: what there is to say.
         timeout: seconds after which the chatter is cancelled.
+
+    Returns:
+        The lines, in the order in which he heard them.
     """
     chat = ChatServer()
     heard = []
@@ -79,7 +82,15 @@ async def heard_by_bob(
 
 
 async def texts(client: ChatClient, count: int) -> list[str]:
-    """Return the next `count` texts that somebody else says."""
+    """Return the next `count` texts that somebody else says.
+
+    Args:
+        client: who listens.
+        count: how many.
+
+    Returns:
+        The texts.
+    """
     heard = []
     async for event in client:
         if isinstance(event, Message):
@@ -96,6 +107,9 @@ async def too_late(*, capacity: int = 8, lines: int = 20, text: bool = False) ->
         capacity: how many events the room keeps.
         lines: how many alice says: "0", "1" and so on.
         text: whether bob speaks plain text, which has no offsets.
+
+    Returns:
+        What he is told, in order.
     """
     chat = ChatServer(capacity=capacity)
     async with (
@@ -157,6 +171,9 @@ async def talk_to_echo(talk: Callable[[Any], Awaitable[object]], timeout: float 
     Args:
         talk: called with a connection that has `send` and `recv`.
         timeout: seconds after which it is cancelled.
+
+    Returns:
+        What was sent and received, and whether `talk` came to its end.
     """
     async with _serve(echo_raw, compression=None, max_size=2**20) as url:
         connection = await connect(url, proxy=None, compression=None)

@@ -49,6 +49,9 @@ async def ending(leave: Callable[[ClientConnection], Awaitable[object]]) -> Endi
 
     Args:
         leave: called with the client's connection; ends it in any way.
+
+    Returns:
+        How both ends saw it.
     """
     told = asyncio.get_running_loop().create_future()
 
@@ -73,6 +76,10 @@ async def ending(leave: Callable[[ClientConnection], Awaitable[object]]) -> Endi
 
 async def waits(url: str, clients: int = 4) -> list[float]:
     """Let so many clients ask the server at `url` something in the same moment.
+
+    Args:
+        url: an echo's.
+        clients: how many.
 
     Returns:
         The seconds after which each had its answer, the shortest first.

@@ -126,6 +126,9 @@ async def costs(*ways: Way, members: int = 100, lines: int = 100) -> Costs:
         ways: coroutine functions that get the server's connections and the lines.
         members: how many connections there are.
         lines: how many lines are sent, of some 20 characters.
+
+    Returns:
+        What each way has cost.
     """
     rows = []
     for way in ways:
@@ -358,6 +361,9 @@ async def bytes_per_connection(count: int = 50, *, compression: bool = False) ->
     Args:
         count: how many connections to divide by.
         compression: whether they negotiate permessage-deflate.
+
+    Returns:
+        The bytes.
     """
     headers, options = (DEFLATE, {"compression": "deflate"}) if compression else ("", {})
     # What exists once is not counted: it is there after the first ones.

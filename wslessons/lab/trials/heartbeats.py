@@ -142,7 +142,15 @@ async def full_socket(handler: serving.Handler) -> None:
 
 
 async def round_trips(link: Link, count: int = 15) -> list[float]:
-    """Connect through `link`, and return the round-trip times of so many beats in milliseconds."""
+    """Connect through `link`, and return the round-trip times of so many beats in milliseconds.
+
+    Args:
+        link: which leads to a server.
+        count: how many.
+
+    Returns:
+        The times.
+    """
     found: list[float] = []
     async with connect(link.url, proxy=None) as client:
         with Heartbeat(client, interval=0.05, timeout=5) as heartbeat:
@@ -227,6 +235,9 @@ async def line_of(thread: threading.Thread, function: FunctionType) -> str:
     Args:
         thread: one that has been started.
         function: what it runs.
+
+    Returns:
+        The function's name and the line; or that it has ended.
     """
     while thread.ident is not None and thread.is_alive():
         frame = sys._current_frames().get(thread.ident)

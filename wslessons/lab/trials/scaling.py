@@ -76,7 +76,14 @@ async def how_many_hear(urls: Sequence[str], people: int = 30, timeout: float = 
 
 
 async def roster(client: ChatClient) -> list[str]:
-    """Ask who is in the client's room, and return the names in order."""
+    """Ask who is in the client's room, and return the names in order.
+
+    Args:
+        client: somebody in the room.
+
+    Returns:
+        The names.
+    """
     await client.who()
     async for event in client:
         if isinstance(event, Roster):
@@ -120,6 +127,9 @@ async def outage(bus: str) -> Outage:
 
     Args:
         bus: as `Cluster` takes it, such as ``nats`` or ``nats?stream=chat``.
+
+    Returns:
+        What became of her lines.
     """
     async with (
         Cluster(servers=2, bus=bus, own=True) as cluster,
@@ -166,7 +176,11 @@ async def _speak(
 
 
 def draw_outages(outages: Sequence[Outage]) -> None:
-    """Draw for each line that bob heard how late it was, and a cross for each that he did not."""
+    """Draw for each line that bob heard how late it was, and a cross for each that he did not.
+
+    Args:
+        outages: one above the other.
+    """
     import matplotlib.pyplot as plt
 
     figure, rows = plt.subplots(
@@ -244,6 +258,9 @@ async def hop(bus: str, **options: Any) -> Hop:
     Args:
         bus: as `Cluster` takes it.
         options: whatever else `Cluster` takes.
+
+    Returns:
+        The medians.
     """
     async with (
         Cluster(servers=2, bus=bus, **options) as cluster,
@@ -267,6 +284,10 @@ def _cpu(process: psutil.Process) -> float:
 async def people_cost(cluster: Cluster, people: int = 200) -> tuple[float, float]:
     """Let people come to server 2 of `cluster`, a hundred to a room.
 
+    Args:
+        cluster: of two servers.
+        people: how many.
+
     Returns:
         Bytes of memory for each, and joins per second of CPU.
     """
@@ -282,6 +303,10 @@ async def people_cost(cluster: Cluster, people: int = 200) -> tuple[float, float
 
 async def event_cost(cluster: Cluster, lines: int = 2000) -> float:
     """Say `lines` on server 1 of `cluster`, in a room that has nobody on server 2.
+
+    Args:
+        cluster: of two servers.
+        lines: how many.
 
     Returns:
         Seconds of CPU that each has cost server 2.

@@ -119,6 +119,9 @@ def starlette_client(app: Any) -> Any:
     Args:
         app: the ASGI application.
 
+    Returns:
+        The client.
+
     Raises:
         UserError: Starlette is not installed.
     """
@@ -160,5 +163,8 @@ def percentile(times: list[float], percent: float) -> float:
     Args:
         times: of all answers, in seconds.
         percent: such as 99.
+
+    Returns:
+        The seconds.
     """
     return sorted(times)[min(int(len(times) * percent / 100), len(times) - 1)]

@@ -39,6 +39,9 @@ async def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, str]:
         url: whom to ask.
         method: of the request.
         headers: of the request.
+
+    Returns:
+        The two.
     """
     async with (
         asyncio.timeout(TIMEOUT),
@@ -91,7 +94,14 @@ async def balance(websocket: WebSocket) -> None:
 
 
 def bank(*middleware: Middleware) -> Starlette:
-    """Return a bank: its page logs you in, its WebSocket tells your balance."""
+    """Return a bank: its page logs you in, its WebSocket tells your balance.
+
+    Args:
+        middleware: what stands before both.
+
+    Returns:
+        The application.
+    """
     routes = [Route("/", login), WebSocketRoute("/ws", balance)]
     return Starlette(routes=routes, middleware=list(middleware))
 
@@ -124,6 +134,9 @@ async def browse(page: str, url: str) -> str:
     Args:
         page: the origin of the page, such as ``https://evil.example``.
         url: of the bank, ``http://127.0.0.1:...``.
+
+    Returns:
+        What came of it, as `handshake` tells it.
     """
     headers = {"Cookie": "user=alice"} if site(page) == site(url) else {}
     socket = f"ws{url.removeprefix('http')}/ws"
@@ -142,7 +155,11 @@ class Deaf:
         self.app = Starlette(routes=[WebSocketRoute("/ws", self.prices)])
 
     async def prices(self, websocket: WebSocket) -> None:
-        """Push prices, and listen to nothing."""
+        """Push prices, and listen to nothing.
+
+        Args:
+            websocket: not accepted yet.
+        """
         await websocket.accept()
         await self.price.wait()
 
@@ -152,6 +169,9 @@ class Deaf:
         Args:
             limit: seconds, as uvicorn's `timeout_graceful_shutdown`; None for no limit.
             mercy: seconds after which the price comes.
+
+        Returns:
+            The seconds.
         """
         self.price.clear()
         server = await asgi.start(self.app, "127.0.0.1", 0, timeout_graceful_shutdown=limit)

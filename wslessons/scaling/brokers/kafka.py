@@ -103,7 +103,15 @@ class Installation(NamedTuple):
     options: tuple[str, ...] = ()
 
     def command(self, main: str, *arguments: str) -> list[str]:
-        """Return the words that run one of its classes."""
+        """Return the words that run one of its classes.
+
+        Args:
+            main: the class's name.
+            arguments: what it is given.
+
+        Returns:
+            The words.
+        """
         return [
             self.java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *self.options,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -407,6 +415,9 @@ def make_cluster(found: Installation, nodes: int, password: str = "") -> list[Ka
 
 def start_all(servers: Sequence[KafkaServer]) -> None:
     """Start nodes at once, since none is ready before most of them are.
+
+    Args:
+        servers: the nodes of a cluster.
 
     Raises:
         UserError: one does not start.

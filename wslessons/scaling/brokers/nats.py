@@ -243,12 +243,21 @@ def quoted(text: str) -> str:
     """Write a text as one word of a configuration file, whatever is in it.
 
     Servers of NATS and of Valkey read it alike.
+
+    Args:
+        text: any.
+
+    Returns:
+        The word, in quotation marks.
     """
     return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
 
 
 def introduce(servers: Sequence[NatsServer]) -> None:
     """Make a cluster of servers that were started with routes to `NOWHERE`.
+
+    Args:
+        servers: which run.
 
     Raises:
         UserError: one of them has ended.

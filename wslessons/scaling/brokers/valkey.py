@@ -103,12 +103,27 @@ class ValkeyServer(ServerProcess):
 
 
 def replica_of(primary: ValkeyServer) -> list[str]:
-    """Return the settings that make a server a replica."""
+    """Return the settings that make a server a replica.
+
+    Args:
+        primary: which runs.
+
+    Returns:
+        Lines of a configuration.
+    """
     return [f"replicaof 127.0.0.1 {primary.port}"]
 
 
 def watching(primary: ValkeyServer, password: str) -> list[str]:
-    """Return the settings of a Sentinel; two of three must agree that the primary is dead."""
+    """Return the settings of a Sentinel; two of three must agree that the primary is dead.
+
+    Args:
+        primary: which runs.
+        password: the primary's; empty for none.
+
+    Returns:
+        Lines of a configuration.
+    """
     return [
         f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 2",
         f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}",

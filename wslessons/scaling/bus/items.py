@@ -208,12 +208,25 @@ _decoder: msgspec.json.Decoder[list[Wire]] = msgspec.json.Decoder(list[Wire])
 
 
 def join(parts: Sequence[bytes]) -> bytes:
-    """Make one message of encoded parts."""
+    """Make one message of encoded parts.
+
+    Args:
+        parts: encoded, one at least.
+
+    Returns:
+        The message.
+    """
     return b"[" + b",".join(parts) + b"]"
 
 
 def decode(data: bytes) -> list[Wire]:
     """Return the parts of a message.
+
+    Args:
+        data: the message.
+
+    Returns:
+        Its parts.
 
     Raises:
         ValueError: it is none of ours.
@@ -225,7 +238,14 @@ def decode(data: bytes) -> list[Wire]:
 
 
 def count_events(data: bytes) -> int:
-    """Return how many numbers an entry of a log takes, at least one."""
+    """Return how many numbers an entry of a log takes, at least one.
+
+    Args:
+        data: the entry.
+
+    Returns:
+        The count.
+    """
     try:
         return max(1, len(decode(data)))
     except ValueError:
@@ -234,6 +254,9 @@ def count_events(data: bytes) -> int:
 
 def check(event: Event) -> None:
     """Refuse an event that others would not take.
+
+    Args:
+        event: which is to be published.
 
     Raises:
         UserError: a text of it is too long.

@@ -46,7 +46,14 @@ class Peer:
         """The rooms in each part of its newest beat that has arrived."""
 
     def take(self, beat: Beat) -> bool:
-        """Take in a part of a beat; return whether all parts of it have arrived now."""
+        """Take in a part of a beat; return whether all parts of it have arrived now.
+
+        Args:
+            beat: the part.
+
+        Returns:
+            Whether they have.
+        """
         if beat.number < self._beat:
             return False  # it was long under way
         if beat.number > self._beat:
@@ -91,12 +98,29 @@ class Presence:
         return time.monotonic() - self._born
 
     def enter(self, room: str, connection: str, name: str) -> PresenceChange:
-        """Add somebody here; return what to announce."""
+        """Add somebody here; return what to announce.
+
+        Args:
+            room: the room's path.
+            connection: the id.
+            name: what the others call them.
+
+        Returns:
+            The part of a message.
+        """
         self.mine.setdefault(room, {})[connection] = name
         return PresenceChange(self.node, room, connection, name)
 
     def leave(self, room: str, connection: str) -> PresenceChange:
-        """Remove somebody here; return what to announce."""
+        """Remove somebody here; return what to announce.
+
+        Args:
+            room: the room's path.
+            connection: the id.
+
+        Returns:
+            The part of a message.
+        """
         members = self.mine.get(room, {})
         members.pop(connection, None)
         if not members:
@@ -104,7 +128,14 @@ class Presence:
         return PresenceChange(self.node, room, connection)
 
     def members(self, room: str) -> tuple[Members, int]:
-        """Return who is in `room` on other servers: some by connection id, and how many."""
+        """Return who is in `room` on other servers: some by connection id, and how many.
+
+        Args:
+            room: the room's path.
+
+        Returns:
+            Names by connection id, and the count.
+        """
         members: Members = {}
         count = 0
         for peer in self.peers.values():
@@ -132,17 +163,38 @@ class Presence:
             yield Beat(self.node, there, self._number, seq, part, len(parts), asks)
 
     def farewell(self, seq: int) -> Beat:
-        """Return what to say on stopping; `seq` as for `beats`."""
+        """Return what to say on stopping; `seq` as for `beats`.
+
+        Args:
+            seq: the sequence number of its newest event.
+
+        Returns:
+            The beat.
+        """
         return Beat(self.node, {}, self._number + 1, seq, gone=True)
 
     def take_sign(self, node: str) -> Peer:
-        """Take note of a sign of life, of whatever kind."""
+        """Take note of a sign of life, of whatever kind.
+
+        Args:
+            node: whose sign it is.
+
+        Returns:
+            What is known of that server.
+        """
         peer = self.peers[node] = self.peers.get(node) or Peer()
         peer.last_seen = time.monotonic()
         return peer
 
     def take_beat(self, beat: Beat) -> NodeDown | NodeUp | None:
-        """Take another server's beat; return what it means for its members, if anything."""
+        """Take another server's beat; return what it means for its members, if anything.
+
+        Args:
+            beat: the part that came.
+
+        Returns:
+            The item for readers, if any.
+        """
         peer = self.take_sign(beat.node)
         if beat.gone:
             del self.peers[beat.node]
@@ -153,7 +205,11 @@ class Presence:
         return None
 
     def take_change(self, change: PresenceChange) -> None:
-        """Take note that somebody came or went on another server."""
+        """Take note that somebody came or went on another server.
+
+        Args:
+            change: which came.
+        """
         rooms = self.take_sign(change.node).rooms
         if change.room not in rooms and len(rooms) >= PEER_ROOMS:
             return

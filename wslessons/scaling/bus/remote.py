@@ -155,7 +155,11 @@ class Remote(Bus):
     # What the transport calls.
 
     def on_message(self, data: bytes) -> None:
-        """Take a message that another server published."""
+        """Take a message that another server published.
+
+        Args:
+            data: as it came.
+        """
         try:
             if len(data) > self._transport.limit:
                 raise ValueError("it is too large")
@@ -176,7 +180,11 @@ class Remote(Bus):
                 self._take_counts(part)
 
     def on_lost(self, why: str) -> None:
-        """Take note that the broker can't be reached."""
+        """Take note that the broker can't be reached.
+
+        Args:
+            why: for the status.
+        """
         self._set_status(Status("reconnecting", why))
 
     def on_connected(self) -> None:
@@ -288,11 +296,23 @@ class Outbox(Generic[T]):
         return self._waiting[0][0]
 
     def has_room(self, data: bytes) -> bool:
-        """Return whether one more can wait."""
+        """Return whether one more can wait.
+
+        Args:
+            data: the encoded item.
+
+        Returns:
+            Whether it can.
+        """
         return len(self._waiting) < self._most and self.size + len(data) <= self._most_bytes
 
     def put(self, item: T, data: bytes) -> None:
-        """Add an item, whose encoding is `data`."""
+        """Add an item, whose encoding is `data`.
+
+        Args:
+            item: what it is.
+            data: its encoding.
+        """
         self._waiting.append((item, data))
         self.size += len(data)
         self.changed.set()
@@ -316,14 +336,26 @@ class Outbox(Generic[T]):
         return oldest
 
     def drop(self, count: int = 1) -> None:
-        """Remove so many of the oldest."""
+        """Remove so many of the oldest.
+
+        Args:
+            count: how many.
+        """
         for _ in range(count):
             self.size -= len(self._waiting.popleft()[1])
         if not self._waiting:
             self.changed.clear()
 
     def take(self, count: int, size: int) -> list[tuple[T, bytes]]:
-        """Remove and return the oldest, as `peek` does."""
+        """Remove and return the oldest, as `peek` does.
+
+        Args:
+            count: the most items.
+            size: the most bytes, about.
+
+        Returns:
+            Each item with its encoding.
+        """
         taken = self.peek(count, size)
         self.drop(len(taken))
         return taken

@@ -68,11 +68,19 @@ class Host(Protocol):
     """What a transport calls on its bus."""
 
     def on_message(self, data: bytes) -> None:
-        """Take a message that another server published (or this one did)."""
+        """Take a message that another server published (or this one did).
+
+        Args:
+            data: as it was published.
+        """
         ...
 
     def on_lost(self, why: str) -> None:
-        """Take note that the broker can't be reached."""
+        """Take note that the broker can't be reached.
+
+        Args:
+            why: for the status.
+        """
         ...
 
     def on_connected(self) -> None:
@@ -176,6 +184,9 @@ class Transport(ABC):
     @abstractmethod
     async def publish(self, data: bytes) -> None:
         """Send a message to all servers that listen now.
+
+        Args:
+            data: the message.
 
         Raises:
             Unreachable: the broker can't be reached.
@@ -356,6 +367,9 @@ async def in_time(call: Awaitable[T], seconds: float = LOST_AFTER) -> T:
         call: it, not awaited yet.
         seconds: the most that it may take.
 
+    Returns:
+        The same.
+
     Raises:
         TimeoutError: the broker did not answer in that time.
         ConnectionError: the client has ended the call.
@@ -425,7 +439,11 @@ async def close_quietly(
 
 
 async def first_to_end(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one of them ends or raises, and cancel the others."""
+    """Run coroutines until one of them ends or raises, and cancel the others.
+
+    Args:
+        coroutines: what to run, beside each other.
+    """
     tasks = [asyncio.create_task(each) for each in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -440,6 +458,9 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 
     Until: a client may turn a cancellation that meets a closing connection into an error of its
     own, and whoever catches that goes on.
+
+    Args:
+        tasks: may have ended already.
     """
     pending = set(tasks)
     while pending:

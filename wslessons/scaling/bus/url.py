@@ -104,7 +104,15 @@ def _file(url: str) -> LogTransport:
 
 
 def with_options(url: str, options: str) -> str:
-    """Return `url` with further options, as ``stream=chat``; with none if that is empty."""
+    """Return `url` with further options, as ``stream=chat``; with none if that is empty.
+
+    Args:
+        url: a bus's.
+        options: joined by ``&``.
+
+    Returns:
+        The URL.
+    """
     return f"{url}{'&' if '?' in url else '?'}{options}" if options else url
 
 
@@ -196,7 +204,14 @@ class Address:
         return random.sample(self.hosts, len(self.hosts))
 
     def has(self, name: str) -> bool:
-        """Return whether the URL has this option."""
+        """Return whether the URL has this option.
+
+        Args:
+            name: the option.
+
+        Returns:
+            Whether it has.
+        """
         return name in self._options
 
     def option(self, name: str, default: str) -> str:

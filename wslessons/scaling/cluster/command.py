@@ -78,7 +78,14 @@ async def _all_ended(cluster: Cluster) -> None:
 
 
 def describe_broker(cluster: Cluster) -> str:
-    """Say in a line what is between the servers of a cluster, without anybody's password."""
+    """Say in a line what is between the servers of a cluster, without anybody's password.
+
+    Args:
+        cluster: which runs.
+
+    Returns:
+        The line.
+    """
     if cluster.bus_url == "memory:":
         return "no broker: each server keeps to itself"
     shown = Address(cluster.bus_url).shown
