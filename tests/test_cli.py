@@ -120,6 +120,8 @@ async def test_port_in_use_is_one_sentence():
         (["echo", "--host", "no such host"], 1, "the host 'no such host' is not known here"),
         (["chat", "--rate", "-1"], 2, "'-1' is not a number of 0 or more"),
         (["chat", "--capacity", "0"], 2, "'0' is not a number of 1 or more"),
+        (["bench", "echo", "--rounds", "0"], 2, "--rounds: '0' is not a number of 1 or more"),
+        (["chaos", "--minutes", "nan"], 2, "--minutes: 'nan' is not a number of 0.01 or more"),
         (["ecko"], 2, "invalid choice: 'ecko'"),
         (["lab", "no-such-lesson"], 2, "no-such-lesson"),
     ],

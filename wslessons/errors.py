@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "MissingExtra",
     "UserError",
+    "at_least",
     "extra",
     "need",
     "port_number",
@@ -130,6 +131,30 @@ def port_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 0 to 65535")
     return int(text)
+
+
+def at_least(least: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """Return what parses a number of a command line, for argparse.
+
+    Args:
+        least: the smallest that is taken.
+        kind: whether it has to be a whole number.
+
+    Returns:
+        The parser, which raises `argparse.ArgumentTypeError` with a sentence.
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except (ValueError, OverflowError):
+            value = least - 1
+        if not least <= value < float("inf"):
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            raise argparse.ArgumentTypeError(f"{shown!r} is not a number of {least:g} or more")
+        return value
+
+    return parse
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ import shell
 
 from wslessons.bench import bus
 from wslessons.bench.bus_ends import KINDS
-from wslessons.errors import UserError
 from wslessons.scaling.brokers import kafka
 
 
@@ -86,10 +85,3 @@ async def test_a_kafka_that_can_not_be_reached_is_one_sentence(monkeypatch: pyte
     assert lines[0] == "kafka: the broker that WSLESSONS_KAFKA_URL names"
     assert lines[1].startswith("wslessons: can't reach Kafka at 127.0.0.1:")
     assert len(lines) == 2
-
-
-def test_wrong_numbers_are_refused():
-    """One sentence, and the exit code of a wrong command line."""
-    with pytest.raises(UserError, match="must be positive") as info:
-        bus.run(arguments("--rounds", "0"))
-    assert info.value.exit_code == 2

@@ -154,10 +154,8 @@ def test_ask_one_question(
     assert all(turn[0]["missing"] == 0 for turn in results["rate"][0]["turns"].values())
 
 
-def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A wrong option or a file that can't be written is a sentence and an exit code."""
-    assert cli.main(["bench", "fanout", "--rounds", "0"]) == 2
-    assert capsys.readouterr().err == "wslessons: --rounds and --seconds must be positive.\n"
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    """What can't be written or started is a sentence."""
     with pytest.raises(UserError, match="can't write"):
         tools.save_json(argparse.Namespace(json=str(tmp_path / "no" / "file")), {})
     with pytest.raises(UserError, match="ended unexpectedly"):

@@ -23,11 +23,3 @@ async def test_every_contender_delivers_everything(tmp_path: Path):
     for name in CONTENDERS:
         assert f"\n{name} " in out
         assert turns[name][0]["missing"] == 0
-
-
-async def test_senseless_numbers_are_one_sentence():
-    """Nothing to measure ends with 2 and a sentence."""
-    async with asyncio.timeout(30):
-        code, out, errors = await shell.run("bench", "web", "--rounds", "0")
-    says = "--rounds, --seconds and --receivers must be positive."
-    assert (code, out, errors) == (2, "", f"wslessons: {says}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import html
@@ -11,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree
 
 import psutil
@@ -389,8 +391,8 @@ def test_the_untouched_lesson_holds_its_exercises(tmp_path: Path):
         (["nowhere"], "there is no folder nowhere"),
         (["."], "there is no notebook in ."),
         ([".", "--csv", "no/such/folder/grades.csv"], "there is no folder for"),
-        ([".", "--jobs", "0"], "'0' is no whole number above 0"),
-        ([".", "--timeout", "nan"], "'nan' is no number of seconds above 0"),
+        ([".", "--jobs", "0"], "'0' is not a number of 1 or more"),
+        ([".", "--timeout", "nan"], "'nan' is not a number of 0.1 or more"),
     ],
 )
 def test_words_that_do_not_fit(
@@ -408,3 +410,18 @@ def test_words_that_do_not_fit(
         code = error.code
     assert code == 2
     assert said in capsys.readouterr().err
+
+
+async def test_an_answer_that_comes_too_late_is_not_the_next_ones(tmp_path: Path):
+    """A behaviour that is cut off leaves an answer behind, and the next request gets its own."""
+    student = kernel.StudentKernel(kernel.Office(), tmp_path, 2**30)
+    student.reader = asyncio.StreamReader()
+    student.writer = cast("asyncio.StreamWriter", SimpleNamespace(write=len, drain=_nothing))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(student.ask("one"), 0.01)
+    student.reader.feed_data(b"('value', 1)\n('value', 2)\n")
+    assert await student.ask("two") == ("value", 2)
+
+
+async def _nothing() -> None:
+    """Write nothing."""

@@ -15,6 +15,7 @@ from typing import Any
 from wslessons.bench.fanout_load import answer_pings, client_frame
 from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor, server
 from wslessons.bench.tools import (
+    add_common,
     machine,
     median,
     raise_descriptor_limit,
@@ -22,7 +23,7 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError
+from wslessons.errors import UserError, at_least
 from wslessons.tables import table
 from wslessons.testing.raw import handshake
 
@@ -52,11 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: that of ``wslessons bench connect``.
     """
-    parser.add_argument("--quick", action="store_true", help="1,000 connections instead of 5,000")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--connections", type=int, help="how many connections")
+    add_common(parser, "1,000 connections instead of 5,000")
+    parser.add_argument("--connections", type=at_least(1), help="how many connections")
     add_peers(parser, "the chat's plain protocol: the name first, then lines")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
 
 
 class Crowd:
@@ -147,8 +146,6 @@ class Crowd:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
     count = args.connections or CONNECTIONS[args.quick]
-    if args.rounds < 1 or count < 1:
-        raise UserError("--rounds and --connections must be positive.", exit_code=2)
     raise_descriptor_limit(count + 256)
     servers = contenders() | {peer.name: (peer, True) for peer in args.peer}
 

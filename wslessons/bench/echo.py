@@ -17,6 +17,7 @@ from typing import Any
 from wslessons.bench.fanout_load import PING, answer_pings, client_frame, connect
 from wslessons.bench.peers import Peer, add_peers, floor, server
 from wslessons.bench.tools import (
+    add_common,
     machine,
     median,
     quantile,
@@ -25,7 +26,7 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError
+from wslessons.errors import UserError, at_least
 from wslessons.tables import table
 
 __all__ = ["add_arguments", "contenders", "round_trips", "run"]
@@ -52,19 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: that of ``wslessons bench echo``.
     """
-    parser.add_argument("--quick", action="store_true", help="half a minute instead of two")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--seconds", type=float, help="length of one measurement")
-    parser.add_argument("--connections", type=int, default=50, help="how many (default 50)")
+    add_common(parser, "half a minute instead of two")
+    parser.add_argument("--seconds", type=at_least(0.01, float), help="length of one measurement")
+    parser.add_argument("--connections", type=at_least(1), default=50, help="how many (default 50)")
     add_peers(parser, "an echo, with or without a prefix")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
     seconds = args.seconds if args.seconds is not None else 0.7 if args.quick else 3.0
-    if args.rounds < 1 or seconds <= 0 or args.connections < 1:
-        raise UserError("--rounds, --seconds and --connections must be positive.", exit_code=2)
     raise_descriptor_limit(args.connections + 256)
     peers = {peer.name: peer for peer in [*contenders(), *args.peer]}
 

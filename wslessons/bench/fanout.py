@@ -23,6 +23,7 @@ from wslessons.bench.fanout_load import TEXT_SIZE, Load
 from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
 from wslessons.bench.tools import (
     Child,
+    add_common,
     machine,
     median,
     progress,
@@ -32,7 +33,7 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError
+from wslessons.errors import UserError, at_least
 from wslessons.tables import table
 
 __all__ = ["CONTENDERS", "add_arguments", "measure_rate", "run"]
@@ -56,11 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: that of ``wslessons bench fanout``.
     """
-    parser.add_argument(
-        "--quick", action="store_true", help="less than a minute instead of a quarter hour"
-    )
-    parser.add_argument("--rounds", type=int, help="turns of each contender (default 3, quick 1)")
-    parser.add_argument("--seconds", type=float, help="length of one measurement")
+    add_common(parser, "less than a minute instead of a quarter hour", None)
+    parser.add_argument("--seconds", type=at_least(0.01, float), help="length of one measurement")
     parser.add_argument(
         "--contenders",
         nargs="+",
@@ -73,15 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", choices=("rate", "latency", "stalled"), help="ask one question only"
     )
     add_peers(parser, "the chat's plain protocol: the name first, then lines")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables, write the JSON file; return the exit code."""
     rounds = args.rounds if args.rounds is not None else 1 if args.quick else 3
     seconds = args.seconds if args.seconds is not None else 0.5 if args.quick else 1.5
-    if rounds < 1 or seconds <= 0:
-        raise UserError("--rounds and --seconds must be positive.", exit_code=2)
     raise_descriptor_limit(4096)
     results: dict[str, Any] = {"bench": "fanout", "text_size": TEXT_SIZE, "machine": machine()}
     print(

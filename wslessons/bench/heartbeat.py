@@ -23,13 +23,14 @@ from typing import Any, Self
 from wslessons.bench.fanout_load import PING, PONG, client_frame, connect
 from wslessons.bench.tools import (
     Child,
+    add_common,
     machine,
     median,
     raise_descriptor_limit,
     save_json,
     turns,
 )
-from wslessons.errors import UserError
+from wslessons.errors import UserError, at_least
 from wslessons.tables import table
 
 __all__ = ["Peers", "add_arguments", "measure", "run", "show", "summary"]
@@ -197,20 +198,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: that of ``wslessons bench heartbeat``.
     """
-    parser.add_argument("--connections", type=int, default=5000, help="default: %(default)s")
-    parser.add_argument("--interval", type=float, default=15.0, help="seconds between two pings")
-    parser.add_argument("--seconds", type=float, default=30.0, help="measured, for each run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turns")
-    parser.add_argument("--quick", action="store_true", help="500 connections, seconds, one round")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers there")
+    add_common(parser, "500 connections, seconds, one round")
+    parser.add_argument(
+        "--connections", type=at_least(1), default=5000, help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--interval", type=at_least(0.01, float), default=15.0, help="seconds between two pings"
+    )
+    parser.add_argument(
+        "--seconds", type=at_least(0.01, float), default=30.0, help="measured, for each run"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and return 0."""
     if args.quick:
         args.connections, args.interval, args.seconds, args.rounds = 500, 1.0, 3.0, 1
-    if min(args.connections, args.interval, args.seconds, args.rounds) <= 0:
-        raise UserError("give each number above 0.", exit_code=2)
     raise_descriptor_limit(args.connections + 100)
     rounds = turns(CONTENDERS, args.rounds, lambda who: measure(who, args))
     medians = summary(rounds)

@@ -20,7 +20,6 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError
 from wslessons.tables import table
 
 __all__ = ["add_arguments", "run"]
@@ -31,8 +30,6 @@ add_arguments = connect.add_arguments
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
     count = args.connections or connect.CONNECTIONS[args.quick]
-    if args.rounds < 1 or count < 1:
-        raise UserError("--rounds and --connections must be positive.", exit_code=2)
     raise_descriptor_limit(count + 256)
     lean = (sys.executable, "-m", "wslessons", "echo", "--fast", "--port", "{port}")
     servers = (

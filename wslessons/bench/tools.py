@@ -17,12 +17,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from wslessons.errors import UserError
+from wslessons.errors import UserError, at_least
 from wslessons.limits import descriptors, raise_descriptors
 from wslessons.processes import end, guarded, memory
 
 __all__ = [
     "Child",
+    "add_common",
     "answer_parent",
     "machine",
     "median",
@@ -282,6 +283,22 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def add_common(parser: argparse.ArgumentParser, quick: str, rounds: int | None = 3) -> None:
+    """Give a bench the options that all have: ``--quick``, ``--rounds`` and ``--json``.
+
+    Args:
+        parser: the bench's own.
+        quick: what is less in its quick form.
+        rounds: turns of each contender; None where the quick form has fewer.
+    """
+    parser.add_argument("--quick", action="store_true", help=quick)
+    default = "fewer with --quick" if rounds is None else f"default {rounds}"
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=rounds, help=f"turns of each ({default})"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
 
 
 def save_json(args: argparse.Namespace, results: dict[str, Any]) -> None:

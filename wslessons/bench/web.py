@@ -14,6 +14,7 @@ from typing import Any
 from wslessons.bench.fanout import measure_rate
 from wslessons.bench.tools import (
     Child,
+    add_common,
     machine,
     median,
     raise_descriptor_limit,
@@ -21,7 +22,7 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError, need
+from wslessons.errors import at_least, need
 from wslessons.tables import table
 
 __all__ = ["CONTENDERS", "add_arguments", "run"]
@@ -36,20 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: that of ``wslessons bench web``.
     """
-    parser.add_argument("--quick", action="store_true", help="half a minute instead of one")
-    parser.add_argument("--rounds", type=int, help="turns of each (default 3, quick 1)")
-    parser.add_argument("--seconds", type=float, help="length of one measurement")
-    parser.add_argument("--receivers", type=int, default=500, help="how many hear (default 500)")
+    add_common(parser, "half a minute instead of one", None)
+    parser.add_argument("--seconds", type=at_least(0.01, float), help="length of one measurement")
+    parser.add_argument(
+        "--receivers", type=at_least(1), default=500, help="how many hear (default 500)"
+    )
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
-    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
     seconds = args.seconds if args.seconds is not None else 0.4 if args.quick else 1.5
     rounds = args.rounds if args.rounds is not None else 1 if args.quick else 3
-    if rounds < 1 or seconds <= 0 or args.receivers < 1:
-        raise UserError("--rounds, --seconds and --receivers must be positive.", exit_code=2)
     need("uvicorn", "web")
     raise_descriptor_limit(args.receivers + 1024)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from wslessons.chaos.schedule import COMMON, KINDS
-from wslessons.errors import UserError, print_line
+from wslessons.errors import UserError, at_least, print_line
 
 if TYPE_CHECKING:
     from wslessons.chaos.run import Report
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: that of ``wslessons chaos``.
     """
-    parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help="default: 1")
+    parser.add_argument(
+        "--minutes", type=at_least(0.01, float), default=1.0, metavar="M", help="default: 1"
+    )
     parser.add_argument(
         "--seed", default=None, metavar="S", help="the same one gives the same schedule"
     )
@@ -41,11 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="nats or redis, with ?stream=NAME for a log; or kafka, where there is a real one"
         " (default: nats?stream=chat)",
     )
-    parser.add_argument("--nodes", type=int, default=1, help="of the broker (default: 1)")
-    parser.add_argument("--servers", type=int, default=3, help="default: 3")
-    parser.add_argument("--people", type=int, default=120, help="default: 120")
+    parser.add_argument("--nodes", type=at_least(1), default=1, help="of the broker (default: 1)")
+    parser.add_argument("--servers", type=at_least(1), default=3, help="default: 3")
+    parser.add_argument("--people", type=at_least(1), default=120, help="default: 120")
     parser.add_argument(
-        "--every", type=float, default=2.0, help="seconds between two faults (default: 2)"
+        "--every",
+        type=at_least(0.01, float),
+        default=2.0,
+        help="seconds between two faults (default: 2)",
     )
     parser.add_argument(
         "--only",
@@ -58,8 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``wslessons chaos``; return 0 if every promise was kept, else 1."""
-    if not (args.minutes > 0 and args.every > 0 and args.people > 0 and args.servers > 0):
-        raise UserError("minutes, every, people and servers must be above 0.", exit_code=2)
     if not hasattr(signal, "SIGSTOP"):
         raise UserError("chaos freezes servers by a signal that only Linux and macOS have.")
     # Here, since other commands need none of it.

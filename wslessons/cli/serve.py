@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from wslessons.errors import port_number
+from wslessons.errors import at_least, port_number
 from wslessons.limits import (
     HEARTBEAT,
     MAX_CONNECTIONS,
@@ -54,20 +54,6 @@ def add_loop(parser: argparse.ArgumentParser) -> None:
         help="the event loop; uvloop comes with the extra `fast`, and makes lesson 1's echo cheaper"
         " and a fan-out dearer, as it has no sockets to write to directly (default: %(default)s)",
     )
-
-
-def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except (ValueError, OverflowError):
-            value = least - 1
-        if not least <= value < float("inf"):
-            shown = text if len(text) <= 40 else f"{text[:40]}..."
-            raise argparse.ArgumentTypeError(f"{shown!r} is not a number of {least:g} or more")
-        return value
-
-    return parse
 
 
 Row = tuple[str, float, float | None, str, str]
@@ -118,7 +104,7 @@ def _add_numbers(parser: argparse.ArgumentParser, rows: list[Row]) -> None:
         kind = int if isinstance(least, int) and isinstance(default, int) else float
         parser.add_argument(
             name,
-            type=_at_least(least, kind),
+            type=at_least(least, kind),
             default=default,
             metavar=unit,
             help=what if default is None else f"{what} (default: {_shown(default)})",
@@ -293,7 +279,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
     """
     parser.add_argument(
         "--servers",
-        type=_at_least(1, int),
+        type=at_least(1, int),
         default=3,
         metavar="N",
         help="how many, each in a process of its own; with --port they take that one and those"
@@ -309,7 +295,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
     )
     parser.add_argument(
         "--nodes",
-        type=_at_least(1, int),
+        type=at_least(1, int),
         default=1,
         metavar="N",
         help="servers of the broker, where it is started here (default: %(default)s)",
@@ -380,7 +366,7 @@ def web(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--keyfile", metavar="FILE", help="its key, where that is a file apart")
     parser.add_argument(
         "--drain",
-        type=_at_least(0, float),
+        type=at_least(0, float),
         default=3,
         metavar="SECONDS",
         help="when stopped, send people away over so long (default: %(default)s)",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import os
 import sys
 import types
@@ -24,7 +23,7 @@ from websockets import InvalidURI
 from websockets.uri import parse_uri
 
 from wslessons import exercises
-from wslessons.errors import UserError, need
+from wslessons.errors import UserError, at_least, need
 from wslessons.exercises.conformance import CONFORMANCE, Conformance
 from wslessons.exercises.exercise import Exercise
 from wslessons.exercises.isolation import own_lines
@@ -135,24 +134,6 @@ def load(what: str, default: str) -> Any:
     return getattr(module, name)
 
 
-def seconds(text: str) -> float:
-    """Parse a number of seconds above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (0 < value < math.inf):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return value
-
-
-def count(text: str) -> int:
-    """Parse a whole number above 0, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def add_grade(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the arguments of `wslessons grade`.
 
@@ -165,28 +146,28 @@ def add_grade(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all details")
     parser.add_argument(
         "--jobs",
-        type=count,
+        type=at_least(1),
         metavar="N",
         default=os.cpu_count() or 2,
         help="notebooks at the same time (default: the number of cores, %(default)s)",
     )
     parser.add_argument(
         "--cell-timeout",
-        type=seconds,
+        type=at_least(0.1, float),
         metavar="SECONDS",
         default=60.0,
         help="what a cell may take (default: %(default)g)",
     )
     parser.add_argument(
         "--timeout",
-        type=seconds,
+        type=at_least(0.1, float),
         metavar="SECONDS",
         default=900.0,
         help="what a notebook may take (default: %(default)g)",
     )
     parser.add_argument(
         "--memory",
-        type=count,
+        type=at_least(1),
         metavar="MIB",
         default=2048,
         help="memory that a notebook may take (default: %(default)s)",

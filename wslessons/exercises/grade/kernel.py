@@ -144,6 +144,8 @@ class StudentKernel:
         self.office, self.folder, self.memory = office, folder, memory
         self.why = ""
         """Why it was ended, if it was."""
+        self._due = 0
+        """Answers of the agent that have not been read."""
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncGenerator[StudentKernel]:
@@ -295,8 +297,12 @@ class StudentKernel:
         try:
             async with asyncio.timeout(seconds):
                 remote.write(self.writer, request)
+                self._due += 1
                 await self.writer.drain()
-                answer = await remote.read(self.reader)
+                # A behaviour that was cut off has left its answer behind.
+                while self._due:
+                    answer = await remote.read(self.reader)
+                    self._due -= 1
         except (TimeoutError, ValueError, OSError):
             answer = None
         if answer is None:
