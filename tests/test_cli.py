@@ -182,6 +182,18 @@ def test_help_keeps_names_as_they_are(capsys: pytest.CaptureFixture[str]):
     assert "Open the lessons in JupyterLab" in capsys.readouterr().out
 
 
+def test_a_command_imports_nothing_for_the_others():
+    """Each start would be half as long again."""
+    shown = "print(*(name for name in sys.modules if name.startswith('wslessons.')))"
+    program = f"import sys; from wslessons import cli; cli.build_parser('chat'); {shown}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = {name.split(".")[1] for name in done.stdout.split()}
+    assert "cli" in loaded
+    assert not loaded & {"chat", "client", "exercises", "lab", "scaling", "web"}
+
+
 def test_python_too_old(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """An old Python is told which one is needed, before anything else happens."""
     monkeypatch.setattr(sys, "version_info", (3, 9, 18, "final", 0))

@@ -121,8 +121,16 @@ COMMANDS: dict[str, tuple[Add, str]] = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands; each sets `run`, which takes the arguments."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of all commands; each sets `run`, which takes the arguments.
+
+    Args:
+        only: the command that is meant, if that is known: the others get no arguments then, so that
+            nothing needs to be imported for them.
+
+    Returns:
+        The parser.
+    """
     parser = argparse.ArgumentParser(
         prog="wslessons", description="Learn WebSockets by running them."
     )
@@ -132,7 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
-        command.set_defaults(run=add(command))
+        if only in (None, name):
+            command.set_defaults(run=add(command))
     return parser
 
 
@@ -168,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = ["lab", *words]
     try:
         with told_of_stdout():
-            args = build_parser().parse_args(words)
+            args = build_parser(words[0] if words[0] in COMMANDS else None).parse_args(words)
             with interruptible():
                 return args.run(args)
     except UserError as exc:
