@@ -4,14 +4,24 @@ What is published to a subject goes to whoever listens, at most once.
 
 With JetStream, entries are appended to the subject ``NAME`` of the stream ``NAME`` and kept on as
 many servers as it has replicas; signs of life go beside it to ``NAME.presence``. The number of an
-event is its entry's sequence number in the stream times 1,000, plus its place in the entry.
+event is its entry's sequence number in the stream, plus the base of the term in which it was
+stored, times 1,000, plus its place in the entry.
 
-The epoch is made of the time at which the stream was created. A server that crashed, or was
-restored from a copy, may have lost the newest entries, and gives their numbers again. Whoever comes
-back and finds another entry where it has read one writes a new epoch into the stream's metadata,
-which begins as the old one does, and begins after what is left. The others see that when they come
-back, or by an entry's header; until one is back that has read what is lost, they go on with the old
-epoch.
+**No number means two events.** A server that crashed, or was restored from a copy, may have lost
+the newest entries, and gives their sequence numbers again; nobody may be left who has read them. So
+there is a term for each life of the servers' memory. Its base is in a stream of its own, which is
+in memory only and on as many servers: no copy has it, and where a cluster's servers are restarted
+one after the other it stays. Who finds none begins a term, the first to write it for all. Its base
+is the time in milliseconds, so that its numbers are above all that were given before, as long as
+those were fewer than a thousand entries a second, and each entry's header has it. Between two terms
+something may be lost, and all readers are told that nobody knows how much (`Gap`): where a single
+server is restarted, too, which has kept all but can't prove it. (That is how Kafka finds a log's
+lost end by the epoch of its leader: KIP-320.)
+
+The epoch is made of the time at which the stream was created. If entries change while the servers'
+memory lives on, whoever comes back and finds another entry where it has read one writes a new epoch
+into the stream's metadata, which begins as the old one does, and begins after what is left. The
+others see that when they come back, or by an entry's header.
 
 A server of a cluster that was away while a stream was deleted and made anew has the old one's
 entries still, and a consumer that is made there delivers them. So of an entry that says it is of
@@ -39,6 +49,7 @@ import contextlib
 import math
 import re
 import secrets
+import time
 from collections.abc import Callable, Coroutine
 from hashlib import blake2s
 from typing import Any
@@ -76,8 +87,12 @@ EPOCH = "wslessons-epoch"
 """A key of the stream's metadata, and of the headers of entries."""
 BEFORE = "wslessons-before"
 """A key of the stream's metadata: the sequence number of the last entry before that epoch."""
+BASE = "wslessons-base"
+"""A key of the headers of entries: what their term adds to sequence numbers."""
 IDS = re.compile(r":([0-9]{1,16})-([0-9]{1,16})$", re.ASCII)
 """The first and the last sequence number in the id of an entry."""
+TERM = re.compile(rb"([0-9]{1,15}) ([0-9]{1,15})")
+"""The base of a term, and the sequence number of the first entry that may be of it."""
 TOO_LARGE = 10054
 """Error code of a stream whose messages may not be so large."""
 NO_PEERS = 10005
@@ -209,10 +224,14 @@ class JetStream(Core, LogTransport):
         """Sequence number of the entry to read next."""
         self._entry = b""
         """The entry before that."""
+        self._base = 0
+        """What is added to sequence numbers, where we read."""
+        self._term = 0
+        """The same for new entries."""
         self._epochs: set[str] = set()
         """The epochs that we have had."""
-        self._behind: set[str] = set()
-        """Those of entries, of which the metadata did not know, or not any more."""
+        self._behind: set[str | int] = set()
+        """Those of entries, and bases, of which the broker did not know, or not any more."""
         self._found: set[str] = set()
         """Streams that entries name which the leader has in this one, as after it was restored."""
         self._due = 0
@@ -225,7 +244,8 @@ class JetStream(Core, LogTransport):
         """Publish to the stream, and wait until it is stored on most of its replicas."""
         self._check_connected()
         assert self._client is not None
-        headers = {"Nats-Msg-Id": id, "Nats-Expected-Stream": self._stream, EPOCH: self._epoch}
+        headers = {"Nats-Msg-Id": id, "Nats-Expected-Stream": self._stream}
+        headers |= {EPOCH: self._epoch, BASE: f"{self._term}"}
         try:
             publish = self._client.jetstream().publish
             await in_time(publish(self._stream, data, timeout=5 * LOST_AFTER, headers=headers))
@@ -272,29 +292,85 @@ class JetStream(Core, LogTransport):
 
     async def _find_place(self, client: Client, info: api.StreamInfo) -> None:
         """Find where to read on, and what has happened to the stream meanwhile."""
-        epoch = await self._agree_on_epoch(client, info)
+        self._term, begins = await self._agree_on_term(client, info)
+        lost = bool(self._epoch) and not await self._has_what_we_read(client, info)
+        # In a new term what is in the places of lost entries has other numbers.
+        renumbered = lost and self._term > self._base
+        epoch = await self._agree_on_epoch(client, info, lost=lost and not renumbered)
         # What was there before a new epoch has been read under the old one.
         old = (info.config.metadata or {}).get(BEFORE, "0")
         first = max(info.state.first_seq, int(old if old.isdecimal() else 0) + 1)
         last = max(info.state.last_seq, first - 1)
         if epoch != self._epoch:
-            self._next = await self._place(client, first, last)
+            self._next, self._base = await self._place(client, first, last, begins)
             self._epoch, self._entry = epoch, b""
             self._epochs.add(epoch)
-            self.host.on_opened(epoch, _before(self._next))
-            self.tail = self.tail or last * PLACES
+            self.host.on_opened(epoch, self._before(self._next))
+            self.tail = self.tail or (self._term + last) * PLACES
+        elif renumbered:
+            self._next, self._entry = min(begins, last + 1), b""
+            self._reach(self._term)
         elif first > self._next:
-            self.host.on_trimmed(_before(first), None)
+            self.host.on_trimmed(self._before(first), None)
             self._next, self._entry = first, b""
         self._kept = last
+        if self._next > last:
+            self._reach(self._term)
 
-    async def _agree_on_epoch(self, client: Client, info: api.StreamInfo) -> str:
+    def _before(self, sequence: int) -> int:
+        """Return the last number that an event before this entry can have."""
+        place = self._base + sequence
+        return place * PLACES - 1 if place > 1 else 0
+
+    def _reach(self, base: int) -> None:
+        """Take note that what is read next is of the term with this base."""
+        if base > self._base:
+            self._base = base
+            self.host.on_trimmed(self._before(self._next), None)
+
+    async def _agree_on_term(self, client: Client, info: api.StreamInfo) -> tuple[int, int]:
+        """Return the base of the servers' term and where it begins, a new one if they had none."""
+        newest, last = 0, info.state.last_seq
+        if last:
+            with contextlib.suppress(nats.js.errors.NotFoundError):  # somebody has deleted it
+                entry = await client.jetstream(timeout=LOST_AFTER).get_msg(self._stream, last)
+                newest = _base_of(entry.headers) or 0
+        now = int(time.time() * 1000)
+        # (The clock may have been set back.)
+        base = max(now - last - 1, newest + 1, self._base + max(1, self._next - last - 1))
+        return await self._term_or(client, base, last + 1)
+
+    async def _term_or(self, client: Client, base: int, begins: int) -> tuple[int, int]:
+        """Return the base of the servers' term and where it begins; if they have none, these."""
+        jetstream = client.jetstream(timeout=LOST_AFTER)
+        name, subject = f"{self._stream}-term", f"{self._stream}.term"
+        while True:
+            try:
+                data = (await jetstream.get_last_msg(name, subject)).data or b""
+                if (term := TERM.fullmatch(data)) is None:
+                    raise Unreachable(f"the stream {name} has something else in it")
+                return int(term[1]), int(term[2])
+            except nats.js.errors.NotFoundError:
+                config = api.StreamConfig(
+                    name=name,
+                    subjects=[subject],
+                    num_replicas=self._replicas,
+                    storage=api.StorageType.MEMORY,
+                    max_msgs=1,
+                )
+                await jetstream.add_stream(config)
+                with contextlib.suppress(nats.js.errors.BadRequestError):  # another one was first
+                    headers = {"Nats-Expected-Last-Subject-Sequence": "0"}
+                    data = f"{base} {begins}".encode()
+                    await jetstream.publish(subject, data, headers=headers)
+
+    async def _agree_on_epoch(self, client: Client, info: api.StreamInfo, *, lost: bool) -> str:
         """Return the epoch of the stream, a new one if it has given numbers twice."""
         metadata = info.config.metadata or {}
         made = blake2s(f"{self._stream} {info.created}".encode(), digest_size=8).hexdigest()
         epoch = metadata.get(EPOCH, made)
         known = epoch in self._epochs
-        if not known or (epoch == self._epoch and await self._has_what_we_read(client, info)):
+        if not known or (epoch == self._epoch and not lost):
             return epoch
         epoch = _stream_of(epoch) + secrets.token_hex(4)
         info.config.metadata = {**metadata, EPOCH: epoch, BEFORE: f"{info.state.last_seq}"}
@@ -312,20 +388,25 @@ class JetStream(Core, LogTransport):
             return True
         return message.data == self._entry
 
-    async def _place(self, client: Client, first: int, last: int) -> int:
-        """Return the sequence number from which on the newest `history` events are."""
-        place, known, step = last + 1, 0, 32
+    async def _place(self, client: Client, first: int, last: int, begins: int) -> tuple[int, int]:
+        """Return from which sequence number on the newest `history` events are, and its base."""
+        place, known, step, base = last + 1, 0, 32, None
         while place > first and known < self.history:
             # Backwards, in ever larger steps: an entry has one event, or hundreds.
             since, until, step = max(first, place - step), place - 1, 2 * step
             counts = await self._counts(client, since, until)
             while place > since and known < self.history:
                 place -= 1
-                known += counts.get(place, 0)
-        return place
+                count, base = counts.get(place, (0, None))
+                known += count
+        if base is None:
+            base = self._term if place > last or place >= begins else 0
+        return place, min(base, self._term)
 
-    async def _counts(self, client: Client, since: int, until: int) -> dict[int, int]:
-        """Return how many events there are in entries, by their sequence numbers."""
+    async def _counts(
+        self, client: Client, since: int, until: int
+    ) -> dict[int, tuple[int, int | None]]:
+        """Return how many events there are in entries, and their bases, by sequence numbers."""
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=since,
@@ -334,7 +415,7 @@ class JetStream(Core, LogTransport):
         entries = await client.jetstream(timeout=LOST_AFTER).subscribe(
             self._stream, stream=self._stream, ordered_consumer=True, config=config
         )
-        counts: dict[int, int] = {}
+        counts: dict[int, tuple[int, int | None]] = {}
         try:
             while until not in counts:
                 entry = await entries.next_msg(LOST_AFTER)
@@ -345,7 +426,7 @@ class JetStream(Core, LogTransport):
                     # Somebody else's, and what is in it does not stand above it.
                     whole = await client.jetstream().get_msg(self._stream, sequence)
                     count = count_events(whole.data or b"")
-                counts[min(sequence, until)] = count
+                counts[min(sequence, until)] = count, _base_of(entry.headers)
         finally:
             await entries.unsubscribe()
         return counts
@@ -366,6 +447,8 @@ class JetStream(Core, LogTransport):
                 return await jetstream.stream_info(self._stream)
             except nats.js.errors.NotFoundError:
                 try:
+                    # First, so that whoever finds a stream without a term knows that it is older.
+                    await self._term_or(client, 0, 1)
                     return await jetstream.add_stream(config)
                 except nats.js.errors.BadRequestError as exc:
                     why = exc
@@ -446,9 +529,18 @@ class JetStream(Core, LogTransport):
             self._behind.add(epoch)
             self.drop("the stream has another epoch")
             return
+        base = _base_of(msg.headers) or 0
+        if base > self._term and base not in self._behind:
+            self._behind.add(base)
+            self.drop("the stream has another term")
+            return
         self._due += 1
+        self._next = sequence
+        self._reach(min(base, self._term))
         self._next, self._entry = sequence + 1, msg.data
-        self.host.on_entry(sequence * PLACES, msg.data)
+        self.host.on_entry((self._base + sequence) * PLACES, msg.data)
+        if sequence >= self._kept:
+            self._reach(self._term)
 
     async def _leader_has(self, sequence: int, data: bytes) -> bool:
         """Return whether an entry is in the stream for good, and not in one server's copy only."""
@@ -482,9 +574,10 @@ def _stream_of(epoch: str) -> str:
     return epoch[:16]
 
 
-def _before(sequence: int) -> int:
-    """Return the last number that an event before this entry can have."""
-    return sequence * PLACES - 1 if sequence > 1 else 0
+def _base_of(headers: dict[str, str] | None) -> int | None:
+    """Return the base of an entry's term, where its headers have one."""
+    base = (headers or {}).get(BASE, "")
+    return int(base) if base.isdecimal() and base.isascii() and len(base) < 16 else None
 
 
 def _explain(exc: BaseException) -> str:
