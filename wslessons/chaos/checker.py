@@ -4,6 +4,10 @@ The logs are all that it knows, and what everybody together has heard is its tru
 one person has heard, with its number, has happened, so whoever was there has to have heard it, too,
 or was told that something is missing there.
 
+A log may lose its end, as when a copy is put back. That is in doubt whenever a broker was started
+anew, and everybody is told, at one number. What was heard before a doubt may stand once more behind
+it, for those who have not heard it: nobody could know that it had got so far.
+
 | kind | what it means |
 |---|---|
 | `lost` | an event is missing, and no notice says so |
@@ -43,6 +47,8 @@ __all__ = [
 
 SETTLED = 30.0
 """Seconds within which servers can tell each other how much they have said, whatever happens."""
+DOUBTERS = 3
+"""How many have to be told at one number, or everybody who is there, for a doubt."""
 SPARE = 20
 """Events that nobody need have heard of: people who came, and were gone before they were told."""
 
@@ -167,6 +173,10 @@ class _Truth:
         """When who came or went in each room, and in which life of it that was heard, in order."""
         self.ends: dict[tuple[str, str], float] = defaultdict(float)
         """When each life of a room was over, as far as anybody knows."""
+        self.doubts: dict[tuple[str, str], list[int]] = {}
+        """Numbers up to which others may have heard what the log has lost, in order."""
+        if one_order:
+            self._find_doubts(logs)
         for log in logs:
             for saying in log.sayings:
                 self.sayings[saying.what] = saying
@@ -197,6 +207,23 @@ class _Truth:
         if not log.left:
             self.ends[log.room, epoch] = math.inf
 
+    def _find_doubts(self, logs: list[Log]) -> None:
+        told: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+        people: Counter[tuple[str, str]] = Counter()
+        for log in logs:
+            for epoch, entries in _stays(log):
+                people[log.room, epoch] += 1
+                notices = [e for e in entries if isinstance(e, Missed) and e.count is None]
+                told[log.room, epoch].update({notice.offset for notice in notices})
+        for life, offsets in told.items():
+            many = min(DOUBTERS, people[life])
+            self.doubts[life] = sorted(each for each, count in offsets.items() if count >= many)
+
+    def is_doubted(self, room: str, epoch: str, one: int, other: int) -> bool:
+        """Return whether of two numbers one is before a doubt, and the other one behind it."""
+        doubts = self.doubts.get((room, epoch), [])
+        return bisect(doubts, one) != bisect(doubts, other)
+
     def _place(
         self, who: str, room: str, epoch: str, offset: int, what: str, prev: int | None
     ) -> None:
@@ -211,8 +238,9 @@ class _Truth:
         for (room, epoch), events in self.events.items():
             texts = [what for what in events.values() if what in self.senders]
             for what, count in Counter(texts).items():
-                if count > 1:
-                    places = [offset for offset, each in events.items() if each == what]
+                places = [offset for offset, each in events.items() if each == what]
+                parts = {bisect(self.doubts.get((room, epoch), []), each) for each in places}
+                if count > len(parts):
                     sentence = f"{what!r} stands at {places} in {room} ({epoch})"
                     self.findings.append(Finding("twice", self.senders[what], sentence))
 
@@ -255,7 +283,7 @@ class _Walk:
         self._log, self._truth = log, truth
         self._epoch = ""
         self._start = self._at = 0
-        self._heard: set[int] = set()
+        self._heard: dict[int, str] = {}
         self._gaps: list[tuple[int, int]] = []
         if not log.numbered:
             return
@@ -278,13 +306,13 @@ class _Walk:
             return
         self._close()
         self._epoch, self._start, self._at = entry.epoch, entry.offset, entry.offset
-        self._heard, self._gaps = set(), []
+        self._heard, self._gaps = {}, []
 
     def _hear(self, entry: Heard) -> None:
         if entry.offset <= self._at:
             self._find("order", f"number {entry.offset} ({entry.what!r}) came after {self._at}")
         self._at = max(self._at, entry.offset)
-        self._heard.add(entry.offset)
+        self._heard[entry.offset] = entry.what
 
     def _miss(self, entry: Missed) -> None:
         after, upto = self._at, max(self._at, entry.offset)
@@ -315,25 +343,43 @@ class _Walk:
                 and offset not in self._heard
                 and not self._is_own(events[offset])
                 and not any(after < offset <= upto for after, upto in self._gaps)
+                and not self._knows(events[offset], offset)
             ):
                 sentence = f"{events[offset]!r}, number {offset}, is missing, and nothing says so"
                 self._find("lost", sentence)
+
+    def _knows(self, what: str, offset: int) -> bool:
+        """Return whether that was heard before a doubt, and nothing since that undoes it."""
+        undone = {"joined": "left", "left": "joined"}
+        who, _, move = what.rpartition(" ")
+        opposite = f"{who} {undone[move]}" if move in undone else None
+        before = [each for each in self._heard if each < offset]
+        heard = [each for each in before if self._heard[each] in (what, opposite)]
+        if not heard or self._heard[last := max(heard)] != what:
+            return False
+        return self._truth.is_doubted(self._log.room, self._epoch, last, offset)
 
 
 def _check_texts(log: Log, truth: _Truth) -> list[Finding]:
     """Look for messages that came twice, and for senders whose messages came in another order."""
     findings: list[Finding] = []
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, int]] = {}
     newest: dict[str, Saying] = {}
+    epoch = ""
     for entry in log.entries:
-        if isinstance(entry, Entered) and not log.numbered:
-            # It can't say what it has heard, and the new server may have read less than the old.
-            seen, newest = set(), {}
+        if isinstance(entry, Entered):
+            epoch = entry.epoch
+            if not log.numbered:
+                # It can't say what it has heard, and the new server may have read less than the
+                # old.
+                seen, newest = {}, {}
         if not isinstance(entry, Heard) or not entry.sender:
             continue
-        if entry.what in seen:
+        before_it, number = seen.get(entry.what, ("", 0))
+        doubted = before_it == epoch and truth.is_doubted(log.room, epoch, number, entry.offset)
+        if entry.what in seen and not doubted:
             findings.append(Finding("twice", log.name, f"{entry.what!r} was heard twice"))
-        seen.add(entry.what)
+        seen[entry.what] = epoch, entry.offset
         saying = truth.sayings.get(entry.what)
         if saying is None or saying.answer != "ack":
             # What its sender has given up may still come, at any time.

@@ -146,6 +146,15 @@ class Log(Remote):
         self._put(Gap(count, None, "", number), number)
         self._progress(number)
 
+    def on_doubt(self, number: int) -> None:
+        """Report that events may be missing before a number, and nobody knows how many.
+
+        Args:
+            number: up to which that may have been.
+        """
+        self._put(Gap(None, None, "", number), number)
+        self._progress(number)
+
     def _take(self, event: Event, number: int) -> None:
         seqs = self._seqs
         if event.seq <= seqs.get(event.node, 0):

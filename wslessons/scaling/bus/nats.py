@@ -326,7 +326,7 @@ class JetStream(Core, LogTransport):
         """Take note that what is read next is of the term with this base."""
         if base > self._base:
             self._base = base
-            self.host.on_trimmed(self._before(self._next), None)
+            self.host.on_doubt(self._before(self._next))
 
     async def _agree_on_term(self, client: Client, info: api.StreamInfo) -> tuple[int, int]:
         """Return the base of the servers' term and where it begins, a new one if they had none."""

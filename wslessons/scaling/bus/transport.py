@@ -118,6 +118,14 @@ class LogHost(Host, Protocol):
         """
         ...
 
+    def on_doubt(self, number: int) -> None:
+        """Take note that the log may have lost what others have read, and goes on.
+
+        Args:
+            number: up to which that may have been; what is read next has a higher one.
+        """
+        ...
+
 
 class Transport(ABC):
     """One broker's messages, at most once.
