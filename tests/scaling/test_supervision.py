@@ -292,13 +292,15 @@ async def test_an_old_copy_of_a_stream_on_one_server_is_not_read():
 
 
 @pytest.mark.parametrize("witness", [True, False])
-async def test_a_jetstream_that_comes_back_older_gives_no_number_twice(witness: bool):
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_a_log_that_comes_back_older_gives_no_number_twice(kind: str, witness: bool):
     """A copy of its folder is put back, whether anybody is left who has read what it lacks or not:
     no number means two events, and who goes on is told in its place that some may be missing.
     """
-    async with asyncio.timeout(60), run_broker("nats", own=True) as broker:
+    async with asyncio.timeout(60), run_broker(FAMILY[kind], own=True) as broker:
         node = broker.nodes[0]
-        url = f"{broker.url}?stream=c"
+        data = node.home / {"jetstream": "jetstream", "streams": "appendonlydir"}[kind]
+        url = url_for(kind, {FAMILY[kind]: broker.url}, "c")
         items: list[Item] = []
 
         async def say(bus: Bus, word: str) -> None:
@@ -307,40 +309,42 @@ async def test_a_jetstream_that_comes_back_older_gives_no_number_twice(witness: 
                 bus.publish(Event("/", f"{word} {number}"))
                 await next_event(reader)
 
+        def heard() -> list[Any]:
+            return [item.data for item in items if isinstance(item, Event)]
+
         async with from_url(url) as one, from_url(url) as two:
             one.listen(items.append)
             await say(two, "kept")
             await node.kill()
-            shutil.copytree(node.home / "jetstream", node.home / "copy")
+            shutil.copytree(data, node.home / "copy")
             await node.restart()
             await say(two, "lost")
-            await until(lambda: "lost 2" in [getattr(item, "data", None) for item in items])
+            await until(lambda: "lost 2" in heard())
             if not witness:
                 await one.stop()
                 await two.stop()
             await node.kill()
-            shutil.rmtree(node.home / "jetstream")
-            shutil.move(node.home / "copy", node.home / "jetstream")
+            shutil.rmtree(data)
+            shutil.move(node.home / "copy", data)
             await node.restart()
             async with from_url(url) as later:
                 await say(later, "new")
                 if witness:
-                    await until(lambda: "new 2" in [getattr(item, "data", None) for item in items])
+                    await until(lambda: "new 2" in heard())
                 assert {one.epoch, two.epoch, later.epoch} == {one.epoch}
                 theirs = later.subscribe(since=0).take_ready()
-            numbers: dict[int, set[Any]] = {}
-            for item in [*items, *theirs]:
-                if isinstance(item, Event):
-                    numbers.setdefault(item.offset, set()).add(item.data)
-            assert [len(each) for each in numbers.values()] == [1] * 9
-            told = [getattr(item, "data", Gap) for item in theirs if isinstance(item, Event | Gap)]
-            kept = [f"kept {number}" for number in range(3)]
-            assert told == [*kept, Gap, *(f"new {number}" for number in range(3))]
-            mine = [item for item in items if isinstance(item, Event | Gap)]
-            at = [item.offset for item in mine]
-            assert at == sorted(at)
-            gaps = [place for place, item in enumerate(mine) if isinstance(item, Gap)]
-            assert gaps == ([3, 7] if witness else [3])
+        numbers: dict[int, set[Any]] = {}
+        for item in [*items, *theirs]:
+            if isinstance(item, Event):
+                numbers.setdefault(item.offset, set()).add(item.data)
+        assert [len(each) for each in numbers.values()] == [1] * 9
+        told = [getattr(item, "data", Gap) for item in theirs if isinstance(item, Event | Gap)]
+        kept, new = ([f"{word} {number}" for number in range(3)] for word in ("kept", "new"))
+        assert told == [*kept, Gap, *new]
+        mine = [item for item in items if isinstance(item, Event | Gap)]
+        assert [item.offset for item in mine] == sorted(item.offset for item in mine)
+        gaps = [place for place, item in enumerate(mine) if isinstance(item, Gap)]
+        assert gaps == ([3, 7] if witness else [3])
 
 
 async def test_servers_of_a_jetstream_agree_on_a_new_epoch():

@@ -8,9 +8,14 @@ repeat is recognized, and signs of life go to the channel ``{NAME}:presence``. A
 in one step. The braces keep all this on one server of a Redis Cluster, which we find.
 An entry's id is ``N-0`` with N the number of the last event in it.
 
-A primary that fails can take with it what its replicas did not have yet. A server that had read
-further than the new primary knows notices when it reconnects, and gives the log a new epoch, so
-that nobody takes new events for old ones that have the same numbers.
+**No number means two events.** A primary that fails can take with it what its replicas did not have
+yet, and one that is restored from a copy has lost the newest entries; nobody may be left who has
+read them. So whoever finds another process at work than the one that ``{NAME}:meta`` names puts a
+mark into the stream, whose number is the time in microseconds: new ones are above all that were
+given before, as long as those were fewer than a million a second. At the mark all readers are told
+that events may be missing, and nobody knows how many; where a primary is restarted, too, which has
+kept all but can't prove it. Where the broker does not say which process it is (a user needs the
+permission to ask ``INFO``), a server that had read further notices, and gives the log a new epoch.
 
 Sources: https://redis.io/docs/latest/develop/pubsub/ and
 https://redis.io/docs/latest/develop/data-types/streams/
@@ -48,9 +53,25 @@ __all__ = ["Channels", "Streams"]
 
 OPEN = """
 -- KEYS: stream, meta. ARGV: an epoch to begin with; the epoch, number and entry read last.
--- Returns epoch, newest number, and the number after which to read: what is kept of this epoch.
+-- Returns epoch, newest number, the number after which to read, as all later ones of this epoch are
+-- kept, and that of the newest mark.
 local epoch = redis.call('HGET', KEYS[2], 'epoch')
 local number = tonumber(redis.call('HGET', KEYS[2], 'number') or '0')
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+if run and run ~= redis.call('HGET', KEYS[2], 'run') then
+  if epoch then
+    local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+    local taken = newest and tonumber(string.match(newest[1], '%d+')) or 0
+    local time = redis.call('TIME')
+    number = math.max(number + 1, taken + 1, time[1] * 1000000 + time[2])
+    local mark = string.format('%.0f', number)
+    redis.call('XADD', KEYS[1], mark .. '-0', 'n', 1, 'i', 'doubt', 'e', epoch, 'd', '')
+    redis.call('HSET', KEYS[2], 'number', mark, 'doubt', mark)
+  end
+  redis.call('HSET', KEYS[2], 'run', run)
+end
+local doubt = tonumber(redis.call('HGET', KEYS[2], 'doubt') or '0')
 local seen = tonumber(ARGV[3])
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 local before = number
@@ -59,15 +80,16 @@ if oldest then
 end
 local same = true
 if epoch == ARGV[2] and seen > 0 then
-  local at = redis.call('XRANGE', KEYS[1], seen .. '-0', seen .. '-0')[1]
-  if at then same = at[2][4] == ARGV[4] else same = number >= seen and before >= seen end
+  local at = redis.call('XRANGE', KEYS[1], ARGV[3] .. '-0', ARGV[3] .. '-0')[1]
+  if at then same = at[2][4] == ARGV[4]
+  else same = doubt > seen or (number >= seen and before >= seen) end
 end
 if not epoch or not same then
   epoch = ARGV[1]
-  redis.call('HSET', KEYS[2], 'epoch', epoch, 'from', number)
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'from', string.format('%.0f', number))
 end
 local from = tonumber(redis.call('HGET', KEYS[2], 'from') or '0')
-return {epoch, number, math.max(before, from)}
+return {epoch, number, math.max(before, from), doubt}
 """
 APPEND = """
 -- KEYS: stream, meta, the server's.
@@ -81,10 +103,10 @@ local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local taken = newest and tonumber(string.match(newest[1], '%d+')) or 0
 local number = redis.call('HINCRBY', KEYS[2], 'number', ARGV[1])
 if number - ARGV[1] < taken then
-  number = string.format('%.0f', taken + ARGV[1])
-  redis.call('HSET', KEYS[2], 'number', number)
+  number = taken + ARGV[1]
+  redis.call('HSET', KEYS[2], 'number', string.format('%.0f', number))
 end
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], number .. '-0',
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], string.format('%.0f-0', number),
   'n', ARGV[1], 'i', ARGV[2], 'e', ARGV[6], 'd', ARGV[3])
 redis.call('SET', KEYS[3], ARGV[4], 'EX', 86400)
 return 1
@@ -109,6 +131,8 @@ return before
 """
 COUNT = 200
 """Entries in one read."""
+DOUBT = "doubt"
+"""The id of a mark."""
 MOST_ADDRESSES = 32
 """Servers that are tried in one attempt to connect, those of a cluster that send us on included."""
 
@@ -310,7 +334,8 @@ class Streams(Channels, LogTransport):
         self._append = client.register_script(APPEND)
         try:
             known = [secrets.token_hex(8), self._epoch, self._number, self._entry]
-            epoch, number, before = await in_time(client.register_script(OPEN)(self._keys, known))
+            opened = await in_time(client.register_script(OPEN)(self._keys, known))
+            epoch, number, before, doubt = opened
         except errors.MovedError:
             raise
         except errors.ResponseError as exc:
@@ -322,7 +347,9 @@ class Streams(Channels, LogTransport):
             self.host.on_opened(epoch, self._number)
             self.tail = self.tail or number
         elif before > self._number:
-            self.host.on_trimmed(before, before - self._number)
+            # Numbers have no holes but those before marks.
+            count = before - self._number if doubt <= self._number else None
+            self.host.on_trimmed(before, count)
             self._number, self._entry = before, ""
 
     async def _number_before(self, client: Redis, number: int) -> int:
@@ -346,7 +373,10 @@ class Streams(Channels, LogTransport):
                             raise Unreachable("its log has begun anew")
                         data = b"an entry of somebody else"
                     self._number, self._entry = number, id
-                    self.host.on_entry(number - count + 1, data)
+                    if id == DOUBT:
+                        self.host.on_doubt(number)
+                    else:
+                        self.host.on_entry(number - count + 1, data)
 
 
 def _read_entry(id: bytes, fields: dict[bytes, bytes]) -> tuple[int, int, str, str, bytes]:
