@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="FAULTS",
-        help="such as 'flood, restore broker, refuse entries'; the last two come only if they are"
-        " named (default: all others that are possible)",
+        help="such as 'flood, restore broker, refuse entries'; the last comes only if it is named"
+        " (default: all others that are possible)",
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="write all logs there, as JSON")
 

@@ -48,10 +48,8 @@ KINDS = {
     "restore broker": Kind(0.5, 6, 9, "broker"),
     "refuse entries": Kind(1, 1, 5, "broker"),
 }
-COMMON = [kind for kind in KINDS if kind not in ("restore broker", "refuse entries")]
-"""Those that come unless others are asked for. That a log is older than it was is known to those
-who have read what it lost; until one of them is back, the others go on with the numbers it had.
-"""
+COMMON = [kind for kind in KINDS if kind != "refuse entries"]
+"""Those that come unless others are asked for."""
 
 
 class Step(NamedTuple):
