@@ -98,8 +98,8 @@ FAULTS = {
     ),
     "a log that comes back older gives its numbers again": Fault(
         "scaling/bus/nats.py",
-        "        base = max(now - last - 1, newest + 1, self._base + max(1, self._next - last - 1))\n",
-        "        base = now * 0\n",
+        "base = max(now - last - 1, newest + 1, self._base + max(1, self._next - last - 1))\n",
+        "base = now * 0\n",
         "nats?stream=chat",
         "number|order",
         "restore broker, kill server",
