@@ -39,6 +39,8 @@ LINKS = 2
 """Links of people to each server."""
 DATA = ("jetstream", "appendonlydir")
 """Where NATS and Valkey have what they keep."""
+RATE = 60
+"""Messages per second from one connection."""
 LONGEST = 1000
 """Bytes of an entry, its headers included, that a broker takes which refuses longer ones."""
 
@@ -107,8 +109,9 @@ class World:
                     host="127.0.0.1",
                     port=0,
                     beat=BEAT,
-                    # So little is kept that whoever reads slowly is told of gaps.
-                    chat={"rate": 0, "capacity": 64},
+                    # So little is kept that whoever reads slowly is told of gaps, and whoever
+                    # floods is too fast: some of that waits, and some is refused.
+                    chat={"rate": RATE, "debt": 2 * RATE, "capacity": 64},
                     secret=secret,
                     max_connections=None,
                     max_per_address=0,
