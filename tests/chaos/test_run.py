@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from wslessons.chaos.run import run
+from wslessons.chaos.world import World
 from wslessons.errors import UserError
 from wslessons.scaling.brokers import kafka
+from wslessons.scaling.cluster import ServerProcess
+from wslessons.scaling.cluster.messages import Config, Stats
 
 
 @pytest.mark.timeout(300)
@@ -18,6 +21,19 @@ async def test_every_promise_is_kept_while_everything_breaks(bus: str, seed: int
     assert len({step.kind for step in report.steps}) > 10
     assert report.heard > report.acknowledged > report.unconfirmed
     assert report.connections > report.people
+
+
+async def test_a_server_that_is_killed_while_others_answer_holds_nothing():
+    """What is measured then is not this process, which holds all that people have heard."""
+
+    class Killed(ServerProcess):
+        async def stats(self, timeout: float = 0) -> Stats:
+            return Stats(0, 5, 0, 0, 0, None, 0, 0, 0, "connected", "")
+
+    world = World("nats", 1, 1)
+    config = Config("memory:", "127.0.0.1", 0, 1, {}, b"", None, 0, (1, 1))
+    world.servers = [Killed(1, config)]
+    assert await world.usage() == {}
 
 
 KILLED = ("kill broker", "freeze broker", "cut link")

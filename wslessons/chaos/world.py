@@ -170,11 +170,10 @@ class World:
     async def usage(self) -> dict[str, Usage]:
         """Return what the servers hold now, those that answer."""
         return {
-            f"server {server.number}": Usage(
-                stats.tasks, _descriptors(server.pid), memory(server.pid)
-            )
+            f"server {server.number}": Usage(stats.tasks, _descriptors(pid), memory(pid))
             for server, stats in zip(self.servers, await self.stats(), strict=True)
-            if stats is not None
+            # One that has answered may be killed before all have. (No process would be ours.)
+            if stats is not None and (pid := server.pid) is not None
         }
 
     # What goes wrong.
@@ -422,7 +421,7 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _descriptors(pid: int | None) -> int:
+def _descriptors(pid: int) -> int:
     """Return how many descriptors a process has open; 0 where the system doesn't say."""
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
