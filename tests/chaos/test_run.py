@@ -9,7 +9,7 @@ from wslessons.chaos.world import World
 from wslessons.errors import UserError
 from wslessons.scaling.brokers import kafka
 from wslessons.scaling.cluster import ServerProcess
-from wslessons.scaling.cluster.messages import Config, Stats
+from wslessons.scaling.cluster.server import Config, Stats
 
 
 @pytest.mark.timeout(300)
