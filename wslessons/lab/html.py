@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import functools
 import html
 import importlib
 import pkgutil
@@ -132,7 +133,6 @@ def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[s
         The page, and those modules that it names in its text.
     """
     import nbformat
-    from nbconvert import HTMLExporter
 
     notebook: Notebook = nbformat.read(lesson, as_version=4)
     up = "../" * (len(place.parts) - 1)
@@ -147,9 +147,7 @@ def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[s
             title = re.match(r"# (.*)", cell.source)
             if title and "title" not in notebook.metadata:
                 notebook.metadata["title"] = title[1].replace("`", "")
-    # No address of any script: they are for formulas and widgets, of which there are none.
-    exporter: Any = HTMLExporter(**dict.fromkeys(("mathjax_url", "require_js_url"), ""))
-    page, _ = exporter.from_notebook_node(notebook)
+    page, _ = _exporter().from_notebook_node(notebook)
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     page = page.replace("</head>", f"{HEAD}</head>", 1)
     index, reference = f"{up}index.html", f"{up}{API}/wslessons.html"
@@ -167,6 +165,15 @@ def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[s
         return f'<a href="{up}{API}/{name.replace(".", "/")}.html">{code[0]}</a>'
 
     return re.sub(r"<code>(wslessons(?:\.\w+)+)</code>", link, page), named
+
+
+@functools.cache
+def _exporter() -> Any:
+    """Make what renders notebooks, once: it compiles its templates."""
+    from nbconvert import HTMLExporter
+
+    # No address of any script: they are for formulas and widgets, of which there are none.
+    return HTMLExporter(**dict.fromkeys(("mathjax_url", "require_js_url"), ""))
 
 
 def _drawn(text: str) -> str:
