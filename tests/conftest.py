@@ -27,7 +27,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A recording of this, the lesson and what goes deeper, holds what a real nginx has answered.
 OF_NGINX = "08_production.ipynb"
 
-# Where single files take half a minute and more, because of browsers, kernels, brokers and time.
+# Files that wait for half a minute and more, each of which would keep the last process busy alone.
+FIRST = (
+    # With it all others that open JupyterLab, see `OneJupyterLab`.
+    "browser/test_chat_lesson.py",
+    "chaos/test_run.py",
+    "exercises/test_testing_exercises.py",
+    "exercises/test_grade.py",
+    "scaling/test_failover.py",
+    "exercises/test_solved_lessons.py",
+    "lab/test_html.py",
+    "test_attacks.py",
+    "test_conformance.py",
+)
+
+# Rooms where single files take long, because of browsers, kernels, brokers and time.
 LONG = ("browser", "exercises", "notebooks", "scaling", "lab", "client", "bench", "web")
 
 
@@ -74,7 +88,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, None, None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the rooms whose files take long, in turns.
+    """Begin with the files that take long, then with the rooms whose files do, in turns.
 
     Else a browser's file that comes last keeps one process busy while the others have ended, and
     four of them at once starve each other.
@@ -88,7 +102,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             rooms.setdefault(name if folder == "tests" else folder, []).append(item.path)
         files[item.path].append(item)
     turns = itertools.zip_longest(*(rooms.pop(name) for name in LONG))
-    paths = itertools.chain(filter(None, itertools.chain(*turns)), *rooms.values())
+    paths = [*filter(None, itertools.chain(*turns)), *itertools.chain(*rooms.values())]
+    first = [path for name in FIRST if (path := config.rootpath / "tests" / name) in files]
+    paths = [*first, *(path for path in paths if path not in first)]
     items[:] = [item for path in paths for item in files[path]]
     from wslessons.guard import nginx
 
