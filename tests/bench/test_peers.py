@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +18,12 @@ from wslessons.bench.fanout_load import Load
 from wslessons.bench.peers import Peer, floor, parse
 from wslessons.errors import UserError
 
+RECIPE = (
+    (Path(__file__).parents[2] / "CONTRIBUTING.md")
+    .read_text(encoding="utf-8")
+    .partition("## Adding a peer to a bench")[2]
+    .partition("\n## ")[0]
+)
 compiled = pytest.mark.skipif(shutil.which("cc") is None, reason="the floor is in C")
 
 
@@ -71,12 +79,19 @@ def test_each_chat_lets_a_crowd_in(name: str) -> None:
 
 @pytest.mark.parametrize("bench", ["echo", "connect", "memory"])
 def test_bench_writes_its_results(
-    bench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table on stdout, and each turn's numbers in the file; a server of one's own joins in."""
-    mine = f"mine={sys.executable} -m wslessons.bench.servers peer library {{port}}"
-    if bench != "echo":
-        mine = f"mine={sys.executable} -m wslessons.bench.servers peer chat {{port}}"
+    """A table on stdout, and each turn's numbers in the file; a server of one's own joins in.
+
+    The echo's is made by CONTRIBUTING.md's recipe, word for word.
+    """
+    mine = f"mine={sys.executable} -m wslessons.bench.servers peer chat {{port}}"
+    if bench == "echo":
+        (program,) = re.findall(r"(?ms)^```python\n# mine\.py\n(.*?)^```$", RECIPE)
+        (tmp_path / "mine.py").write_text(program, encoding="utf-8")
+        (command,) = re.findall(r"(?m)^wslessons bench echo .*$", RECIPE)
+        monkeypatch.chdir(tmp_path)
+        mine = shlex.split(command)[-1].replace("python3", shlex.quote(sys.executable))
     options = ["--seconds", "0.1", "--connections", "5"] if bench == "echo" else ["--connections"]
     options += [] if bench == "echo" else ["20"]
     file = tmp_path / "results.json"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import html
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,8 +100,8 @@ class Note:
         return "\n".join([self.title, *_wrapped(self.body, "  ")])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        body = html.escape(self.body)
-        shown = f"<pre>{body}</pre>" if self.code else f"<div>{body}</div>"
+        code = f"<pre>{html.escape(self.body)}</pre>"
+        shown = code if self.code else f"<div>{_sentence(self.body)}</div>"
         return {
             "text/plain": repr(self),
             "text/html": f"<div><b>{html.escape(self.title)}</b>{shown}</div>",
@@ -158,18 +159,23 @@ class Verdict:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         rows = "".join(_row(line) for line in self.lines)
-        note = f"<div>{html.escape(self.note)}</div>" if self.note else ""
+        note = f"<div>{_sentence(self.note)}</div>" if self.note else ""
         mark, colour = MARKS[self.state]
         title = f'<b><span style="color:{colour}">{mark}</span> {html.escape(self.title)}</b>'
         body = f'<div style="color:var(--jp-ui-font-color1, inherit)">{title}{rows}{note}</div>'
         return {"text/plain": repr(self), "text/html": body}
 
 
+def _sentence(text: str) -> str:
+    """Return what we say as HTML, with `code` for what stands between backticks."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def _row(line: Line) -> str:
     mark, colour = MARKS[line.state]
     details = "".join(
         f'<div style="margin-left:1.6em;white-space:pre-wrap"><b>{label}:</b>'
-        f" {html.escape(text)}</div>"
+        f" {_sentence(text) if label == 'hint' else html.escape(text)}</div>"
         for label, text in line.details
     )
     return (
