@@ -440,6 +440,22 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert dead_links((ROOT / "README.md").read_text(encoding="utf-8"), ROOT) == []
 
 
+def test_the_readme_and_the_index_say_the_same() -> None:
+    """The same symptoms with the same cures, and as many minutes for a lesson as it says itself."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](notebooks/", "](")
+    index = "\n".join(
+        cell.source for cell in nbformat.read(FOLDER / "index.ipynb", as_version=4).cells
+    )
+    table = r"(?m)^\|[^|\n]+\| (?:\[[^|]+\]\([^|]+#[^|]+\),? ?)+\|$"
+    assert len(re.findall(table, index)) > 30
+    assert re.findall(table, readme) == re.findall(table, index)
+    for name in LESSONS:
+        first = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[0].source
+        (minutes,) = re.findall(r"\*\*(?:\d+ to )?(\d+) minutes\.\*\*", first)
+        for page in (readme, index):
+            assert re.search(rf"(?m)^\| \[[^|]*\({name}\.ipynb\)[^|]*\| {minutes} \|", page), name
+
+
 def test_dead_link_is_found(tmp_path: Path) -> None:
     """A page that is missing, and a heading that was renamed; `code` in one counts as its text."""
     notebook = of_cells(1, text="## Why `time.sleep` hurts?")

@@ -1,4 +1,4 @@
-"""The five programs of the README: each is short, type-checked, and does what it is there for."""
+"""The programs of the README: each is short, type-checked, and does what it is there for."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from wslessons.serving import urls
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PROGRAMS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL))
+OF_PYTEST = PROGRAMS.pop("test_mine.py")
+"""Run by tests/test_testing.py, beside a user's other tests."""
 
 
 @pytest.fixture
@@ -83,9 +85,12 @@ async def heard(client: ChatClient, count: int) -> list[str]:
     return lines
 
 
-def test_there_are_five_and_they_are_short() -> None:
-    """Under 40 lines each."""
-    assert list(PROGRAMS) == ["bot.py", "logger.py", "app.py", "devices.py", "servers.py"]
+def test_there_are_six_and_they_are_short() -> None:
+    """Under 40 lines each, and there is no other Python in the README."""
+    assert list(PROGRAMS) == [
+        *("bot.py", "logger.py", "app.py", "devices.py", "servers.py", "watch.py")
+    ]
+    assert README.count("```python") == len(PROGRAMS) + 1
     assert max(len(text.splitlines()) for text in PROGRAMS.values()) < 40
 
 
@@ -161,6 +166,14 @@ async def test_a_device_whose_line_dies_is_noticed(programs: Path) -> None:
         assert await devices.line("says") == "pump says 7 bar"
         with link.stall():
             assert await devices.line("gone") == "pump is gone: 1006"
+
+
+async def test_a_link_shows_what_is_said_and_it_ends(programs: Path) -> None:
+    """The handshake, the texts and the close, each with its direction."""
+    async with running(programs, "watch.py") as watch:
+        assert await watch.line("hello") == "client->server hello"
+        assert await watch.line("hello") == "server->client Echo: hello"
+        assert await watch.process.wait() == 0
 
 
 async def test_two_servers_share_rooms_and_history(programs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from wslessons.client import ChatClient
 from wslessons.errors import UserError
 from wslessons.testing.hostile import BEHAVIOURS, Hostile
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+[OF_README] = re.findall(r"(?ms)^```python\n# test_mine\.py\n(.*?)^```", README)
 USERS = """
 import asyncio
 import pytest
@@ -76,12 +79,16 @@ def test_an_hour_in_no_time(virtual_run):
 
 
 def test_fixtures_as_a_user_has_them(tmp_path: Path) -> None:
-    """They work, and a handler that fails is a test that fails, with its own exception."""
+    """They work, and a handler that fails is a test that fails, with its own exception.
+
+    So does the test that the README shows, word for word.
+    """
     (tmp_path / "test_users.py").write_text(USERS)
+    (tmp_path / "test_mine.py").write_text(OF_README)
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert "3 passed, 1 error" in done.stdout, done.stdout
+    assert "5 passed, 1 error" in done.stdout, done.stdout
     assert "ERROR test_users.py::test_fails_with_its_handler" in done.stdout
     assert "a handler failed" in done.stdout
     assert "ZeroDivisionError: the fault" in done.stdout

@@ -14,7 +14,11 @@ CELLS = (
     "from wslessons.echo import echo\n"
     "server = await lab.serve('echo', echo)\n"
     "server",
-    "await lab.echo_panel(server)",
+    # With so many lines that it scrolls.
+    "panel = await lab.echo_panel(server)\n"
+    "for number in range(20):\n"
+    "    panel.transcript.add('note', f'line {number}')\n"
+    "panel",
     "await lab.plug_panel(server)",
     "from wslessons.chat import ChatServer\n"
     "await lab.chat_panels(await lab.serve('chat', ChatServer()), 'alice', 'bob')",

@@ -220,6 +220,8 @@ class Trial:
         self._theirs: list[Server] = []
         self._started: list[asyncio.Future[Any]] = []
         self.clients: list[Client] = []
+        self._called = ""
+        """The last call of the learner's function, if its arguments can be shown."""
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -352,6 +354,11 @@ class Trial:
         Raises:
             Mismatch: it raised, or took too long.
         """
+        self._called = ""
+        if all(isinstance(arg, str | bytes | int | float | list | None) for arg in args):
+            words = f"({', '.join(map(repr, args))})"
+            name = getattr(self.answer, "__name__", "")
+            self._called = f", from {name}{words}" if name and len(words) <= 60 else ""
         try:
             with self.isolation.learners():
                 result = self.answer(*args)
@@ -591,7 +598,7 @@ class Trial:
         """
         # 1 == True and 1 == 1.0, and here they are different answers.
         if got != expected or isinstance(got, bool) != isinstance(expected, bool):
-            raise Mismatch(shown(expected), got, hint)
+            raise Mismatch(shown(expected) + self._called, got, hint)
 
     def require(self, holds: bool, expected: str, got: Any, hint: Hint) -> None:
         """Expect that something holds, described in words.
@@ -606,7 +613,7 @@ class Trial:
             Mismatch: it does not.
         """
         if not holds:
-            raise Mismatch(expected, got, hint)
+            raise Mismatch(expected + self._called, got, hint)
 
 
 def _for_how_long(end: float, timeout: float) -> str:

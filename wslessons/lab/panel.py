@@ -229,6 +229,8 @@ class Transcript:
         # In a reversed column the browser keeps the end in view by itself.
         self.widget = ipywidgets.Box(
             [self._html],
+            # Whoever has no mouse scrolls it with the arrow keys.
+            tabbable=True,
             layout=ipywidgets.Layout(
                 display="flex",
                 flex_flow="column-reverse",
