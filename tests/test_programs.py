@@ -94,6 +94,7 @@ def test_there_are_six_and_they_are_short() -> None:
     assert max(len(text.splitlines()) for text in PROGRAMS.values()) < 40
 
 
+@pytest.mark.timeout(180)
 def test_type_checkers_read_them(programs: Path) -> None:
     """As a user's own would."""
     command = [sys.executable, "-m", "mypy", "--strict", *PROGRAMS]
