@@ -97,8 +97,10 @@ test_exercises_are_whole, test_wrong_answers_get_their_hints = closing_tests(0, 
 
 
 def test_a_mistake_is_shown_with_what_was_asked():
-    """A right answer to one question only; the hint's code is marked up in a notebook."""
+    """Unless that is an address. The hint's code is marked up in a notebook."""
     verdict = judge(check.poll_load, load("tabs / interval, 0.99"))
     [line] = [line for line in verdict.lines if "99%" in line.behaviour]
     assert line.expected == "a share of 0.5, from poll_load(500, 5, 10)"
     assert "<code>change_every / interval</code>" in verdict._repr_mimebundle_()["text/html"]
+    verdict = judge(check.polite_poll, POLITE.replace("range(times)", "range(1)"))
+    assert "polite_poll" not in "".join(line.expected for line in verdict.lines)

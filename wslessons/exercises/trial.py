@@ -358,7 +358,9 @@ class Trial:
         if all(isinstance(arg, str | bytes | int | float | list | None) for arg in args):
             words = f"({', '.join(map(repr, args))})"
             name = getattr(self.answer, "__name__", "")
-            self._called = f", from {name}{words}" if name and len(words) <= 60 else ""
+            # An address would be another one each time.
+            if name and len(words) <= 60 and "://" not in words:
+                self._called = f", from {name}{words}"
         try:
             with self.isolation.learners():
                 result = self.answer(*args)
