@@ -194,6 +194,14 @@ def outputs_name_no_address(notebook: Notebook) -> Iterator[str]:
             yield f"{name} puts out {found[0]}"
 
 
+def outputs_are_no_markdown(notebook: Notebook) -> Iterator[str]:
+    """A question, as all HTML, shows its backticks as they are."""
+    for name, cell in code(notebook):
+        for output in cell.outputs:
+            if "`" in "".join(output.get("data", {}).get("text/html", "")):
+                yield f"{name} shows a backtick"
+
+
 def outputs_hold_no_traceback(notebook: Notebook) -> Iterator[str]:
     """Python 3.11 and 3.13 word tracebacks differently, and they name files of a machine."""
     for name, text in texts(notebook):
@@ -346,6 +354,7 @@ BAD: list[tuple[Callable[[Notebook], Iterator[str]], Notebook, str]] = [
     (metadata_is_of_no_machine, example(**shows(outputs.WIDGET_VIEW, "")), "id of a widget"),
     (outputs_name_no_address, example(**shows("text/html", "ws://127.0.0.1:80/")), "1:80"),
     (outputs_name_no_address, example(**shows("text/plain", "<f at 0x7f54baf01cd0>")), "0x7f"),
+    (outputs_are_no_markdown, example(**shows("text/html", "<b>`recv`?</b>")), "a backtick"),
     (outputs_hold_no_traceback, example(**shows("text/plain", '  File "a", line 1')), "raw"),
     (outputs_hold_no_traceback, example(outputs=[RAISED]), "keeps a raw traceback"),
     (package_is_not_repeated, example(first_lines(4)), "repeats lines"),
