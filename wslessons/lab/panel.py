@@ -225,12 +225,11 @@ class Transcript:
         self._loop = running_loop()
         self._refresh: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
-        self._html = ipywidgets.HTML()
+        # Whoever has no mouse comes to it by Tab, and scrolls the box with the arrow keys.
+        self._html = ipywidgets.HTML(tabbable=True)
         # In a reversed column the browser keeps the end in view by itself.
         self.widget = ipywidgets.Box(
             [self._html],
-            # Whoever has no mouse scrolls it with the arrow keys.
-            tabbable=True,
             layout=ipywidgets.Layout(
                 display="flex",
                 flex_flow="column-reverse",
