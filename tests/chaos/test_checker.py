@@ -260,6 +260,20 @@ def test_who_hears_something_twice_before_a_doubt_has_heard_it_twice():
     assert "twice" in kinds(check(logs.values(), one_order=True))
 
 
+@pytest.mark.parametrize(("answer", "found"), [("Unconfirmed", []), ("ack", ["twice"])])
+def test_what_is_in_doubt_may_be_heard_in_both_lives_of_a_log(answer: str, found: list[str]):
+    """Only if its sender was not told a number of it."""
+    logs = right()
+    for log in logs.values():
+        log.entries += [Entered(9.0, "f", 0), Heard(9.5, "x1", 1, 0, "dan")]
+    logs["bob"].entries.insert(2, Heard(1.5, "x1", 14, 13, "dan"))
+    logs["ann"].entries.insert(1, Heard(1.5, "x1", 14, 10, "dan"))
+    logs["eve"].entries.insert(1, Heard(1.5, "x1", 14, 13, "dan"))
+    place = ("f", 1) if answer == "ack" else ("", 0)
+    logs["dan"] = Log("dan", "/", [], [Saying("x1", 1.0, 2.0, answer, *place)])
+    assert kinds(check(logs.values(), one_order=True)) == found
+
+
 def several() -> Logs:
     """Two servers without one order: ann is on one, bob and eve are on the other."""
     logs = [

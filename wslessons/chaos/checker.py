@@ -6,7 +6,9 @@ or was told that something is missing there.
 
 A log may lose its end, as when a copy is put back. That is in doubt whenever a broker was started
 anew, and everybody is told, at one number. What was heard before a doubt may stand once more behind
-it, for those who have not heard it: nobody could know that it had got so far.
+it, for those who have not heard it: nobody could know that it had got so far. And what was on its
+way to a log that was emptied may be heard in both lives of it, if its sender has no number of it
+(it is in doubt, or was said in plain text).
 
 | kind | what it means |
 |---|---|
@@ -159,6 +161,7 @@ class _Truth:
 
     def __init__(self, logs: list[Log], *, one_order: bool) -> None:
         self.findings: list[Finding] = []
+        self.one_order = one_order
         self.events: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         """What stands at each number, by room and epoch."""
         self.prevs: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
@@ -376,11 +379,14 @@ def _check_texts(log: Log, truth: _Truth) -> list[Finding]:
         if not isinstance(entry, Heard) or not entry.sender:
             continue
         before_it, number = seen.get(entry.what, ("", 0))
-        doubted = before_it == epoch and truth.is_doubted(log.room, epoch, number, entry.offset)
+        saying = truth.sayings.get(entry.what)
+        if before_it == epoch:
+            doubted = truth.is_doubted(log.room, epoch, number, entry.offset)
+        else:
+            doubted = truth.one_order and saying is not None and not saying.offset
         if entry.what in seen and not doubted:
             findings.append(Finding("twice", log.name, f"{entry.what!r} was heard twice"))
         seen[entry.what] = epoch, entry.offset
-        saying = truth.sayings.get(entry.what)
         if saying is None or saying.answer != "ack":
             # What its sender has given up may still come, at any time.
             continue

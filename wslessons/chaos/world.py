@@ -35,6 +35,8 @@ HEARTBEAT = (2.0, 2.0)
 """Seconds between a server's pings, and of silence after one until a client is dropped."""
 TRIES = 60
 """How often something is tried, each half a second after the one before, until it is mended."""
+ATTEMPTS = 3
+"""How often a node of the broker is started."""
 LINKS = 2
 """Links of people to each server."""
 DATA = ("jetstream", "appendonlydir")
@@ -269,7 +271,7 @@ class World:
         for node in nodes:
             self._down[self._key(node)] -= 1
         ready = [node for node in nodes if not self._down[self._key(node)]]
-        await asyncio.gather(*(node.restart() for node in ready))
+        await asyncio.gather(*map(_restart, ready))
 
     def _key(self, node: brokers.Node) -> int:
         """Return where a node's count is, beside those of the servers."""
@@ -341,6 +343,15 @@ class World:
         link.target = (link.target[0], self._ports[int(step.strength * len(self._ports))])
         link.cut().undo()
         yield
+
+
+async def _restart(node: brokers.Node) -> None:
+    """Start a node again; on a machine that is busy not every attempt is in time."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(UserError):
+            return await node.restart()
+        await node.kill()
+    await node.restart()
 
 
 def _copy_data(source: Path, target: Path) -> None:

@@ -5,7 +5,8 @@ number. So a client can leave one server and resume on another.
 
 **Once and in order.** A server has one message under way to the broker at a time, with all the
 events that became ready meanwhile, and repeats it until the broker has it. A repeat that turns out
-to be one is recognized by its sequence number and delivered to nobody.
+to be one is recognized by its sequence number and delivered to nobody. Not where the log was lost
+meanwhile, or its end: then nobody can know whether others had heard it.
 
 **What the broker will never take**, as it has a limit of its own, is given up, alone: `Unsent` says
 so to this server's readers.
