@@ -15,8 +15,8 @@ there is nothing to do. After the owner's, even by SIGKILL, it sends the command
 - A broker that was killed may be started again in the same HOME, so its guardian goes on watching
   the owner until another one has taken over, or HOME is gone.
 
-It imports nothing of ours and runs without site-packages: it is there in some hundredths of a
-second.
+It imports nothing of ours, nor what takes long (`pathlib`, `shutil`), and runs without
+site-packages: each start of a server or a command waits for it, two hundredths of a second.
 
 Not handled here: Windows, which can't fork, and a guardian that is killed before its owner.
 """
@@ -26,11 +26,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 
 TIMEOUT = 5.0
 """Seconds for a command to end by itself when its owner is gone."""
@@ -82,18 +80,21 @@ def wait(*processes: Watched, seconds: float | None = None) -> None:
         time.sleep(POLL)
 
 
-def guard(owner: Watched, command: Watched, note: Path | None) -> None:
+def guard(owner: Watched, command: Watched, home: str) -> None:
     """Wait for the end of either, and do what the owner no longer can.
 
-    `note` is a file in HOME that holds the process id of the latest guardian there.
+    A file in `home` (`note`) holds the process id of the latest guardian there.
     """
     while not owner.ended:
         if not command.ended:
             wait(owner, command)
             continue
         try:
-            if note is None or note.read_text() != str(os.getpid()):
+            if not home:
                 return
+            with open(note(home)) as file:
+                if file.read() != str(os.getpid()):
+                    return
         except OSError:
             return
         wait(owner, seconds=LOOK)
@@ -102,8 +103,15 @@ def guard(owner: Watched, command: Watched, note: Path | None) -> None:
     if not command.ended:
         command.send(signal.SIGKILL)
         wait(command, seconds=TIMEOUT)
-    if note is not None:
-        shutil.rmtree(note.parent, ignore_errors=True)
+    if home:
+        import shutil
+
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def note(home: str) -> str:
+    """Where the latest guardian of a folder is written down."""
+    return os.path.join(home, "guardian")
 
 
 def main() -> None:
@@ -116,7 +124,6 @@ def main() -> None:
     # Whoever leads a session already can't begin one.
     with contextlib.suppress(OSError):
         os.setsid()
-    note = Path(home, "guardian") if home else None
     if not (pid := os.fork()):
         try:
             with contextlib.suppress(OSError):
@@ -125,11 +132,12 @@ def main() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(nowhere, number)
-            guard(owner, command, note)
+            guard(owner, command, home)
         finally:
             os._exit(0)
-    if note is not None:
-        note.write_text(str(pid))
+    if home:
+        with open(note(home), "w") as file:
+            file.write(str(pid))
     try:
         os.execvp(argv[0], argv)
     except OSError as exc:
