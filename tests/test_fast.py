@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -393,12 +394,17 @@ def test_short_way_of_the_fast_echo_answers_as_the_long_one(
     asyncio.run(both())
 
 
-async def test_fast_echo_reads_nothing_from_a_peer_that_does_not_read() -> None:
+@pytest.mark.parametrize("alone", [True, False], ids=["asyncio reads", "one epoll"])
+async def test_fast_echo_reads_nothing_from_a_peer_that_does_not_read(alone: bool) -> None:
     """With 60 MB to echo and nobody to read it, the server holds about one read's worth."""
     connections: set[Echo] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Echo(connections=connections), "127.0.0.1", 0)
-    async with asyncio.timeout(30), server:
+    async with asyncio.timeout(30), contextlib.AsyncExitStack() as stack:
+        if alone:
+            server = await loop.create_server(lambda: Echo(connections=connections), "127.0.0.1", 0)
+            await stack.enter_async_context(server)
+        else:
+            server = await stack.enter_async_context(Echo.serve(connections=connections))
         uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with connect(uri, proxy=None, compression=None) as client:
             (echo,) = connections
@@ -412,6 +418,40 @@ async def test_fast_echo_reads_nothing_from_a_peer_that_does_not_read() -> None:
             client.transport.resume_reading()
             for _ in range(1000):
                 assert len(await client.recv()) == 60000
+
+
+async def test_fast_echo_goes_on_when_others_end_however_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reset, an end without a close frame and a fault of ours each end one connection alone."""
+    connections: set[Echo] = set()
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with asyncio.timeout(30), Echo.serve(connections=connections) as server:
+        uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(uri, proxy=None) as stays:
+            async with connect(uri, proxy=None) as reset:
+                sock = reset.transport.get_extra_info("socket")
+                linger = struct.pack("ii", 1, 0)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                reset.transport.abort()
+            async with connect(uri, proxy=None) as ends:
+                ends.transport.write_eof()
+                await ends.wait_closed()
+            async with connect(uri, proxy=None) as unlucky:
+                (at_fault,) = [
+                    connection
+                    for connection in connections
+                    if connection.transport.get_extra_info("peername") == unlucky.local_address
+                ]
+                monkeypatch.setattr(at_fault, "data_received", lambda data: 1 / 0)
+                await unlucky.send("hi")
+                await unlucky.wait_closed()
+            while len(connections) > 1:  # noqa: ASYNC110 - asyncio's own
+                await asyncio.sleep(0)
+            await stays.send("still here?")
+            assert await stays.recv() == "Echo: still here?"
+    assert [type(fault["exception"]) for fault in faults] == [ZeroDivisionError]
 
 
 async def test_fast_echo_ends_with_its_server() -> None:
