@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets import ServerConnection, broadcast, serve
@@ -110,6 +112,36 @@ async def test_load_outlives_the_keepalive_of_a_server() -> None:
         port = server.sockets[0].getsockname()[1]
         arrived, sent = await asyncio.to_thread(talk, port)
     assert arrived == 2 * sent > 0
+
+
+async def test_a_server_that_leaves_receivers_deaf_is_named_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence in place of its measures says how many heard; those of the others stand."""
+    everybody: list[ServerConnection] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        name = str(await connection.recv())
+        everybody.append(connection)
+        await connection.send(f"Welcome, {name}!")
+        async for text in connection:
+            broadcast(everybody[:3], f"[{name}] {text}")
+
+    monkeypatch.setattr("wslessons.bench.fanout_load.PATIENCE", 0.5)
+    async with asyncio.timeout(40), serve(handler, "127.0.0.1", 0, compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+
+        def one(name: str) -> dict[str, Any]:
+            if name == "hears":
+                return {"rate": 1.0}
+            with Load(port, 5, 1):
+                raise AssertionError("two of the five have heard nothing")
+
+        turns = await asyncio.to_thread(tools.turns, ["deaf", "hears"], 1, fanout._or_deaf(one))
+    assert fanout._hearing(turns) == {"hears": [{"rate": 1.0}]}
+    fanout._tell_deaf(turns)
+    # On a busy machine fewer than three may have heard within the patience of this test.
+    assert re.fullmatch(r"deaf: deaf after a lag: [0-3] of 5 heard\.\n", capsys.readouterr().out)
 
 
 def test_disorder_is_noticed(receiver: Receiver) -> None:

@@ -16,10 +16,10 @@ rounds.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from wslessons.bench.fanout_load import TEXT_SIZE, Load
+from wslessons.bench.fanout_load import TEXT_SIZE, Deaf, Load
 from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor
 from wslessons.bench.tools import (
     Child,
@@ -33,7 +33,7 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError, at_least
+from wslessons.errors import at_least
 from wslessons.tables import table
 
 __all__ = ["CONTENDERS", "add_arguments", "measure_rate", "run"]
@@ -47,6 +47,8 @@ RATES = [
 ]
 QUICK_RATES = [(500, 1, 128), (500, 20, 128)]
 DEFAULT = [name for name in CONTENDERS if name != "tasks"]
+Turns = dict[str, list[dict[str, Any]]]
+"""What each contender's turns gave, by its name."""
 PACES = (50, 2000)
 """Messages a second."""
 
@@ -116,14 +118,14 @@ def _rate_case(
     seconds: float,
 ) -> dict[str, Any]:
     """Measure the rate of all contenders in turns."""
-    results = turns(
-        contenders,
-        rounds,
-        lambda name: measure_rate(_start(name, peers), name, receivers, senders, window, seconds),
-    )
+
+    def one(name: str) -> dict[str, Any]:
+        return measure_rate(_start(name, peers), name, receivers, senders, window, seconds)
+
+    everything = turns(contenders, rounds, _or_deaf(one))
+    results = _hearing(everything)
     rows = []
-    for name in contenders:
-        mine = results[name]
+    for name, mine in results.items():
         rows.append(
             [
                 name,
@@ -137,7 +139,8 @@ def _rate_case(
     print(f"\n{_many(receivers, 'receiver')}, {_many(senders, 'sender')}, window {window}")
     head = ["", "deliveries/s", "over broadcast", "of the floor", "CPU/delivery", "lost"]
     print(table(head, rows), flush=True)
-    return {"receivers": receivers, "senders": senders, "window": window, "turns": results}
+    _tell_deaf(everything)
+    return {"receivers": receivers, "senders": senders, "window": window, "turns": everything}
 
 
 def measure_rate(
@@ -172,7 +175,7 @@ def measure_rate(
         cpu, arrived = server.ask()["cpu"] - cpu, load.arrived - arrived
         missing, late = load.drain()
         if not arrived:
-            raise UserError(f"nothing arrived from {contender} in {took:.1f} seconds.")
+            raise Deaf(0, receivers)
         return {
             "rate": arrived / took,
             "cpu": cpu / arrived,
@@ -203,7 +206,8 @@ def _latency_case(
                 "late": late,
             }
 
-    results = turns(contenders, rounds, one)
+    everything = turns(contenders, rounds, _or_deaf(one))
+    results = _hearing(everything)
     rows = [
         [
             name,
@@ -211,11 +215,35 @@ def _latency_case(
             ratio(results, name, "floor", "p50"),
             _missing(results[name]),
         ]
-        for name in contenders
+        for name in results
     ]
     print(f"\n500 receivers, 1 sender, {pace} messages a second")
     print(table(["", "p50", "p99", "p50 over the floor's", "lost"], rows), flush=True)
-    return {"receivers": 500, "pace": pace, "turns": results}
+    _tell_deaf(everything)
+    return {"receivers": 500, "pace": pace, "turns": everything}
+
+
+def _or_deaf(one: Callable[[str], dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
+    """Have a contender that leaves receivers deaf give a sentence in place of its measures."""
+
+    def measured(name: str) -> dict[str, Any]:
+        try:
+            return one(name)
+        except Deaf as deaf:
+            return {"deaf": str(deaf)}
+
+    return measured
+
+
+def _hearing(results: Turns) -> Turns:
+    """Return the turns of the contenders whose receivers heard, in each of them."""
+    return {n: mine for n, mine in results.items() if not any("deaf" in turn for turn in mine)}
+
+
+def _tell_deaf(results: Turns) -> None:
+    for name, mine in results.items():
+        if sentence := next((turn["deaf"] for turn in mine if "deaf" in turn), ""):
+            print(f"{name}: {sentence}", flush=True)
 
 
 def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:

@@ -162,6 +162,8 @@ def _compared(
     unit: str,
 ) -> list[Row]:
     found = []
+    # Who left receivers deaf has not been measured.
+    turns = {n: mine for n, mine in turns.items() if all(key in turn for turn in mine)}
     for name in sorted(turns, key=lambda name: name != baseline):
         value = median(turn[key] for turn in turns[name]) * scale
         compared = ratio(turns, name, baseline, key)
