@@ -19,11 +19,11 @@ sentence. That is consistency before availability; `wslessons.scaling.bus.pubsub
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
+from wslessons.scaling.bus.bus import Recent
 from wslessons.scaling.bus.items import Event, Gap, Status, Unsent, decode, encode, join
 from wslessons.scaling.bus.remote import Outbox, Remote, Signal, logger
 from wslessons.scaling.bus.transport import LogTransport, Refused, Unreachable
@@ -56,7 +56,7 @@ class Log(Remote):
         transport.history = self._channel.capacity
         self._beside: Outbox[None] = Outbox(1000, 2**20)
         """Signs of life, which go beside the log."""
-        self._seqs: OrderedDict[str, int] = OrderedDict()
+        self._seqs: Recent[int] = Recent(NODES)
         """The newest sequence number of each server."""
         self._opened = False
 
@@ -157,13 +157,9 @@ class Log(Remote):
         self._progress(number)
 
     def _take(self, event: Event, number: int) -> None:
-        seqs = self._seqs
-        if event.seq <= seqs.get(event.node, 0):
+        if event.seq <= self._seqs.get(event.node, 0):
             return
-        seqs[event.node] = event.seq
-        seqs.move_to_end(event.node)
-        if len(seqs) > NODES:
-            seqs.popitem(last=False)
+        self._seqs[event.node] = event.seq
         if event.key in self._keys:
             return
         event.epoch = self.epoch

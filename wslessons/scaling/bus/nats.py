@@ -108,6 +108,8 @@ class Core(Transport):
         address: with the option `subject` (default: wslessons).
     """
 
+    faults = (nats.errors.Error, OSError)
+    slow = (TimeoutError, nats.errors.TimeoutError)
     _no_echo = True
     """Whether the server is to spare us what we publish ourselves."""
 
@@ -134,8 +136,8 @@ class Core(Transport):
         assert self._client is not None
         try:
             await _flush(self._client)
-        except (nats.errors.Error, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
+        except self.faults as exc:
+            raise Unreachable(self._explain(exc)) from exc
 
     async def _connect(self) -> None:
         error: Exception = TimeoutError()
@@ -160,11 +162,11 @@ class Core(Transport):
                 self.limit = client.max_payload
                 await self._subscribe(client)
                 return
-            except (nats.errors.Error, OSError, TimeoutError) as exc:
+            except self.faults as exc:
                 error = self._error or exc
                 if "authorization" in str(error).lower():
                     raise self._refused() from None
-        raise Unreachable(_explain(error))
+        raise Unreachable(self._explain(error))
 
     async def _subscribe(self, client: Client) -> None:
         await client.subscribe(self.subject, cb=self._take_message)
@@ -189,8 +191,15 @@ class Core(Transport):
             raise Unreachable("the connection is lost")
         try:
             await in_time(self._client.publish(subject, data))
-        except (nats.errors.Error, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
+        except self.faults as exc:
+            raise Unreachable(self._explain(exc)) from exc
+
+    def _explain(self, exc: BaseException) -> str:
+        if isinstance(exc, nats.js.errors.NoStreamResponseError | nats.errors.NoRespondersError):
+            return "the stream has no leader now"
+        if isinstance(exc, nats.js.errors.APIError):
+            return exc.description or str(exc)
+        return super()._explain(exc).removeprefix("nats: ")
 
     async def _take_message(self, msg: Msg) -> None:
         self.host.on_message(msg.data)
@@ -252,11 +261,12 @@ class JetStream(Core, LogTransport):
         except (nats.errors.TimeoutError, TimeoutError) as exc:
             raise Unreachable(await self._explain_silence(self._client)) from exc
         except nats.errors.MaxPayloadError as exc:
-            raise Refused(_explain(exc)) from exc
+            raise Refused(self._explain(exc)) from exc
         except nats.js.errors.APIError as exc:
-            raise (Refused if exc.err_code == TOO_LARGE else Unreachable)(_explain(exc)) from exc
-        except (nats.errors.Error, OSError) as exc:
-            raise Unreachable(_explain(exc)) from exc
+            kind = Refused if exc.err_code == TOO_LARGE else Unreachable
+            raise kind(self._explain(exc)) from exc
+        except self.faults as exc:
+            raise Unreachable(self._explain(exc)) from exc
 
     async def _explain_silence(self, client: Client) -> str:
         """Say why the stream has not acknowledged an entry in time."""
@@ -454,7 +464,8 @@ class JetStream(Core, LogTransport):
                     why = exc
                     if exc.err_code != NO_PEERS:
                         raise UserError(
-                            f"{self.label} can't keep the stream {self._stream}: {_explain(exc)}."
+                            f"{self.label} can't keep the stream {self._stream}:"
+                            f" {self._explain(exc)}."
                         ) from None
                 except (nats.errors.Error, nats.js.errors.Error) as exc:
                     why = exc
@@ -462,8 +473,9 @@ class JetStream(Core, LogTransport):
                 why = exc
             if isinstance(why, nats.js.errors.APIError) and why.err_code in NO_ROOM:
                 raise UserError(
-                    f"{self.label} has no room for the stream {self._stream} ({_explain(why)}): "
-                    "make some, or ask for less by the option max_bytes of the URL."
+                    f"{self.label} has no room for the stream {self._stream}"
+                    f" ({self._explain(why)}): make some, or ask for less by the option max_bytes"
+                    " of the URL."
                 ) from None
             # A server without JetStream has nobody who responds; one of a new cluster may be mute.
             mute = isinstance(
@@ -471,7 +483,7 @@ class JetStream(Core, LogTransport):
             )
             if asyncio.get_running_loop().time() - begun > (2 if mute else LEADERLESS):
                 raise UserError(
-                    f"{self.label} has no JetStream that answers ({_explain(why)}): "
+                    f"{self.label} has no JetStream that answers ({self._explain(why)}): "
                     "start the server with --jetstream, or leave ?stream= out of the URL."
                 ) from None
             await asyncio.sleep(0.1)
@@ -578,16 +590,3 @@ def _base_of(headers: dict[str, str] | None) -> int | None:
     """Return the base of an entry's term, where its headers have one."""
     base = (headers or {}).get(BASE, "")
     return int(base) if base.isdecimal() and base.isascii() and len(base) < 16 else None
-
-
-def _explain(exc: BaseException) -> str:
-    """Say an error in words."""
-    if isinstance(exc, TimeoutError | nats.errors.TimeoutError):
-        return "it does not answer in time"
-    if isinstance(exc, nats.js.errors.NoStreamResponseError | nats.errors.NoRespondersError):
-        return "the stream has no leader now"
-    if isinstance(exc, nats.js.errors.APIError):
-        return exc.description or str(exc)
-    if isinstance(exc, OSError):
-        return exc.strerror or str(exc)
-    return str(exc).removeprefix("nats: ") or type(exc).__name__

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -41,7 +40,7 @@ from wslessons.chat.events import (
 from wslessons.chat.room import IDS, ROSTER, Admission, Room, memory
 from wslessons.chat.rules import clean_name
 from wslessons.errors import UserError
-from wslessons.scaling.bus.bus import Bus
+from wslessons.scaling.bus.bus import Bus, Recent
 from wslessons.scaling.bus.items import Event, Gap, Item, NewEpoch, NodeDown, NodeUp, Status, Unsent
 from wslessons.serving import start_task
 
@@ -101,7 +100,7 @@ class SharedRoom(Room):
         """Whether the bus's log has begun anew, so that this room's numbers mean nothing."""
         self._bus = bus
         self._json = SharedJson(self.number)
-        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._gone: Recent[None] = Recent(IDS)
         """Connections that have left or are gone with their server, so that it is told once."""
         kept = [item for _, item in bus.items() if isinstance(item, Event | Gap)]
         kept = [item for item in kept if item.room in (path, None)]
@@ -143,7 +142,14 @@ class SharedRoom(Room):
         return Admission(cursor, self.number(cursor.offset) if gap else since, gap)
 
     def number(self, offset: int) -> int:
-        """Return the bus's number of what stands at `offset` of the room's own log."""
+        """Return the bus's number of what stands at `offset` of the room's own log.
+
+        Args:
+            offset: a place in the room's own log.
+
+        Returns:
+            The number.
+        """
         for record in islice(self.log, max(0, offset + 1 - self.log.oldest), None):
             assert isinstance(record, SharedRecord)
             return record.prev
@@ -204,7 +210,11 @@ class SharedRoom(Room):
     # What the bus delivers.
 
     def take(self, item: Event | Gap) -> None:
-        """Put what the bus delivers into the log, for everyone to get."""
+        """Put what the bus delivers into the log, for everyone to get.
+
+        Args:
+            item: which is for this room.
+        """
         if isinstance(item, Gap):
             self._append(Missed(item.count, item.offset or self._newest))
             return
@@ -228,19 +238,29 @@ class SharedRoom(Room):
             self._append(happened)
             if item.connection:
                 self._gone[item.connection] = None
-                if len(self._gone) > IDS:
-                    self._gone.popitem(last=False)
             if item.connection in self.members:
                 # Others could not hear us, and took this one for gone.
                 self._announce(Joined(self.members[item.connection]), item.connection)
 
     def forget(self, key: str) -> str:
-        """Forget what never came; return the connection that waits for it, if any."""
+        """Forget what never came; return the connection that waits for it, if any.
+
+        Args:
+            key: the message's.
+
+        Returns:
+            The connection's id, empty if nobody waits.
+        """
         asked = self._published.pop(key, "")
         return asked if isinstance(asked, str) else ""
 
     def gone(self, connection: str, name: str) -> None:
-        """Tell that somebody is gone with their server."""
+        """Tell that somebody is gone with their server.
+
+        Args:
+            connection: the id.
+            name: what the others call them.
+        """
         if self._bus.has_log:
             # All other servers say so too, and the first is heard.
             self._announce(Left(name), connection)
@@ -249,7 +269,12 @@ class SharedRoom(Room):
             self._bus.publish_here(Event(self.path, left, connection))
 
     def back(self, connection: str, name: str) -> None:
-        """Tell that somebody is back with their server, which had only been cut off."""
+        """Tell that somebody is back with their server, which had only been cut off.
+
+        Args:
+            connection: the id.
+            name: what the others call them.
+        """
         if not self._bus.has_log:
             joined = Joined(name, time=time.time())
             self._bus.publish_here(Event(self.path, joined, connection))
@@ -275,7 +300,15 @@ class SharedRooms:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, path: str, capacity: int) -> SharedRoom:
-        """Return a new room that keeps `capacity` events, with what the bus has kept of it."""
+        """Return a new room that keeps `capacity` events, with what the bus has kept of it.
+
+        Args:
+            path: the room's.
+            capacity: events that it keeps.
+
+        Returns:
+            The room.
+        """
         if not self._listening:
             if self._bus.status.state == "closed" or not self._bus.started:
                 raise RuntimeError("the chat's bus does not run: async with from_url(...) as bus")
