@@ -148,9 +148,7 @@ class Application:
                 such a room.
             UserError: there is no room for it now; from another thread it is only logged.
         """
-        text, sender = clean_text(text), clean_name(sender)
-        if not text or len(text.encode()) > self.max_size:
-            raise ValueError(f"a message has 1 to {self.max_size} bytes")
+        text, sender = self._fitting(text, "message"), clean_name(sender)
         self._soon(lambda: self._announce(text, sender, room))
 
     def notify(
@@ -172,10 +170,7 @@ class Application:
         Raises:
             ValueError: the text is blank or too large.
         """
-        text = clean_text(text)
-        if not text or len(text.encode()) > self.max_size:
-            raise ValueError(f"a notice has 1 to {self.max_size} bytes")
-        order = Order(text, room, name, subject)
+        order = Order(self._fitting(text, "notice"), room, name, subject)
         self._soon(lambda: self._order(order))
 
     def revoke(self, subject: str, reason: str = "your login was revoked") -> None:
@@ -238,6 +233,13 @@ class Application:
         if payload := codec.answer(answer):
             await connection.send(payload)
         return ""
+
+    def _fitting(self, text: str, what: str) -> str:
+        """Put a text on one line; raise ValueError if it is blank or too large."""
+        text = clean_text(text)
+        if not text or len(text.encode()) > self.max_size:
+            raise ValueError(f"a {what} has 1 to {self.max_size} bytes")
+        return text
 
     def _soon(self, do: Callable[[], None]) -> None:
         """Do something in the chat's loop: at once where that runs, else as soon as it can."""
