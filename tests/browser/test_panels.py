@@ -88,6 +88,6 @@ async def test_a_saved_notebook_shows_static_pictures(lab: Lab):
             outputs = lab.page.locator(".jp-OutputArea-output")
             for title in TITLES:
                 output = outputs.filter(has_text=title)
-                await expect(output).to_contain_text("Run this cell in JupyterLab")
+                await expect(output).to_contain_text("Run this cell to use the panel")
             assert await lab.page.get_by_text("Error displaying widget").count() == 0
             assert await lab.page.get_by_text("Loading widget").count() == 0

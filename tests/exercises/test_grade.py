@@ -34,6 +34,7 @@ async def counter(connection):
         await connection.send(f"{number}")
 """
 BAD = GOOD.replace("number = 0", "number = 10")
+OWN = "it is the package's own solution, letter by letter"
 SLEEPER = "3141.5"
 """Seconds for which a process sleeps that must not outlive its notebook."""
 
@@ -325,6 +326,17 @@ def test_each_gets_what_it_deserves(graded: Graded, name: str):
     assert case.noticed or not row["noticed"]
 
 
+def test_the_table_says_in_words_what_was_noticed(graded: Graded):
+    """In the terminal and on the page: no bare number."""
+    said = "counter: its check cell is missing"
+    (line,) = [
+        line for line in graded.done.stdout.splitlines() if line.startswith("=check deleted")
+    ]
+    assert line.endswith(said)
+    (row,) = [row for row in graded.page.split("<tr>") if ">=check deleted/" in row]
+    assert f"<td>{said}</td>" in row
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_no_notebook_is_said_to_be_none(graded: Graded, name: str):
     """In one clause, and as an error of the XML file."""
@@ -383,6 +395,18 @@ def test_the_untouched_lesson_holds_its_exercises(tmp_path: Path):
     assert len(named) >= 2
     assert handed_in.notices == {}
     assert all(cell.only_checks for cell in handed_in.cells if cell.checks)
+
+
+def test_a_line_that_two_people_write_alike_is_no_sign_of_copying(tmp_path: Path):
+    """Only a solution that is longer than that is named, comments and blank lines aside."""
+    known = {exercise.name: exercise for exercise in check}
+    alike = set()
+    for name, exercise in known.items():
+        path = tmp_path / f"{name}.ipynb"
+        path.write_text(notebook([f"# mine\n\n{exercise.solution_source}"]))
+        alike |= {name} - {each for each, texts in read(path).notices.items() if OWN in texts}
+    assert {"nap", "beat_settings", "who_hears", "poll_load", "guarded"} <= alike
+    assert not {"counter", "relay", "delays", "resume", "make_frame", "echo_test"} & alike
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class Panel:
             "text/plain": self._plain,
             "text/html": (
                 '<div style="border:1px solid #bdbdbd;padding:8px;max-width:640px">'
-                f"{self._static}<br><i>Run this cell in JupyterLab to use the panel.</i></div>"
+                f"{self._static}<br><i>Run this cell to use the panel.</i></div>"
             ),
             "application/vnd.jupyter.widget-view+json": {
                 "version_major": 2,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +27,9 @@ ALLOWED = ("check", "progress")
 """What a notebook may import from `CHECKS`."""
 SOURCES = ("solution_source", "made_of", "behaviours", "judge", "at_a_glance", "untouched")
 """Attributes of an exercise that have no place in an answer."""
+SHORT = 2
+"""Lines that two people may well write alike: an answer that adds no more to the stub says nothing
+about where it comes from."""
 
 
 class Unreadable(Exception):
@@ -106,7 +110,9 @@ def read(path: Path) -> HandedIn:
         if (times := checked.count(name)) != 1:
             said = "its check cell is missing" if times == 0 else f"it is checked {times} times"
             handed_in.notice(name, said)
-        if any(_same(cell.source, known[name].solution_source) for cell in cells):
+        if _own_lines(known[name]) > SHORT and any(
+            _same(cell.source, known[name].solution_source) for cell in cells
+        ):
             handed_in.notice(name, "it is the package's own solution, letter by letter")
     return handed_in
 
@@ -231,6 +237,17 @@ def _same(source: str, solution: str) -> bool:
     if mine is None or theirs is None or not mine.body:
         return False
     return ast.dump(mine) == ast.dump(theirs)
+
+
+@cache
+def _own_lines(exercise: Exercise) -> int:
+    """Count the lines that the solution adds to the stub, imports aside."""
+    theirs, mine = (
+        [line.strip() for line in ast.unparse(ast.parse(source)).splitlines() if line.strip()]
+        for source in (exercise.stub, exercise.solution_source)
+    )
+    added = Counter(mine) - Counter(theirs)
+    return sum(n for line, n in added.items() if not line.startswith(("import ", "from ")))
 
 
 def _expected(path: Path, found: set[str], known: dict[str, Exercise]) -> list[str]:

@@ -24,7 +24,7 @@ MARKS = {
 
 
 def as_table(results: Sequence[Result]) -> str:
-    """Write one line per notebook: what passes, and how much was noticed.
+    """Write one line per notebook: what passes, and what was noticed.
 
     Args:
         results: what `grade` returned.
@@ -35,9 +35,8 @@ def as_table(results: Sequence[Result]) -> str:
     rows = [("notebook", "passed", "exercises", "noticed")]
     for result in results:
         marks = " ".join(f"{name} {MARKS[v.state]}" for name, v in result.verdicts.items())
-        noticed = sum(map(len, result.notices.values()))
         score = f"{result.passed} of {len(result.verdicts)}" if result.verdicts else "-"
-        rows.append((str(result.path), score, marks or result.trouble, str(noticed or "")))
+        rows.append((str(result.path), score, marks or result.trouble, "; ".join(_noticed(result))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -121,7 +120,7 @@ def as_html(results: Sequence[Result]) -> str:
     """
     rows, details = [], []
     for number, result in enumerate(results):
-        noticed = sum(map(len, result.notices.values()))
+        noticed = "<br>".join(map(html.escape, _noticed(result)))
         marks = ", ".join(
             f'<span class="{v.state.name.lower()}">{html.escape(name)} {MARKS[v.state]}</span>'
             for name, v in result.verdicts.items()
@@ -129,7 +128,7 @@ def as_html(results: Sequence[Result]) -> str:
         rows.append(
             f'<tr><td><a href="#n{number}">{html.escape(str(result.path))}</a></td>'
             f"<td>{result.passed} of {len(result.verdicts)}</td>"
-            f"<td>{marks or html.escape(result.trouble)}</td><td>{noticed or ''}</td></tr>"
+            f"<td>{marks or html.escape(result.trouble)}</td><td>{noticed}</td></tr>"
         )
         details.append(_details(number, result))
     head = "<tr><th>notebook</th><th>passed</th><th>exercises</th><th>noticed</th></tr>"
@@ -141,26 +140,35 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>wslessons grade</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>
+:root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; }} th, td {{ text-align: left; padding: .2rem .8rem .2rem 0;
-vertical-align: top; }} pre {{ white-space: pre-wrap; }}
+vertical-align: top; overflow-wrap: anywhere; }} pre {{ white-space: pre-wrap; }}
 .pass {{ color: #1b5e20; }} .fail, .timed_out {{ color: #b71c1c; }}
-.not_attempted {{ color: #555; }}
+.not_attempted, .not_run {{ color: #555; }}
+@media (prefers-color-scheme: dark) {{
+.pass {{ color: #81c784; }} .fail, .timed_out {{ color: #ef9a9a; }}
+.not_attempted, .not_run {{ color: #bbb; }}
+}}
 </style></head><body><h1>Grades</h1>{table}{details}</body></html>
 """
+
+
+def _noticed(result: Result) -> list[str]:
+    """What was noticed, each with the exercise that it is about, if it is about one."""
+    return [
+        f"{name}: {text}" if name else text
+        for name, texts in result.notices.items()
+        for text in texts
+    ]
 
 
 def _details(number: int, result: Result) -> str:
     parts = [f'<h2 id="n{number}">{html.escape(str(result.path))}</h2>']
     if result.trouble:
         parts.append(f"<p>{html.escape(result.trouble)}</p>")
-    noticed = [
-        f"{name}: {text}" if name else text
-        for name, texts in result.notices.items()
-        for text in texts
-    ]
     errors = [f"cell {cell} ended in an error: {text}" for cell, text in result.errors]
-    if lines := [*noticed, *errors]:
+    if lines := [*_noticed(result), *errors]:
         items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
         parts.append(f"<ul>{items}</ul>")
     for verdict in result.verdicts.values():
