@@ -97,8 +97,7 @@ LOOK = """async (context) => {
 }"""
 OURS = {
     "include": [".jp-RenderedMarkdown", ".jp-OutputArea-output"],
-    # An SVG, as of a chart of matplotlib, JupyterLab shows with no way to give it words.
-    "exclude": [".cm-editor", ".jp-RenderedSVG img"],
+    "exclude": [".cm-editor"],
 }
 """What is ours on a page of JupyterLab: words and outputs, not menus and editors around them."""
 

@@ -41,16 +41,16 @@ async def test_sliders_redraw_and_the_dashboard_lives(lab: Lab):
         assert await lab.errors() == []
 
         curves = lab.panel("cost curves")
-        picture = curves.locator(".wslessons-curves svg")
+        picture = curves.get_by_role("img", name="seconds between two looks")
         await expect(picture).to_be_visible()
-        before = await picture.evaluate("svg => svg.outerHTML")
+        before = await picture.evaluate("img => img.src")
         await expect(curves).to_contain_text("Pushing takes 1/")
         await move(curves, "open tabs", 10)
         await expect(curves).to_contain_text("55,000", timeout=30_000)
         # Rarer and rarer readers, until polling is the cheaper way.
         await move(curves, "look every", 11)
         await expect(curves).to_contain_text("Polling takes 1/", timeout=30_000)
-        assert await picture.evaluate("svg => svg.outerHTML") != before
+        assert await picture.evaluate("img => img.src") != before
 
         board = lab.panel("dashboard")
         asks, told = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import html
-import io
 import math
 from typing import TYPE_CHECKING, Any
 
 from wslessons.errors import extra
+from wslessons.lab.charts import as_html
 from wslessons.lab.panel import LivePanel
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 with extra("lab"):
     import ipywidgets
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
 
@@ -168,12 +167,7 @@ class CostCurves(LivePanel):
 
     def _draw(self) -> None:
         chosen = (self.tabs.value, self.interval.value, self.change_every.value)
-        buffer = io.StringIO()
-        with rc_context({"svg.hashsalt": "wslessons", "svg.fonttype": "none"}):
-            draw(self._costs, *chosen).savefig(buffer, format="svg", metadata={"Date": None})
-        _, _, svg = buffer.getvalue().partition("<svg ")
-        fit = 'style="max-width:100%;height:auto;background:white"'
-        self._picture.value = f"<svg {fit} {svg}"
+        self._picture.value = as_html(draw(self._costs, *chosen))
         tabs, interval, change_every = chosen
         head = "<tr><th></th><th>events/s</th><th>cores</th><th>Mbit/s</th><th>MiB</th></tr>"
         rows = _row("polling", self._costs.polling(tabs, interval))

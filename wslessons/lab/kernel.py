@@ -15,6 +15,7 @@ from typing import Any
 
 from wslessons.errors import UserError
 from wslessons.exercises.idle import aside
+from wslessons.lab import charts
 
 __all__ = [
     "LogBook",
@@ -172,21 +173,16 @@ def _show_stop(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = N
 
 
 def _set_up_charts(shell: Any) -> None:
-    shell.config.InlineBackend.figure_formats = {"svg"}
-    shell.config.InlineBackend.print_figure_kwargs = {
-        "bbox_inches": "tight",
-        "metadata": {"Date": None},
-    }
-    # The same picture must be the same text each time it is drawn, or no check can compare it.
-    shell.config.InlineBackend.rc = {"svg.hashsalt": "wslessons", "figure.figsize": (7, 3)}
+    shell.config.InlineBackend.rc = {"figure.figsize": (7, 3)}
+    charts.show_figures_with_words(shell)
 
 
 def setup() -> None:
     """Prepare this kernel for the lessons; harmless to call again.
 
     Starts the ticker that lets the stop button end a quiet ``await``, shows a stopped cell in one
-    line, sends the servers' log into `logbook` instead of into the cells, and makes charts SVG that
-    is the same at each run.
+    line, sends the servers' log into `logbook` instead of into the cells, and makes charts pictures
+    with words that are the same at each run.
 
     Raises:
         UserError: not a Jupyter kernel, or the kernel or a package is too old, or the kernel's

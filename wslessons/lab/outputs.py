@@ -225,15 +225,13 @@ def keep_measurements(notebook: Notebook, before: Notebook) -> None:
 
 
 def _words(cell: Notebook) -> list[str]:
-    """The words that a cell put out, without those that hold a digit; of a picture, its labels."""
+    """The words that a cell put out, without those that hold a digit; of charts, what they show."""
     found: list[str] = []
     for output in cell.outputs:
         said = {"text": output.get("text") or output.get("evalue") or "", **output.get("data", {})}
         for kind, value in sorted(said.items()):
             text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            if kind == "image/svg+xml":  # where matplotlib writes each text as a comment
-                text = " ".join(re.findall(r"<!--(.*?)-->", text, re.DOTALL))
-            elif kind.startswith("image/"):
+            if kind.startswith("image/"):
                 text = ""
             found += [kind, *(word for word in text.split() if not re.search(r"\d", word))]
     return found
