@@ -13,6 +13,9 @@ from looks import findings
 from playwright.async_api import Page, expect
 from webs import serving
 
+from wslessons.exercises.grade.grader import Result
+from wslessons.exercises.grade.report import as_html
+from wslessons.exercises.verdict import Line, State, Verdict
 from wslessons.lab import html, lessons
 
 pytestmark = pytest.mark.timeout(240)
@@ -62,17 +65,50 @@ async def test_the_chat_page_needs_no_mouse(page: Page):
         await expect(page.get_by_role("log")).to_contain_text("by keyboard")
 
 
+async def look_in_both(page: Page, path: Path) -> None:
+    """Open a page; axe-core finds nothing, be it light or dark, and a phone is wide enough."""
+    await page.goto(path.as_uri())
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        assert await findings(page) == [], f"{path.name}, {scheme}"
+    await page.set_viewport_size({"width": 390, "height": 844})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+    await page.set_viewport_size({"width": 1280, "height": 900})
+
+
 async def test_the_rendered_lessons_have_no_serious_finding(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The index, a lesson with panels and a diagram, and one with charts; on a phone, too."""
+    """The index, a lesson with panels and a diagram, two with charts, and the reference."""
     chosen = [lessons.find(word) for word in ("index", "chat", "heartbeats")]
+    chosen.append(chosen[-1].parent / "deeper" / "02_chat.ipynb")
     monkeypatch.setattr(html, "all_lessons", lambda: chosen)
-    monkeypatch.setattr(html, "_reference", lambda *args: None)
+    # Not all modules: these two pages have all that the others have.
+    modules = ["wslessons", "wslessons.chat.channel"]
+    monkeypatch.setattr(html, "modules", lambda: modules)
+    monkeypatch.setattr("pdoc.extract.walk_specs", lambda specs: list(specs))
     folder = await asyncio.to_thread(html.write, tmp_path)
     for lesson in chosen:
-        await page.goto((folder / lesson.name).with_suffix(".html").as_uri())
-        assert await findings(page) == [], lesson.name
-        await page.set_viewport_size({"width": 390, "height": 844})
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 390, lesson.name
-        await page.set_viewport_size({"width": 1280, "height": 900})
+        await look_in_both(
+            page, (folder / lesson.relative_to(lessons.originals())).with_suffix(".html")
+        )
+    for name in modules:
+        await look_in_both(page, folder.joinpath("api", *name.split(".")).with_suffix(".html"))
+
+
+async def test_the_graders_page_has_no_serious_finding(page: Page, tmp_path: Path):
+    """With each verdict that there is, and something noticed."""
+    lines = [Line("it counts", state, "'1'", "'2'", "Count from 1.") for state in State]
+    verdicts = {
+        name: Verdict(name, [line])
+        for name, line in zip(
+            ("shout", "counter", "short_only", "nap", "relay"), lines, strict=False
+        )
+    }
+    results = [
+        Result(Path("anna/01_echo.ipynb"), verdicts, {"nap": ["its check was edited"]}),
+        Result(Path("bert.ipynb"), trouble="it is no JSON"),
+    ]
+    path = tmp_path / "grades.html"
+    path.write_text(as_html(results), encoding="utf-8")
+    await look_in_both(page, path)

@@ -113,13 +113,19 @@ def test_every_public_name_is_in_the_reference(folder: Path) -> None:
 
 
 def test_the_reference_leads_to_the_lessons(folder: Path) -> None:
-    """From a module to the index, to its parts, and to the pages that name it."""
+    """From the start page to each room; from a module to its parts, and to who names it."""
     pages: dict[Path, Page] = {}
     for name in ("wslessons", "wslessons.calls", "wslessons.scaling.bus"):
         path = folder.joinpath("api", *name.split(".")).with_suffix(".html")
         pages[path] = Page(path)
         assert any(link.endswith("../index.html") for link in pages[path].links)
         assert [each for each in dead(path, folder, pages) if "#" not in each] == []
+    start = (folder / "api" / "wslessons.html").read_text(encoding="utf-8")
+    rows = {row.partition("</a>")[0].rpartition(">")[2]: row for row in start.split("<tr>")[2:]}
+    assert set(rows) == {n.rpartition(".")[2] for n in html.modules() if n.count(".") == 1}
+    for room, place in (("echo", "01_echo"), ("chat", "02_chat"), ("scaling", "06_scaling")):
+        assert f'href="../{place}.html"' in rows[room]
+    assert all(len(re.sub(r"<[^>]*>", "", row)) > 20 for row in rows.values())
     text = (folder / "api" / "wslessons" / "scaling" / "bus.html").read_text(encoding="utf-8")
     assert 'href="../../wslessons/scaling/bus/nats.html"' in text
 

@@ -5,7 +5,9 @@ pictures, and nothing runs. The pages need no network and, for the lessons, no J
 diagrams are drawn when the pages are made. nbconvert renders the notebooks, pdoc the docstrings,
 and here both are made to lead to each other.
 
-Not handled here: running anything, a search over the lessons, and a dark theme.
+They are light or dark as the reader's browser is.
+
+Not handled here: running anything, and a search over the lessons.
 
 https://nbconvert.readthedocs.io/en/latest/nbconvert_library.html, https://pdoc.dev/docs/pdoc.html
 """
@@ -38,19 +40,57 @@ API = "api"
 
 LOOK = '%%{init: {"theme": "neutral", "look": "classic"}}%%\n'
 
+IMPORTS = re.compile(r"^ *(?:from|import) (wslessons[\w.]*)(?: import (.*))?$", re.MULTILINE)
+
 HEAD = """<style>
+:root { color-scheme: light dark; --link: #0b57d0; --prompt: #595959; --comment: #35605f;
+ --number: #0b5c0b; --operator: #7a1fa2; }
 main { max-width: 60rem; margin: auto; padding: 0 1rem; }
 nav.pages { max-width: 60rem; margin: auto; padding: 1rem; font-family: sans-serif; }
-nav.pages a { margin-right: 1rem; color: #0b57d0; }
+nav.pages a { margin-right: 1rem; color: var(--link); }
 .jp-RenderedHTMLCommon a { text-decoration: underline !important; }
-.jp-InputPrompt, .jp-OutputPrompt { color: #595959 !important; opacity: 1 !important; }
-.highlight [class^="c"] { color: #35605f !important; }
-.highlight [class^="m"] { color: #0b5c0b !important; }
-.highlight .o, .highlight .ow { color: #7a1fa2 !important; }
+.jp-InputPrompt, .jp-OutputPrompt { color: var(--prompt) !important; opacity: 1 !important; }
+.highlight [class^="c"] { color: var(--comment) !important; }
+.highlight [class^="m"] { color: var(--number) !important; }
+.highlight .o, .highlight .ow { color: var(--operator) !important; }
 .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; }
-figure.diagram img { max-width: 100%; }
+figure.diagram img { max-width: 100%; background: white; }
 @media (max-width: 40rem) { .jp-InputPrompt, .jp-OutputPrompt { display: none; } }
+@media (prefers-color-scheme: dark) {
+DARK
+:root { --link: #8ab4f8; --prompt: #a0a0a0; --comment: #8fbcbb; --number: #a5d6a7;
+ --operator: #ce93d8; }
+}
 </style>"""
+"""For a lesson; DARK is JupyterLab's own dark theme."""
+
+REFERENCE_HEAD = """<style>
+:root { color-scheme: light dark; }
+.pdoc { --muted: #4f565c; --name: #00508f; --def: #005f00; --annotation: #00591a;
+ --comment: #2b5c5c; --string: #921616; --number: #3d3d3d; --symbol: #00508f; }
+@media (prefers-color-scheme: dark) {
+:root { --pdoc-background: #212529; }
+.pdoc { --text: #f7f7f7; --muted: #a5acb2; --link: #8ab4f8; --link-hover: #b3cdfb; --code: #333;
+ --active: #555; --accent: #343434; --accent2: #555; --nav-hover: rgba(0, 0, 0, .1);
+ --name: #8cc8ff; --def: #8fd18f; --annotation: #9fd6a9;
+ --comment: #8fbcbb; --string: #ffb4a9; --number: #a5d6a7; --symbol: #8cc8ff; }
+}
+.pdoc-code { background: var(--code); }
+.pdoc-code .o, .pdoc-code .w, .pdoc-code [class^="g"] { color: var(--muted); }
+.pdoc-code [class^="c"] { color: var(--comment); }
+.pdoc-code [class^="k"], .pdoc-code .ow { color: var(--def); }
+.pdoc-code [class^="s"], .pdoc-code .gr { color: var(--string); }
+.pdoc-code [class^="m"] { color: var(--number); }
+.pdoc-code [class^="n"], .pdoc-code .bp { color: var(--symbol); }
+.pdoc-code .n, .pdoc-code .p { color: var(--text); }
+.pdoc .docstring a, .pdoc .attr a, .pdoc .rooms td a { text-decoration: underline; }
+.pdoc { overflow-wrap: anywhere; }
+.pdoc .rooms td { padding: .2rem .8rem; vertical-align: top; }
+.pdoc .rooms p { margin: 0; }
+.pdoc .attribution { color: var(--muted); opacity: 1; }
+.pdoc, .pdoc * { transition: none !important; }
+</style>"""
+"""For a page of the reference: pdoc's own colours, and those that it leaves to its users."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +170,7 @@ def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[s
         names: the modules that the reference has pages of.
 
     Returns:
-        The page, and those modules that it names in its text.
+        The page, and those modules that it names in its text or imports.
     """
     import nbformat
 
@@ -149,13 +189,24 @@ def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[s
                 notebook.metadata["title"] = title[1].replace("`", "")
     page, _ = _exporter().from_notebook_node(notebook)
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
-    page = page.replace("</head>", f"{HEAD}</head>", 1)
+    dark, _, _ = exporter.environment.loader.get_source(
+        exporter.environment, "static/theme-dark.css"
+    )
+    page = page.replace("</head>", f"{HEAD.replace('DARK', dark)}</head>", 1)
     index, reference = f"{up}index.html", f"{up}{API}/wslessons.html"
     top = f'<nav class="pages"><a href="{index}">Index</a><a href="{reference}">Reference</a></nav>'
     page = re.sub(r"(<body\b[^>]*>)", lambda body: body[1] + top, page, count=1)
 
-    named: set[str] = set()
     known = set(names)
+    named: set[str] = set()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for module, parts in IMPORTS.findall(cell.source):
+                named |= {
+                    module,
+                    *(f"{module}.{part}" for part in re.findall(r"\w+", parts)),
+                } & known
+    named.discard("wslessons")
 
     def link(code: re.Match[str]) -> str:
         name = code[1]
@@ -224,11 +275,49 @@ def _reference(folder: Path, names: list[str], shown: dict[str, list[Path]]) -> 
             for place in shown.get(name, [])
         ]
         inside = [each for each in names if each.rpartition(".")[0] == name]
-        links += [
-            f'<a href="{up}{each.replace(".", "/")}.html">{each.rpartition(".")[2]}</a>'
-            for each in inside
-        ]
-        listed = "".join(f"<li>{link}</li>" for link in links)
         page = path.read_text(encoding="utf-8")
+        if name == "wslessons":
+            # The start page, whose parts pdoc lists by itself.
+            page = page.replace("</section>", f"{_rooms(inside, shown)}</section>", 1)
+        else:
+            links += [
+                f'<a href="{up}{each.replace(".", "/")}.html">{each.rpartition(".")[2]}</a>'
+                for each in inside
+            ]
+        listed = "".join(f"<li>{link}</li>" for link in links)
         page = page.replace('<nav class="pdoc">', f'<nav class="pdoc"><ul>{listed}</ul>', 1)
+        page = page.replace("</head>", f"{REFERENCE_HEAD}</head>", 1)
+        # A mark for the mouse, which for others would be a link without a name.
+        page = re.sub(r'<a class="headerlink" href="#(.*?)">', _named_link, page)
         path.write_text(page, encoding="utf-8")
+
+
+def _named_link(link: re.Match[str]) -> str:
+    return f'<a class="headerlink" href="#{link[1]}" aria-label="link to {link[1]}">'
+
+
+def _rooms(rooms: list[str], shown: dict[str, list[Path]]) -> str:
+    """Say of each room what it is, in the first lines of its docstring, and who names it.
+
+    Those of a lesson come first, in the lessons' order.
+    """
+    from pdoc.render_helpers import to_html
+
+    every = len({place for places in shown.values() for place in places})
+    rows = []
+    for name in rooms:
+        said = (importlib.import_module(name).__doc__ or "").partition("\n\n")[0]
+        inside = [each for each in shown if f"{each}.".startswith(f"{name}.")]
+        places = sorted({place for each in inside for place in shown[each]})
+        of_a_lesson = 0 < len(places) <= every / 2
+        lessons = ", ".join(
+            f'<a href="../{place.as_posix()}">{place.with_suffix("").as_posix()}</a>'
+            for place in places
+        )
+        page = f'<a href="{name.replace(".", "/")}.html">{name.rpartition(".")[2]}</a>'
+        if places and not of_a_lesson:
+            lessons = "most of them"
+        row = f"<tr><td>{page}</td><td>{to_html(said)}</td><td>{lessons}</td></tr>"
+        rows.append((not of_a_lesson, places if of_a_lesson else [], name, row))
+    head = "<tr><th>room</th><th>what it is</th><th>lessons that name it</th></tr>"
+    return f'<table class="rooms">{head}{"".join(row for *_, row in sorted(rows))}</table>'

@@ -141,12 +141,15 @@ PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>
 :root {{ color-scheme: light dark; }}
+html {{ background: #fff; color: #111; }}
 body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }} th, td {{ text-align: left; padding: .2rem .8rem .2rem 0;
+table {{ border-collapse: collapse; }} th {{ white-space: nowrap; }}
+th, td {{ text-align: left; padding: .2rem .8rem .2rem 0;
 vertical-align: top; overflow-wrap: anywhere; }} pre {{ white-space: pre-wrap; }}
-.pass {{ color: #1b5e20; }} .fail, .timed_out {{ color: #b71c1c; }}
+a {{ color: #0b57d0; }} .pass {{ color: #1b5e20; }} .fail, .timed_out {{ color: #b71c1c; }}
 .not_attempted, .not_run {{ color: #555; }}
 @media (prefers-color-scheme: dark) {{
+html {{ background: #181818; color: #eee; }} a {{ color: #8ab4f8; }}
 .pass {{ color: #81c784; }} .fail, .timed_out {{ color: #ef9a9a; }}
 .not_attempted, .not_run {{ color: #bbb; }}
 }}
