@@ -12,10 +12,12 @@ https://www.w3.org/WAI/tutorials/images/complex/
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.container import BarContainer
     from matplotlib.figure import Figure
@@ -97,7 +99,8 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
     else:
         places = [(each.get_x() + each.get_width() / 2, each.get_height()) for each in bars]
         axis = axes.xaxis
-    head = "" if bars.get_label().startswith("_") else f"{bars.get_label()}: "
+    label = str(bars.get_label())
+    head = "" if label.startswith("_") else f"{label}: "
     if len(places) > MOST:
         return f"{head}{len(places)} bars up to {max(value for _, value in places):.3g}"
     ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
@@ -109,7 +112,8 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
 
 def _line(line: Line2D) -> str:
     """Where a line begins and ends; nothing of a mark that has no name."""
-    xs, ys = ([float(each) for each in line.get_data()[number]] for number in (0, 1))
+    across, up = cast("tuple[Sequence[float], Sequence[float]]", line.get_data())
+    xs, ys = list(map(float, across)), list(map(float, up))
     name = str(line.get_label())
     if name.startswith("_"):
         if len(set(zip(xs, ys, strict=True))) <= 2:
