@@ -37,6 +37,11 @@ class Jupyter:
         folder.mkdir()
         return folder
 
+    def address(self, view: str, notebook: Path) -> str:
+        """The address of another view of the same server: ``notebooks``, or ``voila/render``."""
+        path = notebook.relative_to(self.work).as_posix()
+        return urljoin(self._address, f"/{view}/{path}?token={self._token}")
+
     def lab(self, page: Page, notebook: Path) -> Lab:
         """Return a notebook that `page` can open, in a workspace of its folder's name."""
         path = notebook.relative_to(self.work).as_posix()
@@ -63,16 +68,20 @@ class Jupyter:
         A page that is not as it was before is left: the next notebook loads another.
         """
         await self.page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(w => w.dispose())")
-        headers, api = {"Authorization": f"token {self._token}"}, "/api/sessions"
-        request = self.page.request
-        listed = await request.get(urljoin(self._address, api), headers=headers)
-        for session in await listed.json():
-            one = urljoin(self._address, f"{api}/{session['id']}")
-            await request.delete(one, headers=headers)
+        await self.end_kernels()
         changed = self._settings.exists() or await self.page.locator(".jp-Dialog").count()
         shutil.rmtree(self._settings, ignore_errors=True)
         if changed:
             await self.page.goto("about:blank")
+
+    async def end_kernels(self) -> None:
+        """End all kernels: those of notebooks, and then those that belong to none."""
+        headers, request = {"Authorization": f"token {self._token}"}, self.page.request
+        for api in ("/api/sessions", "/api/kernels"):
+            listed = await request.get(urljoin(self._address, api), headers=headers)
+            for each in await listed.json():
+                one = urljoin(self._address, f"{api}/{each['id']}")
+                await request.delete(one, headers=headers)
 
 
 class Lab:

@@ -61,7 +61,7 @@ async def test_panels_say_that_their_kernel_is_gone(lab: Lab):
         ]
         os.kill(pid, signal.SIGKILL)
         await gone(lab)
-        await lab.page.get_by_role("button", name="Ok").click()
+        await lab.page.get_by_role("button", name="Ok", exact=True).click()
         await lab.ready()
         await lab.run_all()
         await alive(lab)
