@@ -187,7 +187,8 @@ def _lesson(lesson: Path, place: Path, names: Iterable[str]) -> tuple[str, set[s
             title = re.match(r"# (.*)", cell.source)
             if title and "title" not in notebook.metadata:
                 notebook.metadata["title"] = title[1].replace("`", "")
-    page, _ = _exporter().from_notebook_node(notebook)
+    exporter = _exporter()
+    page, _ = exporter.from_notebook_node(notebook)
     page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     dark, _, _ = exporter.environment.loader.get_source(
         exporter.environment, "static/theme-dark.css"
