@@ -83,7 +83,8 @@ REFERENCE_HEAD = """<style>
 .pdoc-code [class^="m"] { color: var(--number); }
 .pdoc-code [class^="n"], .pdoc-code .bp { color: var(--symbol); }
 .pdoc-code .n, .pdoc-code .p { color: var(--text); }
-.pdoc .docstring a, .pdoc .attr a, .pdoc .rooms td a { text-decoration: underline; }
+.pdoc .docstring a, .pdoc .attr a, .pdoc .modulename a, .pdoc .rooms td a {
+ text-decoration: underline; }
 .pdoc { overflow-wrap: anywhere; }
 .pdoc .rooms td { padding: .2rem .8rem; vertical-align: top; }
 .pdoc .rooms p { margin: 0; }
