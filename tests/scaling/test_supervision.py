@@ -234,7 +234,8 @@ async def test_a_topic_that_lost_its_end_and_grew_past_it_begins_a_new_epoch(kaf
     """There are as many records as before, and the one that was read last is another: as where a
     leader is elected that lacked some, and others have written since.
     """
-    async with asyncio.timeout(50), from_url(url_for("kafka", {"kafka": kafka_broker.url})) as bus:
+    url = url_for("kafka", {"kafka": kafka_broker.url})
+    async with asyncio.timeout(50), from_url(url, beat=0.5) as bus, from_url(url) as other:
         assert isinstance(bus, Log)
         topic = bus._log
         assert isinstance(topic, Topic)
@@ -256,6 +257,10 @@ async def test_a_topic_that_lost_its_end_and_grew_past_it_begins_a_new_epoch(kaf
         bus.publish(Event("/", "three"))
         # What is left of the old life is not told once more.
         assert await texts(bus.subscribe(since=0), 1) == ["three"]
+        # One that has lost nothing hears of it, and so does one that comes later.
+        await until(lambda: other.epoch == bus.epoch)
+        async with from_url(url) as later:
+            assert later.epoch == bus.epoch
 
 
 async def test_an_old_copy_of_a_stream_on_one_server_is_not_read():

@@ -3,6 +3,12 @@
 A number is the record's offset plus one, times 1,000, plus the event's place in the record. Signs
 of life go to the topic ``NAME.presence``, whose oldest record has the epoch.
 
+Whoever comes back and does not find the record that it has read last, as a replica leads that
+lacked it, begins a new epoch, whose name begins as the old one's does and goes on with the time.
+Each sign of life has its server's epoch, and the latest one is everybody's. Not handled here: a
+log that lost its end of which nobody is left who had read it. A server of Kafka says nothing by
+which its clients could tell that it was started anew.
+
 What a chat asks of Kafka's settings. Ours:
 
 - **No consumer group**: a group shares a topic out among its members, and here each has to get all.
@@ -34,6 +40,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Coroutine
 from itertools import chain
 from typing import Any
@@ -56,6 +63,7 @@ with extra("kafka"):
     from aiokafka import (
         AIOKafkaConsumer,
         AIOKafkaProducer,
+        ConsumerRecord,
         TopicPartition,
         errors,
     )
@@ -69,6 +77,8 @@ REFUSALS = (
     errors.RecordTooLargeError,
 )
 """What the broker says of a record that it will never take."""
+LATEST = 64
+"""Signs of life that are looked at for a later epoch."""
 NOT_IDEMPOTENT = (errors.ClusterAuthorizationFailedError, errors.IncompatibleBrokerVersion)
 """What comes of asking for an idempotent producer where that is not allowed, or not known."""
 
@@ -212,14 +222,19 @@ class Topic(LogTransport):
         newest = await consumer.end_offsets([self._log, self._presence])
         first, end = oldest[self._log], newest[self._log]
         epoch = await self._find_epoch(producer, consumer, oldest[self._presence], newest)
-        behind = end < self._next or not await self._has_what_we_read(consumer, first)
-        if self._epoch.partition("+")[0] != epoch or behind:
-            # Where what we have read is not there any more, numbers come again; what is left of it
-            # has been read under the old epoch.
-            self._next = end if behind else await self._place(consumer, first, end)
-            self._record = b""
-            self._epoch = f"{epoch}+{secrets.token_hex(4)}" if behind else epoch
-            self.host.on_opened(self._epoch, _before(self._next))
+        same = _life_of(epoch) == _life_of(self._epoch)
+        behind = same and (end < self._next or not await self._has_what_we_read(consumer, first))
+        if behind:
+            # Numbers come again.
+            epoch = f"{_life_of(epoch)}+{int(time.time() * 1000):012x}{secrets.token_hex(4)}"
+        if not same or epoch > self._epoch:
+            # What is left of an old epoch of the same log has been read under that one.
+            if not same:
+                self._next = await self._place(consumer, first, end)
+            elif behind:
+                self._next = end
+            self._epoch, self._record = epoch, b""
+            self.host.on_opened(epoch, _before(self._next))
             self.tail = self.tail or end * PLACES
         elif first > self._next:
             self.host.on_trimmed(_before(first), None)
@@ -264,16 +279,22 @@ class Topic(LogTransport):
         oldest: int,
         newest: dict[TopicPartition, int],
     ) -> str:
-        """Return the epoch of the log; a log without one is given one by whoever comes first."""
-        if newest[self._presence] == oldest:
+        """Return the latest epoch of the log; whoever comes first gives it one."""
+        end = newest[self._presence]
+        if end == oldest:
             proposal = [("epoch", secrets.token_hex(8).encode())]
             topic, partition = self._presence
             await producer.send_and_wait(topic, b"[]", partition=partition, headers=proposal)
         consumer.pause(self._log)
         consumer.seek(self._presence, oldest)
-        record = await consumer.getone(self._presence)
+        epoch = _life_of(_epoch_of(await consumer.getone(self._presence)))
+        consumer.seek(self._presence, max(oldest, end - LATEST))
+        while (await consumer.position(self._presence)) < end:
+            later = _epoch_of(await consumer.getone(self._presence))
+            if _life_of(later) == _life_of(epoch):
+                epoch = max(epoch, later)
         consumer.resume(self._log)
-        return dict(record.headers).get("epoch", b"").decode(errors="replace")
+        return epoch
 
     async def _serve(self) -> None:
         await first_to_end(self._read(), self._watch())
@@ -285,6 +306,9 @@ class Topic(LogTransport):
             for record in chain.from_iterable(ready.values()):
                 if record.topic == self._presence.topic:
                     self.host.on_message(record.value or b"")
+                    epoch = _epoch_of(record)
+                    if epoch > self._epoch and _life_of(epoch) == _life_of(self._epoch):
+                        raise Unreachable("the topic has another epoch")
                 else:
                     self._next, self._record = record.offset + 1, record.value or b""
                     self.host.on_entry(self._next * PLACES, self._record)
@@ -312,6 +336,16 @@ class Topic(LogTransport):
         task = asyncio.create_task(close_quietly(*closing, seconds=3 * LOST_AFTER))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _epoch_of(record: ConsumerRecord[Any, Any]) -> str:
+    """Return the epoch of the server that sent a sign of life."""
+    return (dict(record.headers).get("epoch") or b"").decode(errors="replace")
+
+
+def _life_of(epoch: str) -> str:
+    """Return the part of an epoch that is the same as long as the topic is."""
+    return epoch.partition("+")[0]
 
 
 def _before(offset: int) -> int:
