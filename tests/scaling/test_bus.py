@@ -864,3 +864,41 @@ async def test_a_log_that_was_lost_begins_a_new_epoch(kind: str):
             assert (await next_event(reader)).data == "newer"
             after = bus.subscribe(since=event.offset).take_ready()
             assert [item.data if isinstance(item, Event) else item for item in after] == ["newer"]
+
+
+@pytest.mark.parametrize("kind", ["jetstream", "streams"])
+async def test_what_was_heard_from_a_lost_log_is_not_heard_again(kind: str):
+    """A server whose answer was lost repeats it for the next log, where others need it."""
+    family = {"jetstream": "nats", "streams": "redis"}[kind]
+    async with asyncio.timeout(55), run_broker(family, own=True) as own:
+        url = url_for(kind, {family: own.url}, "log")
+        async with (
+            linked(kind, own) as (through, link),
+            from_url(url) as one,
+            from_url(url_for(kind, {family: through}, "log")) as two,
+        ):
+            reader = one.subscribe()
+            two.publish(Event("/", "first"))
+            assert await texts(reader, 1) == ["first"]
+            await two.flush()
+            with link.stall("down"):
+                two.publish(Event("/", "line", key="k"))
+                old = await next_event(reader)
+                assert (old.data, two.backlog) == ("line", 1)
+                await lose_the_log(own)
+                await next_of(reader, NewEpoch)
+                # With the answer that waits in the link.
+                link.cut().undo()
+            gap = await next_of(reader, Gap)
+            assert (gap.count, gap.room, gap.key) == (None, "/", "k")
+            await two.flush()
+            # As its sender does, who has no answer yet: here, or on another server.
+            assert one.publish(Event("/", "line", key="k")) == gap.offset
+            two.publish(Event("/", "next"))
+            after = await next_event(reader)
+            assert (after.data, after.prev) == ("next", gap.offset)
+            # Whoever has heard nothing of the old log gets it.
+            async with from_url(url) as three:
+                await three.reached("/", after.offset)
+                kept = [item.data for _, item in three.items() if isinstance(item, Event)]
+                assert kept == ["line", "next"]

@@ -373,7 +373,7 @@ class Bus:
     def _number(self, event: Event | Gap, room: str, offset: int) -> None:
         """Give an event its place in its room, and remember its key."""
         event.prev, event.offset = self.newest(room), offset
-        if isinstance(event, Event) and event.key:
+        if event.key:
             self._keys[event.key] = offset
         newest = self._newest
         if room in newest:

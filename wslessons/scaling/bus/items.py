@@ -95,6 +95,8 @@ class Gap(msgspec.Struct):
     offset: int = 0
     """The number up to which they are gone; 0 where losses have no number."""
     prev: int = 0
+    key: str = ""
+    """That of what is gone as it was delivered before, so that its sender can be answered."""
 
 
 class Status(msgspec.Struct, frozen=True):

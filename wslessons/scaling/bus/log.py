@@ -5,8 +5,9 @@ number. So a client can leave one server and resume on another.
 
 **Once and in order.** A server has one message under way to the broker at a time, with all the
 events that became ready meanwhile, and repeats it until the broker has it. A repeat that turns out
-to be one is recognized by its sequence number and delivered to nobody. Not where the log was lost
-meanwhile, or its end: then nobody can know whether others had heard it.
+to be one is recognized by its sequence number and delivered to nobody. What was delivered from a
+log that was lost since, and is repeated for the next one, leaves a `Gap` here. Whoever goes to a
+server that had not read the lost log hears it there once more: nobody can know where it had got to.
 
 **What the broker will never take**, as it has a limit of its own, is given up, alone: `Unsent` says
 so to this server's readers.
@@ -23,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.bus import Recent
+from wslessons.scaling.bus.bus import KEYS, Recent
 from wslessons.scaling.bus.items import Event, Gap, Status, Unsent, decode, encode, join
 from wslessons.scaling.bus.remote import Outbox, Remote, Signal, logger
 from wslessons.scaling.bus.transport import LogTransport, Refused, Unreachable
@@ -58,6 +59,10 @@ class Log(Remote):
         """Signs of life, which go beside the log."""
         self._seqs: Recent[int] = Recent(NODES)
         """The newest sequence number of each server."""
+        self._old_seqs: Recent[int] = Recent(NODES)
+        """The same of logs that were lost."""
+        self._old_keys: Recent[int] = Recent(KEYS)
+        """Keys of what was delivered from them."""
         self._opened = False
 
     async def start_up(self) -> None:
@@ -105,6 +110,10 @@ class Log(Remote):
             self._opened, self.epoch = True, epoch
         else:
             logger.info("%s has lost its log, and begins a new one", self._log.label)
+            # What their senders had no answer for is repeated, and was heard here.
+            for old, new in (self._old_seqs, self._seqs), (self._old_keys, self._keys):
+                for key, number in new.items():
+                    old[key] = number
             self._seqs.clear()
             self._begin_anew(epoch)
             # What was in the lost log and not read yet will never come.
@@ -161,6 +170,12 @@ class Log(Remote):
             return
         self._seqs[event.node] = event.seq
         if event.key in self._keys:
+            return
+        if event.seq <= self._old_seqs.get(event.node, 0) or event.key in self._old_keys:
+            # Others may not have heard it, and come here from a server where it has this number.
+            gap = Gap(None, event.room, "", number, key=event.key)
+            self._number(gap, event.room, number)
+            self._put(gap, number)
             return
         event.epoch = self.epoch
         self._number(event, event.room, number)

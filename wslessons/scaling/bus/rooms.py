@@ -216,6 +216,9 @@ class SharedRoom(Room):
             item: which is for this room.
         """
         if isinstance(item, Gap):
+            if item.key:
+                # Whoever asks again, as they do after such a notice, is answered.
+                self._remember(item.key, item.offset)
             self._append(Missed(item.count, item.offset or self._newest))
             return
         asked = self._published.get(item.key)
