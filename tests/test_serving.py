@@ -141,7 +141,7 @@ async def forever(connection: ServerConnection) -> None:
 
 async def test_pings_whose_pongs_nobody_reads_are_left_unread() -> None:
     """Our own answers wait: then no more is read, and nothing is lost when the peer reads again."""
-    async with serving_strangers(echo) as (_, stranger):
+    async with serving_strangers(echo, ping_interval=None) as (_, stranger):
         client, connection = await stranger()
         ping = masked(Opcode.PING, b"p" * 125)
         sent = await client.push(ping, 2**26 // len(ping) * len(ping))

@@ -48,6 +48,7 @@ from typing import Any
 from wslessons.errors import extra
 from wslessons.scaling.bus.transport import (
     CHECK,
+    CONNECT_TIME,
     LOST_AFTER,
     PLACES,
     LogTransport,
@@ -216,7 +217,7 @@ class Topic(LogTransport):
     async def _assign(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer) -> None:
         """Find where to begin, and what has happened to the log meanwhile."""
         for topic, _ in (self._log, self._presence):
-            await producer.partitions_for(topic)
+            await _until_created(producer, topic)
         consumer.assign([self._log, self._presence])
         oldest = await consumer.beginning_offsets([self._log, self._presence])
         newest = await consumer.end_offsets([self._log, self._presence])
@@ -336,6 +337,20 @@ class Topic(LogTransport):
         task = asyncio.create_task(close_quietly(*closing, seconds=3 * LOST_AFTER))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+async def _until_created(producer: AIOKafkaProducer, topic: str) -> None:
+    """Wait for a topic, which a busy broker creates later than its client is ready to wait."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CONNECT_TIME / 2
+    while True:
+        try:
+            await producer.partitions_for(topic)
+        except errors.UnknownTopicOrPartitionError:
+            if loop.time() > until:
+                raise
+        else:
+            return
 
 
 def _epoch_of(record: ConsumerRecord[Any, Any]) -> str:
