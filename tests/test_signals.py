@@ -145,6 +145,28 @@ async def test_ctrl_c_ends_a_command_at_any_moment(name: str, tmp_path: Path) ->
         assert len([line for line in lines if "://" not in line]) <= 1, lines
 
 
+HALF_A_LOOP = """
+import asyncio, sys
+from wslessons.cli import main
+
+def interrupted(loop):
+    raise KeyboardInterrupt
+
+asyncio.SelectorEventLoop._make_self_pipe = interrupted
+sys.exit(main(["echo", "--port", "0"]))
+"""
+
+
+async def test_ctrl_c_while_the_loop_is_made_says_nothing() -> None:
+    """What asyncio has half made says on its end that parts of it are missing."""
+    async with asyncio.timeout(40):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", HALF_A_LOOP), stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (130, b"")
+
+
 @pytest.mark.parametrize("name", SERVING)
 async def test_the_end_of_its_terminal_stops_a_server_as_ctrl_c_does(
     name: str, tmp_path: Path

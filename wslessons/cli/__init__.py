@@ -175,6 +175,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].isdecimal():
         words = ["lab", *words]
+    tell = sys.unraisablehook
+
+    def tell_unless_half_made(what: sys.UnraisableHookArgs) -> None:
+        # Ctrl-C may have caught asyncio while it made its loop, which then says what it lacks.
+        ends = getattr(what.object, "__qualname__", "")
+        if ends != "BaseEventLoop.__del__" or not isinstance(what.exc_value, AttributeError):
+            tell(what)
+
+    sys.unraisablehook = tell_unless_half_made
     try:
         with told_of_stdout():
             args = build_parser(words[0] if words[0] in COMMANDS else None).parse_args(words)
@@ -187,3 +196,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exc.exit_code
     except KeyboardInterrupt:
         return 130
+    finally:
+        sys.unraisablehook = tell
