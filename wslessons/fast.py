@@ -292,6 +292,10 @@ class Echo(asyncio.Protocol):
             self.transport.abort()
         return self.connection_lost_waiter
 
+    def is_reading(self) -> bool:
+        """Return whether what arrives is read, by the poller or by the transport."""
+        return self.direct is not None or self.transport.is_reading()
+
     def acknowledge_pings(self, data: bytes) -> None:
         """Leave a pong alone that answers no ping of the heartbeat.
 

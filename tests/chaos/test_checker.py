@@ -332,6 +332,18 @@ def test_what_a_server_said_before_it_died_is_judged_but_for_its_end():
         assert kinds(check(logs.values(), one_order=False)) == expected
 
 
+def test_what_is_said_again_after_a_doubt_may_come_later():
+    """Who is told of a possible loss repeats what has no answer, behind what was said since."""
+    first, later = Saying("a", 1.0, 9.0, "ack", "x", 3), Saying("b", 2.0, 4.0, "ack", "x", 2)
+    heard = [Entered(0.0, "x", 0), Heard(0.5, "c", 1, sender="bob")]
+    heard += [Heard(4.0, "b", 2, sender="ann"), Heard(9.0, "a", 3, sender="ann")]
+    logs = [Log("ann", "/", list(heard), [first, later]), Log("bob", "/", list(heard))]
+    logs[1].sayings = [Saying("c", 0.2, 0.5, "ack", "x", 1)]
+    assert kinds(check(logs, one_order=True)) == ["order"]
+    logs[0].entries.insert(2, Missed(3.0, None, 1))
+    assert check(logs, one_order=True) == []
+
+
 def test_what_happens_after_somebody_left_is_no_loss():
     """Who left before the end could not hear what came then, nor be told how much was lost."""
     logs = several()

@@ -25,6 +25,7 @@ from wslessons.link import Link
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
 from wslessons.scaling.bus import Bus, Event, Memory, from_url
+from wslessons.scaling.bus.log import Log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -462,6 +463,33 @@ async def test_a_log_that_begins_anew_sends_people_away_to_come_back():
             assert (line["text"], line["offset"]) == ("new", ack["offset"])
             # The number is one that the old log has given before.
             assert line["offset"] < seen["offset"]
+
+
+@every_log
+async def test_what_a_log_may_have_lost_is_said_again_and_answered(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The broker had it and lost its end; nothing of it is under way any more."""
+    async with (
+        asyncio.timeout(40),
+        serving_on(url) as one,
+        one.json("alice") as alice,
+        one.json("bob") as bob,
+    ):
+        await joined(alice, "bob")
+        with monkeypatch.context() as patch:
+            # As if it were stored, and the broker killed before anybody has read it.
+            patch.setattr(one.bus, "_send", lambda event, force: None)
+            await alice.say(type="say", text="line", id="1")
+            await alice.say(type="who")
+            await alice.heard("roster")
+        assert isinstance(one.bus, Log)
+        one.bus.on_doubt(one.bus.newest("/") + 1)
+        assert (await alice.heard("missed"))["count"] is None
+        await alice.say(type="say", text="line", id="1")
+        ack = await alice.heard("ack")
+        line = await bob.heard("message", "missed")
+        assert (line["type"], (await bob.heard("message"))["offset"]) == ("missed", ack["offset"])
 
 
 def soon() -> Generator[float]:

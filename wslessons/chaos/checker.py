@@ -54,6 +54,9 @@ DOUBTERS = 3
 SPARE = 20
 """Events that nobody need have heard of: people who came, and were gone before they were told."""
 
+MOMENT = 1.0
+"""Seconds within which a client has read what it was sent."""
+
 
 class Finding(msgspec.Struct, frozen=True):
     """A promise that was broken."""
@@ -170,6 +173,8 @@ class _Truth:
         self.senders: dict[str, str] = {}
         self.comings: dict[str, list[float]] = {}
         """When each who speaks plain text was let in, in order."""
+        self.told: dict[str, list[float]] = {}
+        """When each other one was told that nobody knows how many are missing, in order."""
         self.rooms: dict[str, list[str]] = defaultdict(list)
         """What was said in each room, in no order."""
         self.moves: dict[str, list[tuple[float, str, str]]] = defaultdict(list)
@@ -187,6 +192,8 @@ class _Truth:
                 self.rooms[log.room].append(saying.what)
             if log.numbered:
                 self._take(log)
+                missed = [each for each in log.entries if isinstance(each, Missed)]
+                self.told[log.name] = [each.time for each in missed if each.count is None]
             else:
                 self.comings[log.name] = [e.time for e in log.entries if isinstance(e, Entered)]
         for log in logs:
@@ -247,14 +254,18 @@ class _Truth:
                     sentence = f"{what!r} stands at {places} in {room} ({epoch})"
                     self.findings.append(Finding("twice", self.senders[what], sentence))
 
-    def in_order(self, sender: str, one: Saying, other: Saying) -> bool:
+    def in_order(self, sender: str, first: Saying, later: Saying) -> bool:
         """Return whether what was said first has to come first.
 
         Nobody who speaks plain text knows what has arrived: what they said before they came to
-        another server may still wait in the one they left.
+        another server may still wait in the one they left. A message goes out when its `send` ends,
+        which may be a moment before the client has read that it was let in. And who is told that a
+        log may have lost something says again what has no answer yet, behind what was said since.
         """
-        comings = self.comings.get(sender, [])
-        return bisect(comings, one.said) == bisect(comings, other.said)
+        comings, doubts = self.comings.get(sender, []), self.told.get(sender, [])
+        return bisect(comings, first.answered or first.said) == bisect(
+            comings, (later.answered or later.said) + MOMENT
+        ) and bisect(doubts, first.said) == bisect(doubts, first.answered or first.said)
 
     def number_of_moves(self, room: str, began: float, end: float) -> Counter[str]:
         """Return how often each came and went, on the server where that was heard most often."""
@@ -392,7 +403,7 @@ def _check_texts(log: Log, truth: _Truth) -> list[Finding]:
             continue
         before = newest.get(entry.sender)
         late = before is not None and saying.said < before.said
-        if before is not None and late and truth.in_order(entry.sender, before, saying):
+        if before is not None and late and truth.in_order(entry.sender, saying, before):
             sentence = f"{entry.what!r} came after {before.what!r}, and was said before"
             findings.append(Finding("order", log.name, sentence))
         elif not late:

@@ -49,7 +49,8 @@ class Heartbeat:
     Args:
         connection: from `websockets.connect`, or as a handler of `websockets.serve` gets it. One
             that has an attribute `heartbeat`, as those of `wslessons.serving`, counts by itself
-            what arrives (`received`) and hands over its pongs.
+            what arrives (`received`) and hands over its pongs; it may say itself whether it reads
+            (`is_reading`).
         interval: seconds from one ping to the next, at most; the first goes out at a random point
             of it, lest all clients of a restarted server beat at once.
         timeout: seconds of silence after a ping, until the connection is dropped.
@@ -259,7 +260,8 @@ class Heartbeat:
             # An answer may be there unread: our loop stood still, or our handler does not read.
             # A peer that does not take what we send is another matter: what it sends is left
             # unread because of that.
-            reading = connection.transport.is_reading() or connection.paused
+            is_reading = getattr(connection, "is_reading", connection.transport.is_reading)
+            reading = is_reading() or connection.paused
             if late < self.timeout / 10 and reading:
                 self._drop(connection, now)
                 return None

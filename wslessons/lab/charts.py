@@ -103,8 +103,10 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
     head = "" if label.startswith("_") else f"{label}: "
     if len(places) > MOST:
         return f"{head}{len(places)} bars up to {max(value for _, value in places):.3g}"
-    ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-    names = {round(place, 3): label.get_text() for place, label in ticks}
+    # Only those that can be seen, which may be fewer than there are places for.
+    labels = axis.get_ticklabels()
+    lying = bars.orientation == "horizontal"
+    names = {round(each.get_position()[lying], 3): each.get_text() for each in labels}
     return head + ", ".join(
         f"{names.get(round(place, 3), '')} {value:.3g}".strip() for place, value in places
     )

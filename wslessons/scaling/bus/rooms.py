@@ -219,6 +219,13 @@ class SharedRoom(Room):
             if item.key:
                 # Whoever asks again, as they do after such a notice, is answered.
                 self._remember(item.key, item.offset)
+            elif item.count is None:
+                # Who is gone may have been said in what is lost. What was said there by somebody of
+                # ours is lost without a word of the broker: whoever asks again, says it again.
+                self._gone.clear()
+                waiting = [key for key, known in self._published.items() if isinstance(known, str)]
+                for key in waiting:
+                    del self._published[key]
             self._append(Missed(item.count, item.offset or self._newest))
             return
         asked = self._published.get(item.key)
