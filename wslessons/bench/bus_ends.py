@@ -21,6 +21,7 @@ import msgspec
 from wslessons.client.stdin import piped_lines
 from wslessons.errors import need
 from wslessons.scaling.bus import Bus, Event, from_url, log, pubsub
+from wslessons.scaling.bus.transport import close_quietly
 
 __all__ = ["KINDS", "BusEnd", "make_end"]
 
@@ -365,7 +366,8 @@ async def receive() -> None:
             answer = await receiver.count(question["count"])
         else:
             if receiver is not None:
-                await receiver.end.close()
+                # A client that does not let go must not cost the result of its turn.
+                await close_quietly(receiver.end.close, seconds=5)
             receiver = Receiver(make_end(*question["open"])) if question["open"] else None
             if receiver is not None:
                 await receiver.end.open(receiver.heard)
