@@ -153,15 +153,18 @@ def interrupted(loop):
     raise KeyboardInterrupt
 
 asyncio.SelectorEventLoop._make_self_pipe = interrupted
-sys.exit(main(["echo", "--port", "0"]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
-async def test_ctrl_c_while_the_loop_is_made_says_nothing() -> None:
-    """What asyncio has half made says on its end that parts of it are missing."""
+@pytest.mark.parametrize("words", [("echo", "--port", "0"), ("client", "ws://127.0.0.1:1")])
+async def test_ctrl_c_while_the_loop_is_made_says_nothing(words: tuple[str, ...]) -> None:
+    """What asyncio has half made, and a coroutine that waits for its loop, say so on their end."""
     async with asyncio.timeout(40):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", HALF_A_LOOP), stderr=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", HALF_A_LOOP, *words),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         _, errors = await process.communicate()
     assert (process.returncode, errors) == (130, b"")

@@ -42,7 +42,9 @@ async def the_panels_talk(page: Page) -> None:
 async def test_the_panels_talk_in_notebook_7(jupyter: Jupyter, page: Page):
     """Opened at its address there, and run by its menu."""
     async with asyncio.timeout(200):
-        await page.goto(jupyter.address("notebooks", beginning(jupyter, 2)))
+        # "Idle" is what is shown before there is a kernel, too, and then its menu runs nothing.
+        async with page.expect_websocket(lambda each: "/channels" in each.url):
+            await page.goto(jupyter.address("notebooks", beginning(jupyter, 2)))
         idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
         await expect(idle).to_have_count(1)
         await page.get_by_role("menuitem", name="Run", exact=True).click()

@@ -8,6 +8,7 @@ import importlib
 import io
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Generator, Sequence
 
 from wslessons import __version__
@@ -194,7 +195,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             print(f"wslessons: {exc}", file=sys.stderr or io.StringIO())
         return exc.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as exc:
+        with warnings.catch_warnings():
+            # Ctrl-C may have come after a command had made its coroutine, and before the loop took
+            # it: the coroutine ends with the frames that held it, and says that nobody awaited it.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            exc.__traceback__ = None
         return 130
     finally:
         sys.unraisablehook = tell
