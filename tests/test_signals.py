@@ -100,7 +100,9 @@ class Terminal:
 
 
 @contextlib.asynccontextmanager
-async def terminal(*words: str, home: Path) -> AsyncGenerator[Terminal]:
+async def terminal(
+    *words: str, home: Path, program: tuple[str, str] = ("-m", "wslessons")
+) -> AsyncGenerator[Terminal]:
     """Run a command in a terminal while the block runs."""
     master, slave = os.openpty()
     shown = Terminal(master)
@@ -108,7 +110,7 @@ async def terminal(*words: str, home: Path) -> AsyncGenerator[Terminal]:
     name = os.ttyname(slave)
     script = f'exec "$@" <{name} >{name} 2>&1'
     shown.process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", script, "sh", sys.executable, "-m", "wslessons", *words),
+        *("sh", "-c", script, "sh", sys.executable, *program, *words),
         start_new_session=True,
         env=os.environ | {"HOME": str(home), "TERM": "xterm"},
     )
@@ -143,6 +145,35 @@ async def test_ctrl_c_ends_a_command_at_any_moment(name: str, tmp_path: Path) ->
         # These two may have come to their own end before: nobody listens where they look.
         assert code in ENDED or (code == 1 and name in ("client", "check")), lines
         assert len([line for line in lines if "://" not in line]) <= 1, lines
+
+
+WHILE_IT_LOADS = """
+import os, signal, sys
+from jupyter_server.serverapp import ServerApp
+from wslessons.__main__ import main
+
+load = ServerApp.load_server_extensions
+
+def interrupted(server):
+    os.kill(os.getpid(), signal.SIGINT)
+    load(server)
+
+ServerApp.load_server_extensions = interrupted
+sys.exit(main())
+"""
+
+
+async def test_ctrl_c_while_jupyterlab_loads_its_parts_ends_it(tmp_path: Path) -> None:
+    """Where Jupyter's own handler would ask for a "y", and go on without one."""
+    async with (
+        asyncio.timeout(160),
+        terminal(
+            *COMMANDS["lab"], str(tmp_path / "work"), home=tmp_path, program=("-c", WHILE_IT_LOADS)
+        ) as shown,
+    ):
+        code, lines = await shown.ends()
+        assert code == 0
+        assert not [line for line in lines if "Shut down" in line]
 
 
 HALF_A_LOOP = """

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import pytest
 from kernels import kernel
-from matplotlib.figure import Figure
 
 from wslessons.lab.charts import as_html, describe
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def test_words_say_what_the_axes_are_and_where_the_lines_go() -> None:
+
+@pytest.fixture(name="figure")
+def fixture_figure() -> Figure:
+    """Make an empty figure."""
+    # Here, since each process of a run imports this file, and matplotlib takes half a second.
+    from matplotlib.figure import Figure
+
+    return Figure()
+
+
+def test_words_say_what_the_axes_are_and_where_the_lines_go(figure: Figure) -> None:
     """Of each chart in the figure: lines, marks across, and points without a name."""
-    figure = Figure()
     above, below = figure.subplots(2)
     above.plot([0, 1, 2], [1, 9, 4], label="pushing")
     above.axvline(1.5, label="break-even")
@@ -30,9 +42,8 @@ def test_words_say_what_the_axes_are_and_where_the_lines_go() -> None:
     )
 
 
-def test_words_say_how_long_each_bar_is() -> None:
+def test_words_say_how_long_each_bar_is(figure: Figure) -> None:
     """With its name, upright or lying; of many bars, the longest one."""
-    figure = Figure()
     left, middle, right = figure.subplots(1, 3)
     left.bar(["set", "channel"], [61, 400])
     middle.barh(range(2), [1.25, 0.5], label="waits")
@@ -43,9 +54,8 @@ def test_words_say_how_long_each_bar_is() -> None:
     )
 
 
-def test_a_picture_is_the_same_each_time_and_has_its_words() -> None:
+def test_a_picture_is_the_same_each_time_and_has_its_words(figure: Figure) -> None:
     """It is a whole SVG; words that are hostile stay words."""
-    figure = Figure()
     figure.subplots().set(xlabel='<b>"seconds" & more')
     picture = as_html(figure)
     assert picture == as_html(figure)
@@ -54,7 +64,11 @@ def test_a_picture_is_the_same_each_time_and_has_its_words() -> None:
     svg = unquote(picture.partition("data:image/svg+xml,")[2].removesuffix('">'))
     texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
     assert '<b>"seconds" & more' in texts
-    assert as_html(Figure()) == "<p>Chart.</p>"
+
+
+def test_of_a_chart_with_nothing_in_it_there_is_nothing_to_say(figure: Figure) -> None:
+    """Not even a picture."""
+    assert as_html(figure) == "<p>Chart.</p>"
 
 
 async def test_a_notebook_shows_the_picture_with_its_words() -> None:

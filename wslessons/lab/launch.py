@@ -111,9 +111,21 @@ def _serve(args: argparse.Namespace) -> int:
 
     # With a token of our own Jupyter prints no page of addresses; the one line below is enough.
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # There is nothing to tidy up yet, and somewhere in Jupyter a `KeyboardInterrupt` would be
+        # taken for a part that is missing.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from jupyter_server.serverapp import ServerApp
     from jupyterlab.labapp import LabApp
 
-    server = LabApp.initialize_server(jupyter_arguments(args, folder, page, token))
+    class Server(ServerApp):
+        def init_signal(self) -> None:
+            # In place of Jupyter's own, which asks for a "y", and goes on where it gets none.
+            _stop_on_signals(self)
+
+    lab: Any = LabApp
+    lab.serverapp_class = Server
+    server = lab.initialize_server(jupyter_arguments(args, folder, page, token))
     server.contents_manager.register_pre_save_hook(keep_static_pictures)
     # No option names this list. A style sheet of the learner's own comes first in it, and wins.
     server.static_custom_path.append(str(SETTINGS / "custom"))
@@ -132,7 +144,6 @@ def _serve(args: argparse.Namespace) -> int:
 
     # Jupyter listens only when its loop runs, by a callback that is ahead of this one.
     server.io_loop.add_callback(announce)
-    _stop_on_signals(server)
     server.start()
     if failed:
         raise failed[0]
