@@ -145,5 +145,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use five processes at least: most tests wait for brokers, browsers and time."""
-    return max(5, os.cpu_count() or 1)
+    """Use eight processes at least: most tests wait for brokers, browsers and time."""
+    return max(8, os.cpu_count() or 1)
