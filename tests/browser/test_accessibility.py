@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from looks import findings
+from looks import complaints, findings
 from playwright.async_api import Page, expect
 from webs import serving
 
@@ -19,6 +19,17 @@ from wslessons.exercises.verdict import Line, State, Verdict
 from wslessons.lab import html, lessons
 
 pytestmark = pytest.mark.timeout(240)
+
+CUT_OFF = """[...document.querySelectorAll("main *")]
+    .filter((each) => each.clientWidth && each.scrollWidth > each.clientWidth + 1
+        && getComputedStyle(each).overflowX !== "visible")
+    .map((each) => each.outerHTML.slice(0, 100))"""
+"""What is wider than the place it has, and so ends in the middle until somebody scrolls."""
+
+PROPORTIONAL = """[...document.querySelectorAll("main pre")]
+    .filter((each) => !getComputedStyle(each).fontFamily.includes("monospace"))
+    .map((each) => each.textContent.slice(0, 100))"""
+"""Code in a font for prose."""
 
 
 async def test_the_chat_page_has_no_serious_finding(page: Page):
@@ -79,8 +90,11 @@ async def look_in_both(page: Page, path: Path) -> None:
 async def test_the_rendered_lessons_have_no_serious_finding(
     page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The index, a lesson with panels and a diagram, two with charts, and the reference."""
-    chosen = [lessons.find(word) for word in ("index", "chat", "heartbeats")]
+    """The index, a lesson with panels and a diagram, two with charts, and the reference.
+
+    Of the lessons nothing is cut off, broken in two or faint at 800 pixels, and code looks like it.
+    """
+    chosen = [lessons.find(word) for word in ("index", "chat", "scaling")]
     chosen.append(chosen[-1].parent / "deeper" / "02_chat.ipynb")
     monkeypatch.setattr(html, "all_lessons", lambda: chosen)
     # Not all modules: these two pages have all that the others have.
@@ -92,6 +106,11 @@ async def test_the_rendered_lessons_have_no_serious_finding(
         await look_in_both(
             page, (folder / lesson.relative_to(lessons.originals())).with_suffix(".html")
         )
+        await page.set_viewport_size({"width": 800, "height": 900})
+        assert await complaints(page.locator("main")) == []
+        assert await page.evaluate(CUT_OFF) == []
+        assert await page.evaluate(PROPORTIONAL) == []
+        await page.set_viewport_size({"width": 1280, "height": 900})
     for name in modules:
         await look_in_both(page, folder.joinpath("api", *name.split(".")).with_suffix(".html"))
 

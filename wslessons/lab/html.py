@@ -54,6 +54,10 @@ nav.pages a { margin-right: 1rem; color: var(--link); }
 .highlight [class^="m"] { color: var(--number) !important; }
 .highlight .o, .highlight .ow { color: var(--operator) !important; }
 .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; }
+.jp-RenderedHTMLCommon .highlight pre { font-family: var(--jp-code-font-family);
+ font-size: var(--jp-code-font-size); line-height: var(--jp-code-line-height); padding: 0 0 1em; }
+pre { white-space: pre-wrap !important; word-break: normal !important; overflow-wrap: anywhere; }
+.jp-RenderedSVG img { max-width: 100%; height: auto; }
 figure.diagram img { max-width: 100%; background: white; }
 @media (max-width: 40rem) { .jp-InputPrompt, .jp-OutputPrompt { display: none; } }
 @media (prefers-color-scheme: dark) {
