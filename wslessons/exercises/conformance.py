@@ -172,7 +172,11 @@ class ChatConformance(Conformance):
         """Two lines, and nothing that was said before."""
         room = await Room.of(trial)
         await room.join("alice")
+        carol = await room.join("carol")
         await room.say("alice", "before bob was there")
+        # Only what carol has heard was surely said before bob came: each has a connection apart.
+        hint = "It is [NAME] TEXT, to all the others."
+        await room.hears(carol, "[{alice}] before bob was there", hint)
         bob = await room.join("bob")
         await room.say("alice", "after")
         await room.hears(bob, "[{alice}] after", "Nobody is sent what was said before the name.")
