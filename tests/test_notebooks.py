@@ -138,6 +138,26 @@ def exercises_are_as_the_package_has_them(notebook: Notebook) -> Iterator[str]:
                 yield f"{name} says more of {asked} than that it is not attempted yet"
 
 
+def exercises_may_be_replaced_whole(notebook: Notebook) -> Iterator[str]:
+    """Who pastes an answer over a stub's cell loses its imports: what others need stands with them.
+
+    So a check cell imports `check` itself, and a stub's cell imports what the answer needs alone.
+    """
+    sources = [(name, cell.source) for name, cell in code(notebook)]
+    checked = re.findall(r"\bawait check\.(\w+)\(", "\n".join(source for _, source in sources))
+    for name, source in sources:
+        if "await check." in source and "import check" not in source:
+            yield f"{name} checks, and does not import check itself"
+        if any(getattr(check, asked).stub.strip() in source for asked in checked):
+            nodes = list(ast.walk(ast.parse(plain(source))))
+            used = {node.id for node in nodes if isinstance(node, ast.Name)}
+            imports = (node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)))
+            for lost in {
+                (each.asname or each.name) for node in imports for each in node.names
+            } - used:
+                yield f"{name} holds a stub, and an import of {lost} that would be lost with it"
+
+
 def names_are_public(notebook: Notebook) -> Iterator[str]:
     """What a learner copies must go on working in the next version."""
     for name, cell in code(notebook):
@@ -343,6 +363,12 @@ BAD: list[tuple[Callable[[Notebook], Iterator[str]], Notebook, str]] = [
     (something_is_done_often, of_cells(9), "cells up to 8"),
     (exercises_are_as_the_package_has_them, example("await check.nap(f)"), "stands nowhere"),
     (exercises_are_as_the_package_has_them, example("await check.nap(f)"), "says more of nap"),
+    (exercises_may_be_replaced_whole, example("await check.nap(nap)"), "does not import check"),
+    (
+        exercises_may_be_replaced_whole,
+        example(f"import time\n{check.shout.stub}\nawait check.shout(shout)"),
+        "an import of time that would be lost",
+    ),
     (names_are_public, example("server._stop()"), "uses server._stop"),
     (names_are_public, example("x = 1  # noqa: E501"), "linter"),
     (answers_say_what_was_asked_for, example(**shows("text/plain", "heard: True")), "heard: True"),
