@@ -25,33 +25,38 @@ KEY = "kernel memory"
 
 
 class KernelMemory:
-    """Looks at the kernel of the notebook that runs here, twice a second, and tells the largest."""
+    """Looks at the kernel of the notebook that runs here, and tells the largest that it saw.
+
+    It looks twice a second, and after each cell.
+    """
 
     def __init__(self) -> None:
         self._kernel: psutil.Process | None = None
-        self._most = 0
+        self._most: Counter[int] = Counter()
         self._told: Counter[str] = Counter()
         threading.Thread(target=self._look, args=(threading.Event(),), daemon=True).start()
 
     def _look(self, never: threading.Event) -> None:
         while not never.wait(0.5):
-            kernel = self._kernel
-            with contextlib.suppress(psutil.Error):
-                if kernel is not None:
-                    family = [kernel, *kernel.children(recursive=True)]
-                    self._most = max(self._most, sum(memory(each.pid) for each in family))
+            self._measure()
 
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Note which kernel is at work, before each cell."""
+    def _measure(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            if (kernel := self._kernel) is not None:
+                family = [kernel, *kernel.children(recursive=True)]
+                held = sum(memory(each.pid) for each in family)
+                self._most[kernel.pid] = max(self._most[kernel.pid], held)
+
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Note which kernel is at work in a cell; before a notebook's first one there is none."""
         if (running := getattr(item.parent, "kernel", None)) is not None:
-            pid = running.km.provisioner.pid
-            if self._kernel is None or self._kernel.pid != pid:
-                self._most, self._kernel = 0, psutil.Process(pid)
+            self._kernel = psutil.Process(running.km.provisioner.pid)
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Write into a cell's report what was the most so far."""
-        if getattr(item.parent, "kernel", None) is not None:
-            item.user_properties.append((KEY, self._most))
+        if self._kernel is not None and getattr(item.parent, "kernel", None) is not None:
+            self._measure()
+            item.user_properties.append((KEY, self._most[self._kernel.pid]))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Read it there, in the process that prints."""
