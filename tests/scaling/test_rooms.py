@@ -542,6 +542,58 @@ async def test_who_comes_while_the_log_begins_anew_is_sent_away_to_come_back():
             assert one.chat.people() == ["alice"]
 
 
+async def test_who_has_heard_the_new_log_is_not_told_the_dead_one():
+    """A server that has not noticed yet lets nobody in who comes from another life of the log."""
+    async with (
+        asyncio.timeout(60),
+        run_broker("redis", own=True) as own,
+        linked("redis", own) as (through, link),
+        serving_on(f"{own.url}?stream=chat") as far,
+        serving_on(f"{through}?stream=chat") as near,
+    ):
+        async with far.json("alice") as alice, near.json("bob") as bob:
+            await alice.say(type="say", text="old", id="1")
+            assert (await bob.line())["text"] == "old"
+            with link.stall():
+                async with redis.asyncio.from_url(own.url) as client:
+                    await client.flushall()
+                far.bus.publish(Event("/elsewhere", "?"))
+                assert await closed_with(alice) == 1012
+                async with far.json("alice") as alice:
+                    await alice.say(type="say", text="new", id="2")
+                    seen = await alice.heard("ack")
+                resume = {"since": seen["offset"], "epoch": alice.welcome["epoch"]}
+                # It is no `welcome` that this one reads.
+                with pytest.raises(ConnectionClosed) as closed:
+                    async with near.json("alice", **resume):
+                        pass
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code in (1012, 1013)
+            assert await closed_with(bob) == 1012
+        async with near.json("alice", **resume) as alice:
+            assert alice.welcome["epoch"] == resume["epoch"]
+            assert alice.welcome["offset"] == resume["since"]
+
+
+async def test_what_is_sure_is_sure_for_all_who_wait():
+    """Five hundred who come back at once ask the log twice, and one who gives up harms nobody."""
+    async with (
+        asyncio.timeout(40),
+        run_broker("redis", own=True) as own,
+        linked("redis", own) as (through, link),
+        from_url(f"{through}?stream=chat") as bus,
+    ):
+        asked = bus.subscribe()
+        with link.stall():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await bus.confirm()
+            waiting = [asyncio.create_task(bus.confirm()) for _ in range(500)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+        assert sum(isinstance(item, Event) for item in asked.take_ready()) <= 3
+
+
 async def test_an_idle_room_of_a_dead_log_harms_no_visitor(monkeypatch: pytest.MonkeyPatch):
     """It is forgotten once, and not again when too many rooms are idle."""
     monkeypatch.setattr("wslessons.chat.server.IDLE_ROOMS", 3)

