@@ -238,6 +238,7 @@ async def test_jupyterlab_opens_the_lesson_and_ends_with_its_kernels(
         code, errors = await lab.end(number)
     assert code == 0
     assert "Traceback" not in errors
+    assert "deprecated" not in errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 

@@ -117,8 +117,15 @@ def _serve(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from jupyter_server.serverapp import ServerApp
     from jupyterlab.labapp import LabApp
+    from traitlets import default
 
     class Server(ServerApp):
+        @default("token")
+        def _token_of_provider(self) -> str:
+            # In place of Jupyter's own, which warns that the trait is outdated: extensions of
+            # Jupyter's read every trait there is, and voila has such warnings shown.
+            return self.identity_provider.token
+
         def init_signal(self) -> None:
             # In place of Jupyter's own, which asks for a "y", and goes on where it gets none.
             _stop_on_signals(self)
