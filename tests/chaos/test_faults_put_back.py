@@ -104,12 +104,21 @@ FAULTS = {
         "number|order",
         "restore broker, kill server",
     ),
+    "who has heard the new log is told the dead one": Fault(
+        "scaling/bus/rooms.py",
+        "await bus.confirm()",
+        "pass",
+        "redis?stream=chat",
+        "twice|order",
+        "empty broker, stall bus, move link",
+    ),
     "newcomers of a room that has ended are deaf": Fault(
         "scaling/bus/rooms.py",
-        "        if self.ended:\n            return RESTART\n",
+        "        room.ended = True\n",
         "",
         "redis?stream=chat",
         "deaf|unanswered|ghost|lost",
+        "empty broker, stall bus, move link",
     ),
 }
 
