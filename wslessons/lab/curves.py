@@ -22,7 +22,7 @@ with extra("lab"):
 __all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span", "three_digits"]
 
 REDRAW = 0.15
-"""Seconds between two drawings while a slider moves, at least."""
+"""Seconds between two drawings while the choices change, at least."""
 
 RED, GREEN = "#c62828", "#2e7d32"
 
@@ -45,7 +45,7 @@ def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) ->
     intervals = [10 ** (step / 10) for step in range(-10, 51)]
     polling = [costs.polling(tabs, each) for each in intervals]
     pushing, chosen = costs.pushing(tabs, change_every), costs.polling(tabs, interval)
-    # A slider must not wait: laying out by constraints and minor ticks would take most of the time.
+    # A choice must not wait: laying out by constraints and minor ticks would take most of the time.
     figure = Figure(figsize=(5.6, 4.6))
     figure.subplots_adjust(left=0.13, right=0.98, bottom=0.11, top=0.91, hspace=0.12)
     parts: list[tuple[str, list[float], float, float]] = [
@@ -131,7 +131,7 @@ def _row(name: str, load: Load) -> str:
 
 
 class CostCurves(LivePanel):
-    """The panel: three sliders, the curves, and what they say; made by `cost_curves`.
+    """The panel: three choices, the curves, and what they say; made by `cost_curves`.
 
     Args:
         costs: as measured on this machine.
@@ -141,18 +141,18 @@ class CostCurves(LivePanel):
     def __init__(self, costs: UnitCosts, title: str) -> None:
         super().__init__(title)
         self._costs = costs
-        self.tabs = _slider("open tabs", 500, [(f"{tabs:,}", tabs) for tabs in TABS])
+        self.tabs = _choice("open tabs", 500, [(f"{tabs:,}", tabs) for tabs in TABS])
         times = [(span(seconds), seconds) for seconds in TIMES]
-        self.interval = _slider("look every", 2, times)
-        self.change_every = _slider("change every", 200, times)
+        self.interval = _choice("look every", 2, times)
+        self.change_every = _choice("change every", 200, times)
         self._picture, self._words = ipywidgets.HTML(), ipywidgets.HTML()
         self._picture.add_class("wslessons-curves")
         self._due = False
-        sliders = [self.tabs, self.interval, self.change_every]
-        for slider in sliders:
-            slider.observe(self._on_change, names="value")
+        choices = [self.tabs, self.interval, self.change_every]
+        for choice in choices:
+            choice.observe(self._on_change, names="value")
         heading = ipywidgets.HTML(f"<b>{html.escape(title)}</b>")
-        self.fill(heading, *sliders, self._picture, self._words, self._error)
+        self.fill(heading, *choices, self._picture, self._words, self._error)
         self._draw()
 
     def _on_change(self, change: dict[str, Any]) -> None:
@@ -176,8 +176,9 @@ class CostCurves(LivePanel):
         self._words.value = f"{style}{head}{rows}</table>{sentence(self._costs, *chosen)}"
 
 
-def _slider(name: str, value: float, options: list[tuple[str, float]]) -> Any:
-    return ipywidgets.SelectionSlider(
+def _choice(name: str, value: float, options: list[tuple[str, float]]) -> Any:
+    # Not a slider: those of ipywidgets have no name for who can't see them.
+    return ipywidgets.Dropdown(
         options=options,
         value=value,
         description=name,
@@ -187,7 +188,7 @@ def _slider(name: str, value: float, options: list[tuple[str, float]]) -> Any:
 
 
 def cost_curves(costs: UnitCosts, title: str = "cost curves") -> CostCurves:
-    """Make a panel with sliders for tabs, polling interval and change rate.
+    """Make a panel in which to choose tabs, polling interval and change rate.
 
     Args:
         costs: what one look, one push and one idle tab cost, as measured on this machine.

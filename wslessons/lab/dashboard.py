@@ -95,14 +95,13 @@ class Dashboard(LivePanel):
         super().__init__(title)
         self._name, self._url = name, ""
         self.asking, self.told = Side("asks"), Side("is told")
-        self._interval = ipywidgets.FloatSlider(
+        self._interval = ipywidgets.BoundedFloatText(
             value=interval,
             min=0.5,
             max=10,
             step=0.5,
             description="ask every, s",
-            readout_format=".1f",
-            layout=ipywidgets.Layout(width="auto", max_width="400px"),
+            layout=ipywidgets.Layout(width="180px"),
         )
         self._interval.observe(self._on_interval, names="value")
         deploy = self.button("Deploy", self.deploy, tooltip="web: deploying or healthy")
@@ -187,7 +186,7 @@ async def dashboard_panel(
 
     Args:
         server: what `lab.serve_app` returned for `push.application(fleet)`.
-        interval: how often the polling one asks, in seconds, 0.5 to 10; a slider changes it.
+        interval: how often the polling one asks, in seconds, 0.5 to 10; the panel changes it.
         title: what the panel is called; making it again closes the old one's tabs.
 
     Returns:
