@@ -39,6 +39,8 @@ FIRST = (
     "lab/test_html.py",
     "test_attacks.py",
     "test_conformance.py",
+    "test_signals.py",
+    "test_serving.py",
 )
 
 # Rooms where single files take long, because of browsers, kernels, brokers and time.
