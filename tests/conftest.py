@@ -19,10 +19,11 @@ import waits
 from _pytest.pathlib import ImportMode, import_path
 from xdist.scheduler import LoadFileScheduling
 
-# A shell starts what runs in its background with SIGINT ignored, and children inherit that: the
-# commands that tests interrupt would never hear of it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background with SIGINT ignored, `nohup` does so with SIGHUP, and
+# children inherit that: the commands that tests interrupt would never hear of it.
+for number, default in ("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL):
+    if (sig := getattr(signal, number, None)) and signal.getsignal(sig) is signal.SIG_IGN:
+        signal.signal(sig, default)
 
 # A recording of this, the lesson and what goes deeper, holds what a real nginx has answered.
 OF_NGINX = "08_production.ipynb"
