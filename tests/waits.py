@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+import psutil
 import pytest
 from websockets import ClientConnection, ConnectionClosed
 
-__all__ = ["closed", "no_task_left_behind", "until"]
+__all__ = ["closed", "no_task_left_behind", "started_since", "until"]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -44,3 +45,21 @@ async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
         while True:
             await client.recv()
     return client.close_code, client.close_reason
+
+
+def started_since(before: list[psutil.Process]) -> list[psutil.Process]:
+    """List the processes that this one has started, and those that they have.
+
+    Args:
+        before: those that were there. What they start is none of the caller's: another test's
+            browser does so at any time.
+
+    Returns:
+        The others.
+    """
+    old, new = {each.pid for each in before}, []
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each not in before and each.ppid() not in old:
+                new.append(each)
+    return new

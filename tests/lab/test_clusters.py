@@ -6,7 +6,7 @@ import asyncio
 
 import psutil
 import pytest
-from waits import until
+from waits import started_since, until
 
 from wslessons.errors import UserError
 from wslessons.lab.background import cluster
@@ -50,13 +50,7 @@ async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
         again.cancel()
         with pytest.raises(asyncio.CancelledError):
             await again
-
-        def left() -> list[psutil.Process]:
-            return [
-                each for each in psutil.Process().children(recursive=True) if each not in before
-            ]
-
-        await until(lambda: not left())
+        await until(lambda: not started_since(before))
 
 
 @pytest.mark.timeout(60)

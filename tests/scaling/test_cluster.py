@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 import psutil
 import pytest
 import shell
-from waits import until
+from waits import started_since, until
 from websockets import connect
 from websockets.asyncio.client import ClientConnection
 
@@ -66,7 +66,7 @@ async def no_process_left() -> AsyncGenerator[None]:
     """Fail a block after which a process that was started in it still runs."""
     before = family(os.getpid())
     yield
-    await all_end([each for each in family(os.getpid()) if each not in before])
+    await all_end(started_since(before))
 
 
 @contextlib.asynccontextmanager
