@@ -106,7 +106,7 @@ FAULTS = {
     ),
     "who has heard the new log is told the dead one": Fault(
         "scaling/bus/rooms.py",
-        "await bus.confirm()",
+        "await self._bus.confirm()",
         "pass",
         "redis?stream=chat",
         "twice|order",

@@ -569,6 +569,14 @@ async def test_who_has_heard_the_new_log_is_not_told_the_dead_one():
                         pass
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code in (1012, 1013)
+                # Once it is known that nothing comes back, nothing more is asked.
+                await until(lambda: near.bus.status.state != "connected")
+                waiting = near.bus.backlog
+                for _ in range(3):
+                    with pytest.raises(ConnectionClosed):
+                        async with near.json("alice", **resume):
+                            pass
+                assert near.bus.backlog == waiting
             assert await closed_with(bob) == 1012
         async with near.json("alice", **resume) as alice:
             assert alice.welcome["epoch"] == resume["epoch"]

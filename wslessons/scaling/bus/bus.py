@@ -227,7 +227,7 @@ class Bus:
         A server may not know yet that the log has begun anew. Bound it with a timeout.
 
         Raises:
-            UserError: the bus was stopped before.
+            UserError: too much waits for the broker, or the bus was stopped.
         """
 
     def items(self) -> Iterator[tuple[int, Item]]:

@@ -96,14 +96,14 @@ class Log(Remote):
         Whoever waits meanwhile shares the next one: a broker that was emptied sends everybody here.
 
         Raises:
-            UserError: the bus was stopped before.
+            UserError: too much waits for the broker, or the bus was stopped.
         """
         asked = self._asked
         async with self._confirming:
             if self._confirmed > asked:
                 return
             self._asked += 1
-            self.publish(Event(ORDERS), force=True)
+            self.publish(Event(ORDERS))
             seq = self._seq
             while self._seqs.get(self.node, 0) < seq:
                 self._check_open()

@@ -140,14 +140,10 @@ class SharedRoom(Room):
             cursor = log.subscribe()
             return Admission(cursor, self.number(cursor.offset), since is not None)
         connected = bus.status.state == "connected"
-        if elsewhere:
-            # One of the two lives is over. Were it this one, what they have heard would come again.
-            try:
-                async with asyncio.timeout(CATCH_UP):
-                    await bus.confirm()
-            except TimeoutError:
-                raise Denied("the room may have begun anew: try again.", code=TRY_AGAIN) from None
-        elif since and bus.has_log and connected:
+        # One of the two lives is over. Were it this one, what they have heard would come again.
+        if elsewhere and not (connected and await self._is_current()):
+            raise Denied("the room may have begun anew: try again.", code=TRY_AGAIN)
+        if not elsewhere and since and bus.has_log and connected:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP):
                     await bus.reached(self.path, since)
@@ -161,6 +157,15 @@ class SharedRoom(Room):
         later = sum(record.event.offset > after for record in log)
         cursor = log.subscribe(since=log.offset - later)
         return Admission(cursor, self.number(cursor.offset) if gap else since, gap)
+
+    async def _is_current(self) -> bool:
+        """Return whether the bus is sure in time which life of its log is the current one."""
+        try:
+            async with asyncio.timeout(CATCH_UP):
+                await self._bus.confirm()
+        except (TimeoutError, UserError):
+            return False
+        return True
 
     def number(self, offset: int) -> int:
         """Return the bus's number of what stands at `offset` of the room's own log.
