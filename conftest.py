@@ -13,10 +13,10 @@ from collections import Counter
 import psutil
 import pytest
 
-from wslessons.lab.outputs import import_jsonschema
+from wslessons.lab.record import prepare_nbval
 from wslessons.processes import memory
 
-import_jsonschema()
+prepare_nbval()
 
 # Not by its entry point, which pytest loads before any file of the project.
 pytest_plugins = ("nbval.plugin",)

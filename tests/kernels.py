@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.manager import AsyncKernelManager, start_new_async_kernel
+from jupyter_client.manager import AsyncKernelManager
+
+from wslessons.lab.record import kernel_sockets
 
 
 class Kernel:
@@ -53,8 +55,12 @@ class CellError(Exception):
 @contextlib.asynccontextmanager
 async def kernel() -> AsyncGenerator[Kernel]:
     """Start a kernel of this Python, and end it."""
-    manager, client = await start_new_async_kernel(kernel_name="python3")
+    manager = AsyncKernelManager(kernel_name="python3", **kernel_sockets())
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
     try:
+        await client.wait_for_ready(timeout=60)
         yield Kernel(manager, client)
     finally:
         client.stop_channels()

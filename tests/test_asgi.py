@@ -19,6 +19,7 @@ from websockets import ConnectionClosed, connect
 from wslessons import asgi, lab, push
 from wslessons.errors import UserError
 from wslessons.lab import background
+from wslessons.processes import free_port
 from wslessons.serving import start_task
 
 
@@ -178,8 +179,8 @@ async def test_ipv6():
 async def test_serving_again_under_a_name_replaces_the_application():
     """The old one's WebSockets close with 1012, and the new one answers on the same port."""
     async with asyncio.timeout(20):
-        first = await lab.serve_app("fleet", push.application(push.Fleet()))
-        port = int(first.url.rpartition(":")[2])
+        port = free_port()
+        first = await lab.serve_app("fleet", push.application(push.Fleet()), port=port)
         async with connect(f"{first.ws_url}/ws", proxy=None) as websocket:
             await websocket.recv()
             second = await lab.serve_app("fleet", push.application(push.Fleet()), port=port)

@@ -14,7 +14,7 @@ import pytest
 from waits import until
 
 from wslessons import guardian
-from wslessons.processes import guarded, memory
+from wslessons.processes import PORTS, free_ports, guarded, memory
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no guardian")
 
@@ -121,3 +121,12 @@ def test_memory_is_that_of_the_process():
         psutil.Process(os.getppid()).memory_info().rss, rel=0.5
     )
     assert memory(2**22 + 1) == 0
+
+
+def test_ports_that_are_drawn_are_not_given_to_connections():
+    """A server that was killed finds its port free, however many connections were made since."""
+    assert len(set(free_ports(50))) == 50
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if given.exists():
+        low, high = map(int, given.read_text().split())
+        assert set(PORTS).isdisjoint(range(low, high + 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,13 +29,16 @@ from wslessons.errors import UserError
 
 __all__ = [
     "POLL",
+    "PORTS",
     "START_TIME",
     "ServerProcess",
     "Stopped",
     "end",
     "free_port",
+    "free_ports",
     "guarded",
     "memory",
+    "start_all",
 ]
 
 T = TypeVar("T")
@@ -43,7 +48,10 @@ POLL = 0.01
 START_TIME = 15.0
 """Seconds for a server to be ready."""
 TRIES = 5
-"""How many ports are drawn for a server that can't choose one."""
+"""How many ports are drawn for a server, until one was not taken meanwhile."""
+PORTS = range(20_000, 32_000)
+"""Below those that Linux (32768 to 60999), macOS and Windows (from 49152) give to outgoing
+connections."""
 
 
 def guarded(*command: str, home: Path | None = None) -> list[str]:
@@ -89,14 +97,46 @@ def end(process: subprocess.Popen[Any], seconds: float = 3.0) -> None:
 
 
 def free_port() -> int:
-    """Draw a port of loopback for a server that can't choose one and say which.
+    """Draw one port of loopback, see `free_ports`.
 
     Returns:
-        One that nobody has now; somebody may take it before the server does, so try again then.
+        The port.
+
+    Raises:
+        UserError: none is free.
     """
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Draw ports of loopback for servers that others must find, also after a restart.
+
+    With port 0 a system chooses one of those that it gives to outgoing connections as well: while
+    the server is away, or has not started yet, any connection may take it for its own end.
+
+    Args:
+        count: how many.
+
+    Returns:
+        Different ones of `PORTS` that nobody has now. Somebody else may draw one of them before the
+        server takes it, so try again then.
+
+    Raises:
+        UserError: so many are not free.
+    """
+    with contextlib.ExitStack() as stack:
+        found: list[int] = []
+        # Whoever seeds the common generator means neither this to be the same, nor theirs to move.
+        for port in random.Random().sample(PORTS, len(PORTS)):
+            if len(found) == count:
+                break
+            sock = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                found.append(port)
+    if len(found) < count:
+        raise UserError("no port is free: end some of what listens on this machine.")
+    return found
 
 
 def memory(pid: int | None = None) -> int:
@@ -205,6 +245,7 @@ class ServerProcess(ABC):
                 if not left:
                     self.port = given
                     raise
+                self.log.unlink(missing_ok=True)
 
     def _wait_for(self, look: Callable[[], T | None], seconds: float = START_TIME) -> T:
         """Call `look` until it returns something, and return that.
@@ -230,3 +271,17 @@ class ServerProcess(ABC):
         except OSError:
             return "it left no log"
         return " / ".join(line.strip() for line in lines[-3:])
+
+
+def start_all(servers: Sequence[ServerProcess]) -> None:
+    """Start the nodes of a cluster at once, since none is ready before it has met the others.
+
+    Args:
+        servers: the nodes.
+
+    Raises:
+        UserError: one does not start.
+    """
+    with ThreadPoolExecutor(len(servers)) as pool:
+        for starting in [pool.submit(server.start) for server in servers]:
+            starting.result()

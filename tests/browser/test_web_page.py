@@ -24,6 +24,7 @@ from wslessons.chat import ChatServer, Identity
 from wslessons.chat.events import Message
 from wslessons.client import ChatClient
 from wslessons.link import Link
+from wslessons.processes import free_port
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -94,8 +95,8 @@ async def test_it_comes_back_after_a_restart_and_loses_nothing(page: Page):
     """The server goes, its port comes back: what both sides said meanwhile arrives, once."""
     chat = ChatServer()
     async with asyncio.timeout(100):
-        server = await asgi.start(web.application(chat), **web.OPTIONS)
-        port = int(server.url.rpartition(":")[2])
+        port = free_port()
+        server = await asgi.start(web.application(chat), port=port, **web.OPTIONS)
         async with chat.serve() as library:
             away = library.sockets[0].getsockname()[1]
             async with ChatClient(f"ws://127.0.0.1:{away}", "carol") as carol:
@@ -130,8 +131,8 @@ async def test_it_says_how_much_was_missed_and_when_nobody_knows(page: Page):
     """More than the room keeps is a counted gap; a new life of the server is told as one."""
     chat = ChatServer(capacity=16)
     async with asyncio.timeout(100), chat.serve() as library:
-        server = await asgi.start(web.application(chat), **web.OPTIONS)
-        port = int(server.url.rpartition(":")[2])
+        port = free_port()
+        server = await asgi.start(web.application(chat), port=port, **web.OPTIONS)
         away = library.sockets[0].getsockname()[1]
         async with ChatClient(f"ws://127.0.0.1:{away}", "carol") as carol:
             await enter(page, server.url, "alice")

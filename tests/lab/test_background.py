@@ -15,6 +15,7 @@ from wslessons import lab
 from wslessons.echo import echo
 from wslessons.errors import UserError
 from wslessons.lab import background
+from wslessons.processes import free_port
 from wslessons.testing.raw import handshake
 
 
@@ -67,8 +68,8 @@ async def test_with_a_certificate_the_url_says_so(tmp_path: Path):
 async def test_serving_again_under_a_name_replaces_the_server(handler: background.serving.Handler):
     """The old clients get 1012 and the new server answers on the same fixed port, stuck or not."""
     async with asyncio.timeout(10):
-        first = await lab.serve("echo", handler)
-        port = int(first.url.rsplit(":", 1)[1])
+        port = free_port()
+        first = await lab.serve("echo", handler, port=port)
         old = await connect(first.url, proxy=None)
         second = await lab.serve("echo", echo, port=port)
         await old.wait_closed()

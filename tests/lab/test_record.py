@@ -12,7 +12,9 @@ import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jupyter_client.manager import KernelManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbval.kernel import start_new_kernel
 
 from wslessons import cli
 from wslessons.lab import lessons, outputs
@@ -338,3 +340,20 @@ def test_notebooks_are_read_without_what_compiles_grammars() -> None:
 
     assert jsonschema.FormatChecker().checkers
     assert not {"rfc3987_syntax", "isoduration"} & sys.modules.keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there it has TCP ports")
+def test_nbval_meets_its_kernels_where_nobody_takes_a_port(monkeypatch: pytest.MonkeyPatch):
+    """A port that is drawn for a kernel may be some connection's when the kernel wants it."""
+    met: list[tuple[str, str]] = []
+
+    def start(manager: KernelManager, **_: object) -> None:
+        met.append((manager.transport, manager.ip))
+        raise InterruptedError
+
+    monkeypatch.setattr(KernelManager, "start_kernel", start)
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            start_new_kernel(kernel_name="python3")
+    assert [transport for transport, _ in met] == ["ipc", "ipc"]
+    assert len({ip for _, ip in met}) == 2

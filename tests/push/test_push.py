@@ -23,6 +23,7 @@ from wslessons import asgi, push
 from wslessons.chat.channel import Closed
 from wslessons.errors import UserError
 from wslessons.link import Link
+from wslessons.processes import free_port
 from wslessons.push import app, sse, tabs
 from wslessons.push.fleet import Follower, drift, live, moments
 from wslessons.wire import FrameRecord, HandshakeResponse
@@ -573,8 +574,8 @@ async def test_what_is_over_between_two_polls_is_missed(
 async def test_tab_comes_back_and_resumes(fleet: WatchedFleet, kind: type[push.Tab]):
     """After a restart of the server a tab is back by itself; who is told has missed nothing."""
     async with asyncio.timeout(20):
-        server = await asgi.start(push.application(fleet), **app.OPTIONS)
-        port = int(server.url.rpartition(":")[2])
+        port = free_port()
+        server = await asgi.start(push.application(fleet), port=port, **app.OPTIONS)
         options = {"interval": 0.01, "retry": 0.01, "rng": random.Random(1)}
         async with kind(server.url, **options) as tab:
             await server.stop()
@@ -598,8 +599,8 @@ async def test_tab_takes_a_new_fleet_for_what_it_is(kind: type[push.Tab]):
     async with asyncio.timeout(20):
         old = push.Fleet(["api"])
         old.report("api", "failed")
-        server = await asgi.start(push.application(old), **app.OPTIONS)
-        port = int(server.url.rpartition(":")[2])
+        port = free_port()
+        server = await asgi.start(push.application(old), port=port, **app.OPTIONS)
         async with kind(server.url, interval=0.01, retry=0.01) as tab:
             await server.stop()
             new = push.Fleet(["web"])

@@ -118,6 +118,8 @@ async def test_a_killed_node_comes_back_where_it_was_with_its_data(kind: str):
         assert node.pid is None
         assert not is_alive(before)
         assert not accepts(addresses(running)[0])
+        # Else a connection could take it meanwhile.
+        assert int(addresses(running)[0].rpartition(":")[2]) in processes.PORTS
         await node.restart()
         assert node.pid not in (None, before)
         assert running.url in url

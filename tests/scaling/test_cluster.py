@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection
 
 from wslessons.errors import UserError
 from wslessons.lab.commands import Command
+from wslessons.processes import PORTS
 from wslessons.scaling import brokers
 from wslessons.scaling.cluster import Cluster, Stats
 from wslessons.scaling.cluster.command import Display
@@ -125,6 +126,8 @@ async def test_a_killed_server_leaves_the_others_and_no_ghost(bus: str):
             with pytest.raises(UserError, match=r"^server 3 is gone\.$"):
                 await three.stats()
             url = three.url
+            # Else a connection could take it meanwhile.
+            assert int(url.rpartition(":")[2]) in PORTS
             await three.restart()
             assert three.url == url
             async with chatting(url, "dave") as dave:

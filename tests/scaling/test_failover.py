@@ -17,6 +17,7 @@ import pytest
 from wslessons.chat.events import Message, Missed
 from wslessons.client import ChatClient
 from wslessons.link import Link
+from wslessons.processes import free_port
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import kafka
 
@@ -51,7 +52,7 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Start it, on the port that it had before."""
-        port = self.url.rpartition(":")[2] or "0"
+        port = self.url.rpartition(":")[2] or str(free_port())
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SERVER, self._bus, port,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 from wslessons.errors import UserError, need, print_line
 from wslessons.lab.lessons import all_lessons, originals, repository
@@ -26,19 +28,30 @@ from wslessons.lab.outputs import (
     Notebook,
     code_cells,
     dumps,
+    import_jsonschema,
     keep_measurements,
     normalise,
     parse,
     read_rules,
 )
 
-__all__ = ["add_arguments", "add_rules_arguments", "check", "execute", "record", "run", "say_rules"]
+__all__ = [
+    "add_arguments",
+    "add_rules_arguments",
+    "check",
+    "execute",
+    "kernel_sockets",
+    "prepare_nbval",
+    "record",
+    "run",
+    "say_rules",
+]
 
 PYTEST = (
-    "import sys; from wslessons.lab.outputs import import_jsonschema; import_jsonschema();"
+    "import sys; from wslessons.lab.record import prepare_nbval; prepare_nbval();"
     " import pytest; sys.exit(pytest.main())"
 )
-"""Runs pytest as its command does, a second or two sooner."""
+"""Runs pytest as its command does, with nbval prepared."""
 
 NBVAL_LINES = 12
 """Of what nbval says about a cell, at most so many lines are shown."""
@@ -223,6 +236,37 @@ def _complaint(report: str) -> str:
     return "\n".join(["differs from its recording:", *lines[:NBVAL_LINES], *more])
 
 
+def kernel_sockets() -> dict[str, str]:
+    """Choose where a new kernel and the one who starts it meet: at files, where that can be had.
+
+    Else `jupyter_client` draws five TCP ports and lets them go again, and until the kernel takes
+    them anybody's connection may: it ends then with "Address already in use".
+
+    Returns:
+        Arguments for a `jupyter_client.manager.KernelManager`.
+    """
+    path = Path(tempfile.gettempdir()) / f"kernel-{secrets.token_hex(8)}.json"
+    # Windows has none for ZeroMQ, and elsewhere their names may have some 104 characters.
+    if os.name == "nt" or len(str(path)) > 100:
+        return {}
+    return {"transport": "ipc", "connection_file": str(path)}
+
+
+def prepare_nbval() -> None:
+    """Have nbval load a second or two sooner, and meet its kernels at files, see `kernel_sockets`.
+
+    To be called before it is loaded.
+    """
+    import_jsonschema()
+    from jupyter_client.manager import KernelManager
+    from nbval import kernel
+
+    def manager(**arguments: Any) -> KernelManager:
+        return KernelManager(**arguments, **kernel_sockets())
+
+    kernel.KernelManager = manager  # ty: ignore[invalid-assignment]
+
+
 def execute(path: Path, notebook: Notebook, timeout: float) -> None:
     """Run all code cells of `notebook` in a fresh kernel of this environment, in its folder.
 
@@ -242,7 +286,9 @@ def execute(path: Path, notebook: Notebook, timeout: float) -> None:
 
     # With no folder to search, python3 is the kernel of this very environment, as in nbval.
     manager = AsyncKernelManager(
-        kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
+        kernel_name="python3",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+        **kernel_sockets(),
     )
     client = NotebookClient(
         notebook,

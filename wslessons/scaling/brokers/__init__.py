@@ -34,7 +34,7 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 from wslessons.errors import UserError
-from wslessons.processes import ServerProcess
+from wslessons.processes import ServerProcess, start_all
 from wslessons.scaling.brokers import kafka, kafka_emulator, nats, valkey
 
 __all__ = ["KINDS", "Broker", "Node", "find_program", "run", "start"]
@@ -237,7 +237,7 @@ def _start(kind: str, nodes: int, password: str, emulator: bool) -> Broker:
     try:
         if kind == "kafka" and not emulator and (found := kafka.find()) is not None:
             servers += (real := kafka.make_cluster(found, nodes, password))
-            kafka.start_all(real)
+            start_all(real)
             user = f"{kafka.USER}{secret}" if secret else ""
             url = f"kafka://{user}{','.join(each.address for each in real)}"
             return Broker(kind, f"Apache Kafka {found.version}", lambda: url, servers, nodes)
@@ -253,11 +253,8 @@ def _start(kind: str, nodes: int, password: str, emulator: bool) -> Broker:
             )
         program = find_program(kind)
         if kind == "nats":
-            routes = nats.NOWHERE if nodes > 1 else ()
-            names = [f"n{number}" for number in range(1, nodes + 1)]
-            cluster = [begin(nats.NatsServer(program, each, password, routes)) for each in names]
-            if nodes > 1:
-                nats.introduce(cluster)
+            servers += (cluster := nats.make_cluster(program, nodes, password))
+            start_all(cluster)
             user = f"{nats.USER}{secret}" if secret else ""
             url = f"nats://{user}{','.join(each.address for each in cluster)}"
         else:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import random
 import shutil
 import socket
 import struct
@@ -32,12 +31,11 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from wslessons.errors import UserError
-from wslessons.processes import ServerProcess, Stopped, end
+from wslessons.processes import ServerProcess, Stopped, end, free_ports
 
 __all__ = [
     "USER",
@@ -47,7 +45,6 @@ __all__ = [
     "bring",
     "find",
     "make_cluster",
-    "start_all",
 ]
 
 USER = "wslessons"
@@ -60,9 +57,6 @@ ARCHIVE = "classes.jsa"
 """The classes that a start loads, in the folder of the jars that they come from."""
 BRING_TIME = 600.0
 """Seconds for Maven to get everything."""
-PORTS = range(20_000, 32_000)
-"""Below those that systems give to outgoing connections, so that a port is free still when Java
-has started, and when a node that was killed comes back."""
 
 POM = f"""\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -405,36 +399,9 @@ def make_cluster(found: Installation, nodes: int, password: str = "") -> list[Ka
     Returns:
         The nodes.
     """
-    drawn = _free_ports(2 * nodes)
+    drawn = free_ports(2 * nodes)
     ports = [*zip(drawn[:nodes], drawn[nodes:], strict=True)]
     # Kafka's form of a UUID.
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
     numbers = range(1, nodes + 1)
     return [KafkaServer(found, number, ports, cluster, password) for number in numbers]
-
-
-def start_all(servers: Sequence[KafkaServer]) -> None:
-    """Start nodes at once, since none is ready before most of them are.
-
-    Args:
-        servers: the nodes of a cluster.
-
-    Raises:
-        UserError: one does not start.
-    """
-    with ThreadPoolExecutor(len(servers)) as pool:
-        for starting in [pool.submit(server.start) for server in servers]:
-            starting.result()
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found: list[int] = []
-        for port in random.sample(PORTS, len(PORTS)):
-            sock = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                found.append(port)
-            if len(found) == count:
-                return found
-    raise UserError("no port is free for Kafka: end some of what listens here.")

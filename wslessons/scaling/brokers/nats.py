@@ -14,10 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
-import signal
-import sys
 import threading
 import time
 import urllib.error
@@ -27,16 +24,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from wslessons.errors import UserError
-from wslessons.processes import ServerProcess, Stopped
+from wslessons.processes import ServerProcess, Stopped, free_ports
 
-__all__ = ["NOWHERE", "USER", "NatsServer", "introduce", "quoted"]
+__all__ = ["USER", "NatsServer", "make_cluster", "quoted"]
 
 logger = logging.getLogger(__name__)
 
 USER = "wslessons"
-NOWHERE = ("nats://127.0.0.1:1", "nats://127.0.0.1:2")
-"""Nobody listens there. A server of a cluster needs routes to start with, and the real ones are
-known only when all have chosen their ports."""
 MEETING = 5.0
 """Seconds for a server to meet the others of its cluster."""
 ROOM = 2**23
@@ -52,13 +46,13 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class NatsServer(ServerProcess):
-    """One NATS server. Its ports are its own choice, and it keeps them when it is restarted.
+    """One NATS server. It keeps its port and data when it is restarted.
 
     Args:
         program: the path of nats-server.
         name: the server's name.
         password: what clients must give, beside the user name `USER`; empty for none.
-        routes: where the other servers of its cluster are; none if it is alone.
+        routes: the ports where the servers of its cluster meet, its own first; none if it is alone.
         settings: further lines of its configuration.
     """
 
@@ -67,13 +61,13 @@ class NatsServer(ServerProcess):
         program: str,
         name: str,
         password: str = "",
-        routes: Sequence[str] = (),
+        routes: Sequence[int] = (),
         settings: Sequence[str] = (),
     ) -> None:
         super().__init__(f"nats-{name}")
         self._program, self._node, self._password = program, name, password
-        self._client_port = self._route_port = self._monitor_port = -1
         self._routes, self._settings = routes, settings
+        self._monitor_port = 0
         self._lock = threading.RLock()
         """Held by who starts or ends the process: its owner, or the thread that looks after it."""
         self._closed = threading.Event()
@@ -82,35 +76,21 @@ class NatsServer(ServerProcess):
     @property
     def address(self) -> str:
         """Where clients connect, ``HOST:PORT``."""
-        return f"127.0.0.1:{self._client_port}"
-
-    @property
-    def route(self) -> str:
-        """Where the other servers of its cluster connect."""
-        secret = f"{USER}:{quote(self._password, safe='')}@" if self._password else ""
-        return f"nats://{secret}127.0.0.1:{self._route_port}"
+        return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start the server, again on the same ports and data if it ran before.
+        """Start the server, again on the same port and data if it ran before.
 
         Raises:
             UserError: it does not start.
         """
         with self._lock:
-            for file in self.home.glob("*.ports"):
-                file.unlink()
-            config = self._write()
-            self._run(self._program, "--config", str(config), "--log", str(self.log))
             try:
-                ports = self._wait_for(self._ports)
+                self._start_on_a_port(self._begin, self._ready)
+                if self._routes:
+                    self._meet()
             except Stopped as exc:
                 raise UserError(f"nats-server did not start: {exc}.") from None
-            self._client_port = _port(ports["nats"])
-            self._monitor_port = _port(ports["monitoring"])
-            if self._routes:
-                self._route_port = _port(ports["cluster"])
-                if self._routes != NOWHERE:
-                    self.wait_for_routes()
             if self._nurse is None:
                 self._nurse = threading.Thread(target=self._look_after, daemon=True)
                 self._nurse.start()
@@ -128,45 +108,10 @@ class NatsServer(ServerProcess):
         if self._nurse is not None:
             self._nurse.join()
 
-    def wait_for_routes(self) -> None:
-        """Wait until it knows the others of its cluster; those that are down hold it up a little.
-
-        Before that, a message published here does not reach those who listen there.
-
-        Raises:
-            UserError: it has ended.
-        """
-        deadline = time.monotonic() + MEETING
-
-        def met() -> bool | None:
-            with contextlib.suppress(OSError, ValueError):
-                url = f"http://127.0.0.1:{self._monitor_port}/routez"
-                with _direct.open(url, timeout=1) as answer:
-                    routes = json.load(answer)["routes"]
-                if len({route["remote_id"] for route in routes}) == len(self._routes):
-                    return True
-            return True if time.monotonic() > deadline else None
-
-        try:
-            self._wait_for(met)
-        except Stopped as exc:
-            raise UserError(f"nats-server did not stay: {exc}.") from None
-
-    def reroute(self, routes: Sequence[str]) -> None:
-        """Tell a running server where the others of its cluster are.
-
-        Args:
-            routes: the `route` of each of them.
-        """
-        self._routes = routes
-        if sys.platform == "win32":
-            # There the server can't be told to read its file again.
-            self.kill()
-            self.start()
-            return
-        self._write()
-        assert self.pid is not None
-        os.kill(self.pid, signal.SIGHUP)
+    def _begin(self) -> None:
+        for file in self.home.glob("*.ports"):
+            file.unlink()
+        self._run(self._program, "--config", str(self._write()), "--log", str(self.log))
 
     def _write(self) -> Path:
         home = self.home
@@ -175,24 +120,57 @@ class NatsServer(ServerProcess):
             f'listen: "{self.address}"',
             f"ports_file_dir: {json.dumps(str(home))}",
             f"jetstream: {{ store_dir: {json.dumps(str(home / 'jetstream'))} }}",
-            # Chosen anew each time, as a reload may not change it.
+            # Its own choice, as nobody else uses it.
             'http: "127.0.0.1:-1"',
             *self._settings,
         ]
-        secret = ""
+        secret = login = ""
         if self._password:
             secret = f"authorization: {{ user: {USER}, password: {quoted(self._password)} }}\n"
+            login = f"{USER}:{quote(self._password, safe='')}@"
             lines.append(secret)
         if self._routes:
+            own, *others = self._routes
+            routes = [f"nats://{login}127.0.0.1:{port}" for port in others]
             lines.append(
                 # One route to each, not a pool, of which a part may not be there yet.
                 "cluster: { name: wslessons, pool_size: -1, "
-                f'listen: "127.0.0.1:{self._route_port}"\n'
-                f"{secret}routes: {json.dumps([*self._routes])} }}"
+                f'listen: "127.0.0.1:{own}"\n'
+                f"{secret}routes: {json.dumps(routes)} }}"
             )
         config = home / "nats.conf"
         config.write_text("\n".join(lines) + "\n")
         return config
+
+    def _ready(self) -> bool | None:
+        """Read which port it has chosen, which it writes when it accepts."""
+        for file in self.home.glob("*.ports"):
+            with contextlib.suppress(ValueError):  # half written
+                (url,) = json.loads(file.read_text())["monitoring"]
+                self._monitor_port = int(url.rpartition(":")[2])
+                return True
+        return None
+
+    def _meet(self) -> None:
+        """Wait until it knows the others of its cluster; those that are down hold it up a little.
+
+        Before that, a message published here does not reach those who listen there.
+
+        Raises:
+            Stopped: it has ended.
+        """
+        deadline = time.monotonic() + MEETING
+
+        def met() -> bool | None:
+            with contextlib.suppress(OSError, ValueError):
+                url = f"http://127.0.0.1:{self._monitor_port}/routez"
+                with _direct.open(url, timeout=1) as answer:
+                    routes = json.load(answer)["routes"]
+                if len({route["remote_id"] for route in routes}) == len(self._routes) - 1:
+                    return True
+            return True if time.monotonic() > deadline else None
+
+        self._wait_for(met)
 
     def _look_after(self) -> None:
         """Start the server again when it could not write, and its disk has room again."""
@@ -230,14 +208,6 @@ class NatsServer(ServerProcess):
             pass
         return True
 
-    def _ports(self) -> dict[str, list[str]] | None:
-        for file in self.home.glob("*.ports"):
-            try:
-                return json.loads(file.read_text())
-            except ValueError:  # half written
-                return None
-        return None
-
 
 def quoted(text: str) -> str:
     """Write a text as one word of a configuration file, whatever is in it.
@@ -253,20 +223,19 @@ def quoted(text: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
 
 
-def introduce(servers: Sequence[NatsServer]) -> None:
-    """Make a cluster of servers that were started with routes to `NOWHERE`.
+def make_cluster(program: str, nodes: int, password: str = "") -> list[NatsServer]:
+    """Make the servers of a cluster, with ports of their own; none is started.
 
     Args:
-        servers: which run.
+        program: the path of nats-server.
+        nodes: how many.
+        password: what clients must give, beside the user name `USER`; empty for none.
 
-    Raises:
-        UserError: one of them has ended.
+    Returns:
+        The servers.
     """
-    for server in servers:
-        server.reroute([other.route for other in servers if other is not server])
-    for server in servers:
-        server.wait_for_routes()
-
-
-def _port(urls: list[str]) -> int:
-    return int(urls[0].rpartition(":")[2])
+    routes = free_ports(nodes) if nodes > 1 else []
+    return [
+        NatsServer(program, f"n{number}", password, routes[number - 1 :] + routes[: number - 1])
+        for number in range(1, nodes + 1)
+    ]

@@ -26,6 +26,7 @@ from wslessons.client.stdin import piped_lines
 from wslessons.errors import UserError
 from wslessons.limits import ConnectionLimit, raise_descriptors
 from wslessons.logs import fold_accept_errors, log_to
+from wslessons.processes import free_port
 from wslessons.scaling.bus import Bus, Event, from_url
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster.server import Answer, Config, Failed, Ready, Stats
@@ -116,11 +117,13 @@ async def serve(config: Config, asked: asyncio.Queue[None], stop: asyncio.Event)
     async with from_url(config.bus, node=config.node, **options) as bus:
         chat = ChatServer(bus=bus, secret=config.secret, **config.chat)
         meter = Meter(chat, bus)
-        with serving.explained_bind_errors(config.host, config.port):
+        # Whoever lost this server looks for it where it was: no connection may take its port.
+        port = config.port or free_port()
+        with serving.explained_bind_errors(config.host, port):
             server = await serving.serve(
                 meter.handler,
                 config.host,
-                config.port,
+                port,
                 heartbeat=config.heartbeat,
                 limit=ConnectionLimit(config.max_connections, config.max_per_address),
                 reuse_port=config.reuse_port or None,
