@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import nats
+import psutil
 import pytest
 import pytest_asyncio
 import redis.asyncio
@@ -659,6 +660,25 @@ async def test_a_stalled_link_is_noticed_in_bounded_time(kind: str, brokers: dic
         reader = bus.subscribe()
         bus.publish(Event("/", "again"))
         assert await texts(reader, 1) == ["again"]
+
+
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+async def test_a_bus_that_stops_on_a_stalled_link_leaves_nothing_behind(
+    kind: str, brokers: dict[str, Broker]
+):
+    """With more to send than any socket takes: no task of the client's, and no open connection."""
+    async with (
+        asyncio.timeout(40),
+        linked(kind, brokers[kind]) as (through, link),
+        from_url(url_for(kind, {kind: through}), backlog=300) as bus,
+    ):
+        with link.stall():
+            for _ in range(200):
+                bus.publish(Event("/", "x" * 100_000))
+            await bus.stop()
+            await asyncio.sleep(0)  # a transport's last callback
+            connections = psutil.Process().net_connections()
+            assert not [each for each in connections if each.raddr[1:] == (link.port,)]
 
 
 ELSEWHERE = """

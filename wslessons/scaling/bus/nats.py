@@ -64,6 +64,7 @@ from wslessons.scaling.bus.transport import (
     Refused,
     Transport,
     Unreachable,
+    cancel_and_wait,
     close_quietly,
     first_to_end,
     in_time,
@@ -182,6 +183,7 @@ class Core(Transport):
         if self._client is not None:
             # It would wait for a stalled socket to take what was not sent.
             await close_quietly(self._client.close)
+            await _let_go(self._client)
         self._client = None
 
     async def _publish(self, subject: str, data: bytes) -> None:
@@ -570,6 +572,19 @@ class JetStream(Core, LogTransport):
             await asyncio.sleep(ALIVE)
             if asyncio.get_running_loop().time() - self._alive > 3 * ALIVE:
                 raise Unreachable("the stream's consumer is silent")
+
+
+async def _let_go(client: Client) -> None:
+    """End what a closed client has left: its tasks, and its socket."""
+    # It counts as closed before it is. If its socket is stalled, or lost with something still to
+    # send (from Python 3.12 on that is an error), it ends there, and does the rest never.
+    tasks = [client._reading_task, client._flusher_task, client._ping_interval_task]
+    tasks += [each._wait_for_msgs_task for each in client._subs.values()]
+    await cancel_and_wait(*filter(None, tasks))
+    client._subs.clear()
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
 
 
 async def _flush(client: Client) -> None:
