@@ -17,6 +17,7 @@ limit that its line names. After one that ran out of time the others are not run
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import dataclasses
 import dis
@@ -139,6 +140,17 @@ class Exercise:
     def task(self) -> str:
         """What there is to do."""
         return inspect.cleandoc(self.__doc__ or "")
+
+    @property
+    def cell(self) -> str:
+        """The stub as it stands in a lesson: without its imports, which an earlier cell holds.
+
+        Whoever pastes an answer over the whole cell loses nothing then.
+        """
+        nodes = ast.parse(self.stub).body
+        imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+        end = max((node.end_lineno or 0 for node in imports), default=0)
+        return "\n".join(self.stub.splitlines()[end:]).strip()
 
     def __repr__(self) -> str:
         return repr(Note(f"check.{self.name}, lesson {self.lesson}", self.task))

@@ -212,7 +212,9 @@ def solved(notebook: Notebook) -> Notebook:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code":
             for exercise in check:
-                if (stub := exercise.stub.strip()) in source:
-                    source = source.replace(stub, exercise.solution_source.strip())
+                for stub in (exercise.stub.strip(), exercise.cell):
+                    if stub in source:
+                        source = source.replace(stub, exercise.solution_source.strip())
+                        break
         cells.append({**cell, "source": source})
     return {**notebook, "cells": cells}

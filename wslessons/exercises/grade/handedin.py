@@ -232,11 +232,14 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _same(source: str, solution: str) -> bool:
-    """Tell whether a cell is the solution but for blank lines and comments."""
-    mine, theirs = _parse(source), _parse(solution)
-    if mine is None or theirs is None or not mine.body:
-        return False
-    return ast.dump(mine) == ast.dump(theirs)
+    """Tell whether a cell is the solution but for imports, blank lines and comments."""
+    trees = _parse(source), _parse(solution)
+    imports = (ast.Import, ast.ImportFrom)
+    mine, theirs = (
+        [ast.dump(node) for node in (tree.body if tree else []) if not isinstance(node, imports)]
+        for tree in trees
+    )
+    return bool(mine) and mine == theirs
 
 
 @cache
