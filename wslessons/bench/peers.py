@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from wslessons.chat.codecs import clean_text
 from wslessons.errors import UserError
-from wslessons.processes import end, guarded, memory
+from wslessons.processes import end, free_port, guarded, memory
 
 __all__ = ["Peer", "RunningPeer", "add_peers", "cpu_time", "floor", "server"]
 
@@ -91,8 +91,7 @@ class RunningPeer:
 
     def __init__(self, peer: Peer) -> None:
         self.name = peer.name
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         words = [word.replace("{port}", str(self.port)) for word in peer.command]
         # A file takes whatever a server logs; a pipe that nobody reads would stop it.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
