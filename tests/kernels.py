@@ -10,7 +10,7 @@ from typing import Any
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 
-from wslessons.lab.record import kernel_sockets
+from wslessons.processes import kernel_sockets
 
 
 class Kernel:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,7 @@ __all__ = [
     "free_port",
     "free_ports",
     "guarded",
+    "kernel_sockets",
     "memory",
     "start_all",
 ]
@@ -137,6 +139,28 @@ def free_ports(count: int) -> list[int]:
     if len(found) < count:
         raise UserError("no port is free: end some of what listens on this machine.")
     return found
+
+
+def kernel_sockets(folder: Path | None = None) -> dict[str, str]:
+    """Choose where a new Jupyter kernel and the one who starts it meet: at files, if that can be.
+
+    Else `jupyter_client` draws five TCP ports and lets them go again, and until the kernel takes
+    them anybody's connection may: it ends then with "Address already in use".
+
+    Args:
+        folder: for the files, which go with the kernel; that of temporary files by default.
+
+    Returns:
+        Arguments for a `jupyter_client.manager.KernelManager`.
+
+    Source: https://jupyter-client.readthedocs.io/en/stable/api/jupyter_client.html
+    """
+    path = (folder or Path(tempfile.gettempdir())) / f"kernel-{secrets.token_hex(8)}.json"
+    arguments = {"connection_file": str(path)}
+    # Windows has none for ZeroMQ, and elsewhere their names may have some 104 characters.
+    if os.name != "nt" and len(str(path)) <= 100:
+        arguments["transport"] = "ipc"
+    return arguments
 
 
 def memory(pid: int | None = None) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -34,13 +33,13 @@ from wslessons.lab.outputs import (
     parse,
     read_rules,
 )
+from wslessons.processes import kernel_sockets
 
 __all__ = [
     "add_arguments",
     "add_rules_arguments",
     "check",
     "execute",
-    "kernel_sockets",
     "prepare_nbval",
     "record",
     "run",
@@ -234,22 +233,6 @@ def _complaint(report: str) -> str:
         return f"fails: {said}" + (f": {lines[-1].strip()}" if lines else "")
     more = ["  ..."] if len(lines) > NBVAL_LINES else []
     return "\n".join(["differs from its recording:", *lines[:NBVAL_LINES], *more])
-
-
-def kernel_sockets() -> dict[str, str]:
-    """Choose where a new kernel and the one who starts it meet: at files, where that can be had.
-
-    Else `jupyter_client` draws five TCP ports and lets them go again, and until the kernel takes
-    them anybody's connection may: it ends then with "Address already in use".
-
-    Returns:
-        Arguments for a `jupyter_client.manager.KernelManager`.
-    """
-    path = Path(tempfile.gettempdir()) / f"kernel-{secrets.token_hex(8)}.json"
-    # Windows has none for ZeroMQ, and elsewhere their names may have some 104 characters.
-    if os.name == "nt" or len(str(path)) > 100:
-        return {}
-    return {"transport": "ipc", "connection_file": str(path)}
 
 
 def prepare_nbval() -> None:

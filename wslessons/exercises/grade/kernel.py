@@ -20,11 +20,11 @@ from wslessons.errors import extra
 from wslessons.exercises import progress
 from wslessons.exercises.grade import remote
 from wslessons.exercises.grade.remote import Lost
+from wslessons.processes import kernel_sockets
 
 with extra("lab"):
     import psutil
-    from jupyter_client.asynchronous.client import AsyncKernelClient
-    from jupyter_client.connect import write_connection_file
+    from jupyter_client.manager import AsyncKernelManager
 
 
 __all__ = ["Died", "Office", "StudentKernel"]
@@ -166,8 +166,12 @@ class StudentKernel:
                 "JPY_PARENT_PID": str(os.getpid()),
             }
             environment.pop("WSLESSONS_SOLUTIONS", None)
-            self.connection, _ = write_connection_file(str(Path(home) / "kernel.json"))
-            self.process = await self.office.start(self.folder, self.connection, environment)
+            meeting = AsyncKernelManager(**kernel_sockets(Path(home)))
+            meeting.write_connection_file()
+            self.client = meeting.client()
+            self.process = await self.office.start(
+                self.folder, meeting.connection_file, environment
+            )
             watch = asyncio.create_task(self._watch())
             try:
                 await self._connect()
@@ -178,9 +182,7 @@ class StudentKernel:
                 await self._end()
 
     async def _connect(self) -> None:
-        self.client = client = AsyncKernelClient()
-        client.load_connection_file(self.connection)
-        client.start_channels()
+        self.client.start_channels()
         try:
             async with asyncio.timeout(START):
                 while not await self._answers():
