@@ -206,9 +206,9 @@ class ServerProcess(ABC):
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    @abstractmethod
     def address(self) -> str:
         """Where clients connect, ``HOST:PORT``."""
+        return f"127.0.0.1:{self.port}"
 
     @abstractmethod
     def start(self) -> None:

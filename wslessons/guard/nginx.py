@@ -110,11 +110,6 @@ class Nginx(ServerProcess):
         self._upstreams, self._tls, self._settings = list(upstreams), tls, dict(settings or {})
 
     @property
-    def address(self) -> str:
-        """Where clients connect, ``HOST:PORT``."""
-        return f"127.0.0.1:{self.port}"
-
-    @property
     def url(self) -> str:
         """The same as a URL, ``http://`` or with TLS ``https://``."""
         return f"http{'s' if self._tls else ''}://{self.address}"

@@ -233,14 +233,10 @@ class KafkaServer(ServerProcess):
         super().__init__(f"kafka-{number}")
         self._found, self._number, self._ports, self._cluster = found, number, ports, cluster
         self._password = password
+        self.port, self._controller = ports[number - 1]
         self.data = self.home / "data"
         self._config = self.home / "server.properties"
         self._write()
-
-    @property
-    def address(self) -> str:
-        """Where clients connect, ``HOST:PORT``."""
-        return f"127.0.0.1:{self._ports[self._number - 1][0]}"
 
     def start(self) -> None:
         """Start the node, again on the same ports and data if it ran before.
@@ -283,7 +279,6 @@ class KafkaServer(ServerProcess):
     def _write(self) -> None:
         nodes = len(self._ports)
         copies, written = min(nodes, 3), min(nodes, 2)
-        client, controller = self._ports[self._number - 1]
         way = "SASL_PLAINTEXT" if self._password else "PLAINTEXT"
         voters = [f"{n}@127.0.0.1:{port}" for n, (_, port) in enumerate(self._ports, 1)]
         settings: dict[str, object] = {
@@ -291,8 +286,8 @@ class KafkaServer(ServerProcess):
             "node.id": self._number,
             "controller.quorum.voters": ",".join(voters),
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"{way}://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"{way}://127.0.0.1:{client}",
+            "listeners": f"{way}://{self.address},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": f"{way}://{self.address}",
             "log.dirs": self.data.as_posix(),
             "default.replication.factor": copies,
             "min.insync.replicas": written,
@@ -324,9 +319,8 @@ class KafkaServer(ServerProcess):
         self._config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
 
     def _ready(self) -> bool | None:
-        port = self._ports[self._number - 1][0]
         with contextlib.suppress(OSError, struct.error):
-            return True if self._number in _members(port, self._password) else None
+            return True if self._number in _members(self.port, self._password) else None
         return None
 
 

@@ -73,11 +73,6 @@ class NatsServer(ServerProcess):
         self._closed = threading.Event()
         self._nurse: threading.Thread | None = None
 
-    @property
-    def address(self) -> str:
-        """Where clients connect, ``HOST:PORT``."""
-        return f"127.0.0.1:{self.port}"
-
     def start(self) -> None:
         """Start the server, again on the same port and data if it ran before.
 

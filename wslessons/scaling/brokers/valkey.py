@@ -46,11 +46,6 @@ class ValkeyServer(ServerProcess):
         self._program, self._password = program, password
         self.settings, self._sentinel = settings, sentinel
 
-    @property
-    def address(self) -> str:
-        """Where clients connect, ``HOST:PORT``."""
-        return f"127.0.0.1:{self.port}"
-
     def start(self) -> None:
         """Start the server, again on the same port and data if it ran before.
 
