@@ -28,6 +28,32 @@ from wslessons.lab.outputs import NOTEBOOK_METADATA
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HERE = Path(__file__).parent
 
+NOT_NEEDED = ",".join(
+    (
+        # Playwright's own list, in whose place this one comes.
+        "AimEnabled",
+        "AvoidCorsURLLoaderRestartOnRedirect",
+        "AvoidUnnecessaryBeforeUnloadCheckSync",
+        "DestroyProfileOnBrowserClose",
+        "HttpsFirstBalancedModeAutoEnable",
+        "HttpsUpgrades",
+        "LensOverlay",
+        "MediaRouter",
+        "NetworkTimeServiceQuerying",
+        "OptimizationHints",
+        "PaintHolding",
+        "PreconnectToSearch",
+        "TcpPortRandomizationWin",
+        "ThirdPartyStoragePartitioning",
+        # A page in a process of its own for what drops down from each window's address bar, which
+        # nobody sees here, and a process in store for the next page.
+        "SpareRendererForSitePerProcess",
+        "WebUIOmniboxAimPopup",
+        "WebUIOmniboxPopup",
+    )
+)
+"""Features of Chromium that no test needs."""
+
 PATIENCE = 40_000
 """Milliseconds that a busy machine may take to show what a test waits for."""
 
@@ -71,8 +97,15 @@ async def browser() -> AsyncGenerator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path,
-            # Root can't have Chromium's sandbox; the rest keeps it from calling home.
-            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
+            # Root can't have Chromium's sandbox. There is no graphics card: else one is computed.
+            # The rest keeps it from calling home, and from work that no test sees.
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                f"--disable-features={NOT_NEEDED}",
+            ],
         )
         yield browser
         await browser.close()
