@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 
@@ -75,6 +76,20 @@ async def test_blocks_the_loop(catches: bool):
     assert said(verdict, "time.sleep(3600)")
     assert verdict.lines[1].state is State.NOT_RUN
     assert time.monotonic() - began < 30
+
+
+async def test_an_alarm_that_ends_no_wait_comes_again(monkeypatch: pytest.MonkeyPatch):
+    """One that comes right before a wait begins is seen only after it; here that is each first."""
+    setitimer = signal.setitimer
+
+    def lose(which: int, seconds: float, interval: float = 0.0) -> tuple[float, float]:
+        return setitimer(which, seconds + interval if interval else 0, interval)
+
+    async def shout(connection):
+        time.sleep(8)
+
+    monkeypatch.setattr(signal, "setitimer", lose)
+    assert said(await checked(shout), "held the event loop for 2 s in shout")
 
 
 async def test_computes_without_end():

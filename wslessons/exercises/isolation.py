@@ -271,7 +271,7 @@ class Isolation:
             return
         began = time.monotonic()
         before = signal.signal(signal.SIGALRM, self._on_alarm)
-        remaining, interval = signal.setitimer(signal.ITIMER_REAL, self.blocked_after)
+        remaining, interval = _wind(self.blocked_after)
         self._alarms = True
         try:
             yield
@@ -297,7 +297,7 @@ class Isolation:
     def _tick(self) -> None:
         if self._alarms:
             self._strikes, self._raised = 0, False
-            signal.setitimer(signal.ITIMER_REAL, self.blocked_after)
+            _wind(self.blocked_after)
         self._ticking = self.loop.call_soon(self._glance)
 
     def _glance(self) -> None:
@@ -313,16 +313,16 @@ class Isolation:
         culprit = None if frame is None else _culprit(frame)
         if self._strikes == 1 or current.get() is not self or culprit is None:
             # Somebody else's step, or a machine that slept: the loop gets one more moment.
-            signal.setitimer(signal.ITIMER_REAL, 4 * TICK)
+            _wind(4 * TICK)
             return
         if culprit is not frame and self._strikes < TRIES:
             # In the middle of a library's work, an exception could leave it half done.
-            signal.setitimer(signal.ITIMER_REAL, 1e-3)
+            _wind(1e-3)
             return
         self.blocked = self.blocked or _where(culprit, culprit.f_lineno)
         # Code that catches everything swallows this one, too: the next comes so soon that it
         # meets the code between two attempts, where nothing catches it.
-        signal.setitimer(signal.ITIMER_REAL, 1e-5 if self._raised else TICK)
+        _wind(1e-5 if self._raised else TICK)
         self._raised = True
         raise Blocked
 
@@ -468,6 +468,15 @@ class _Limited:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _wind(seconds: float) -> tuple[float, float]:
+    """Let the alarm go off after so many seconds, and again and again; return what was set before.
+
+    Again: one that comes right before a system call begins to wait does not end that wait, and
+    Python looks for signals only after it.
+    """
+    return signal.setitimer(signal.ITIMER_REAL, seconds, 4 * TICK)
 
 
 def _plain_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
