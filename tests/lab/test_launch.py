@@ -151,6 +151,23 @@ def test_root_is_allowed_only_when_it_is_root(
     assert ("--ServerApp.allow_root=True" in arguments) is allowed
 
 
+def test_jupyterlab_comes_after_what_its_start_can_do_without(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imported first it compiles grammars for more than a second, which no notebook needs."""
+    order: list[str] = []
+    monkeypatch.setattr(launch, "need", lambda module, extra: order.append(module))
+    monkeypatch.setattr(launch, "import_jsonschema", lambda: order.append("jsonschema"))
+
+    def stop(folder: Path) -> None:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(launch, "_running_in", stop)
+    assert cli.main(["lab"]) == 1
+    assert sorted(order) == ["ipykernel", "ipywidgets", "jsonschema", "jupyterlab"]
+    assert order.index("jsonschema") < order.index("jupyterlab")
+
+
 async def test_unknown_lesson_is_one_line_and_exit_code_2() -> None:
     """A slip in the lesson's name starts nothing."""
     code, out, errors = await shell.run("lab", "nonsense", "--no-browser")

@@ -31,7 +31,7 @@ from typing import Any
 
 from wslessons.errors import MissingExtra, UserError, extra, print_line
 from wslessons.lab.lessons import all_lessons, originals
-from wslessons.lab.outputs import Notebook
+from wslessons.lab.outputs import Notebook, import_jsonschema
 
 __all__ = ["add_arguments", "modules", "run", "write"]
 
@@ -131,8 +131,11 @@ def write(folder: Path) -> Path:
     """
     with extra("html"):
         import mmdr  # noqa: F401 -- found missing before anything is written
-        import nbconvert  # noqa: F401
         import pdoc  # noqa: F401
+
+        # Before nbconvert, which brings it along with all that it can do without.
+        import_jsonschema()
+        import nbconvert  # noqa: F401
     names = modules()
     shown: dict[str, list[Path]] = defaultdict(list)
     try:

@@ -85,9 +85,11 @@ def _serve(args: argparse.Namespace) -> int:
     lesson = find(args.lesson).relative_to(originals())
     if args.solutions:
         lesson = SOLUTIONS / lesson
-    for module in ("jupyterlab", "ipykernel", "ipywidgets"):
-        need(module, "lab")
+    need("ipykernel", "lab")
+    need("ipywidgets", "lab")
+    # Before JupyterLab, whose first import brings it along with all that it can do without.
     import_jsonschema()
+    need("jupyterlab", "lab")
     folder = work_folder(args.dir)
     running = _running_in(folder)
     if args.port and running is None:

@@ -69,12 +69,15 @@ def import_jsonschema() -> None:
 
     As soon as they are imported they compile grammars, of all internationalised addresses and of
     durations, for formats that no notebook has: half of the seconds in which JupyterLab starts.
+
+    Raises:
+        MissingExtra: it is not installed.
     """
     absent = [name for name in ("rfc3987_syntax", "isoduration") if name not in sys.modules]
     for name in absent:
         sys.modules[name] = None  # ty: ignore[invalid-assignment]
     try:
-        import jsonschema  # noqa: F401
+        need("jsonschema", "lab")
     finally:
         for name in absent:
             del sys.modules[name]
