@@ -45,12 +45,12 @@ def test_words_say_what_the_axes_are_and_where_the_lines_go(figure: Figure) -> N
 def test_words_say_how_long_each_bar_is(figure: Figure) -> None:
     """With its name, upright or lying; of many bars, the longest one."""
     left, middle, right = figure.subplots(1, 3)
-    left.bar(["set", "channel"], [61, 400])
+    left.bar(["set", "channel"], [61, 517_000])
     middle.barh(range(2), [1.25, 0.5], label="waits")
     middle.set_yticks(range(2), ["client 1", "client 2"])
     right.bar(range(100), range(100))
     assert describe(figure) == (
-        "Chart. set 61, channel 400. waits: client 1 1.25, client 2 0.5. 100 bars up to 99."
+        "Chart. set 61, channel 517,000. waits: client 1 1.25, client 2 0.5. 100 bars up to 99."
     )
 
 

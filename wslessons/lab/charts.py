@@ -91,6 +91,11 @@ def _axes(axes: Axes) -> str:
     return f"{': '.join(filter(None, (title, labels, ', '.join(said))))}."
 
 
+def _number(value: float) -> str:
+    """Three digits of it, as one reads it aloud: 517,000 and not 5.17e+05."""
+    return f"{float(f'{value:.3g}'):,.15g}"
+
+
 def _bars(axes: Axes, bars: BarContainer) -> str:
     """Each bar with its name; of many, how many there are and the longest."""
     if bars.orientation == "horizontal":
@@ -102,13 +107,13 @@ def _bars(axes: Axes, bars: BarContainer) -> str:
     label = str(bars.get_label())
     head = "" if label.startswith("_") else f"{label}: "
     if len(places) > MOST:
-        return f"{head}{len(places)} bars up to {max(value for _, value in places):.3g}"
+        return f"{head}{len(places)} bars up to {_number(max(value for _, value in places))}"
     # Only those that can be seen, which may be fewer than there are places for.
     labels = axis.get_ticklabels()
     lying = bars.orientation == "horizontal"
     names = {round(each.get_position()[lying], 3): each.get_text() for each in labels}
     return head + ", ".join(
-        f"{names.get(round(place, 3), '')} {value:.3g}".strip() for place, value in places
+        f"{names.get(round(place, 3), '')} {_number(value)}".strip() for place, value in places
     )
 
 
@@ -124,7 +129,7 @@ def _line(line: Line2D) -> str:
     if not ys:
         return name
     if len(set(xs)) == 1:
-        return f"{name} at {xs[0]:.3g}"
+        return f"{name} at {_number(xs[0])}"
     if len(set(ys)) == 1:
-        return f"{name} at {ys[0]:.3g}"
-    return f"{name} from {ys[0]:.3g} to {ys[-1]:.3g}, at most {max(ys):.3g}"
+        return f"{name} at {_number(ys[0])}"
+    return f"{name} from {_number(ys[0])} to {_number(ys[-1])}, at most {_number(max(ys))}"
