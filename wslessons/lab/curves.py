@@ -12,11 +12,12 @@ from wslessons.lab.charts import as_html
 from wslessons.lab.panel import LivePanel
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from wslessons.push import Load, UnitCosts
 
 with extra("lab"):
     import ipywidgets
-    from matplotlib.figure import Figure
 
 
 __all__ = ["CostCurves", "cost_curves", "draw", "sentence", "span", "three_digits"]
@@ -42,6 +43,10 @@ def draw(costs: UnitCosts, tabs: float, interval: float, change_every: float) ->
     Returns:
         The figure.
     """
+    # Loaded by the first drawing: that takes half a second.
+    with extra("lab"):
+        from matplotlib.figure import Figure
+
     intervals = [10 ** (step / 10) for step in range(-10, 51)]
     polling = [costs.polling(tabs, each) for each in intervals]
     pushing, chosen = costs.pushing(tabs, change_every), costs.polling(tabs, interval)
