@@ -135,7 +135,7 @@ async def test_words_that_do_not_fit(words: list[str], code: int, says: str):
     assert "Traceback" not in errors
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="has no device that is full")
 @pytest.mark.parametrize(
     "words",
@@ -152,7 +152,7 @@ async def test_stdout_that_takes_nothing_is_a_sentence(words: list[str], tmp_pat
         (">/dev/full", "standard output can't be written to: no space left on device."),
         (">&-", "standard output is closed: give the command a terminal, a file or a pipe."),
     ]:
-        async with asyncio.timeout(80):
+        async with asyncio.timeout(180):
             process = await asyncio.create_subprocess_exec(
                 *("sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "wslessons"),
                 *words,

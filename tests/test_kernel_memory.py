@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from wslessons.lab.outputs import NOTEBOOK_METADATA
@@ -24,7 +23,6 @@ assert child.stdout.readline()
 """
 
 
-@pytest.mark.timeout(120)
 def test_memory_of_each_kernel_and_of_what_it_starts_is_told(tmp_path: Path):
     """128 MiB of a cell and 256 of a child that it starts; and nothing of that in the next one."""
     for name, source in (("large", LARGE), ("small", "small = 1")):

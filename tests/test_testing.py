@@ -78,7 +78,6 @@ def test_an_hour_in_no_time(virtual_run):
 """
 
 
-@pytest.mark.timeout(120)
 def test_fixtures_as_a_user_has_them(tmp_path: Path) -> None:
     """They work, and a handler that fails is a test that fails, with its own exception.
 

@@ -22,8 +22,6 @@ from wslessons.chat import ChatServer
 from wslessons.chat.events import SUBPROTOCOL
 from wslessons.web.page import page_routes
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Member:
     """The other end of a page's WebSocket: what a server knows of a member."""

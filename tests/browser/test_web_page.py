@@ -26,8 +26,6 @@ from wslessons.client import ChatClient
 from wslessons.link import Link
 from wslessons.processes import free_port
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def enter(page: Page, url: str, name: str) -> None:
     """Open the page and join as `name`."""

@@ -297,7 +297,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     return Graded(done, total, before, contents(folder), rows, suites, page)
 
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_it_goes_through_all_and_changes_nothing(graded: Graded):

@@ -13,7 +13,6 @@ from wslessons.lab.background import cluster
 from wslessons.lab.chatpanel import chat_panels
 
 
-@pytest.mark.timeout(60)
 async def test_a_name_stands_for_one_cluster():
     """Starting under the same name again stops the old servers; another name leaves them alone."""
     async with asyncio.timeout(50):
@@ -28,7 +27,6 @@ async def test_a_name_stands_for_one_cluster():
             await second.stop()
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("moment", ["stopping the old one", "starting the new one"])
 async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
     """The stop button while a cell replaces its cluster: no server and no broker stays."""
@@ -53,14 +51,12 @@ async def test_a_cell_that_is_stopped_leaves_nothing(moment: str):
         await until(lambda: not started_since(before))
 
 
-@pytest.mark.timeout(60)
 async def test_a_bus_that_cannot_be_used_is_one_sentence():
     """And the name is free again."""
     with pytest.raises(UserError, match="is not a valid URL of a bus"):
         await cluster("a", servers=1, bus="pigeons")
 
 
-@pytest.mark.timeout(60)
 async def test_panels_are_dealt_out_to_servers():
     """Of three people on two servers without a bus, the first and the third share a room."""
     async with asyncio.timeout(50):
@@ -79,7 +75,6 @@ async def test_panels_are_dealt_out_to_servers():
             await servers.stop()
 
 
-@pytest.mark.timeout(60)
 async def test_a_line_is_shown_as_waiting_until_it_is_acknowledged():
     """While the broker of a log is away nobody hears it, and its sender's panel says so."""
     async with asyncio.timeout(50):

@@ -16,7 +16,7 @@ from wslessons.errors import MissingExtra
 from wslessons.lab import html, lessons
 
 PACKAGE = Path(__file__).parents[2] / "wslessons"
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Page(HTMLParser):

@@ -270,7 +270,6 @@ def test_outage_is_counted_and_put_in_words() -> None:
     assert not scaling.Outage("nats", heard=[(1, 0.0), (1, 0.0)]).in_order
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("real", [True, False])
 async def test_a_group_divides_what_a_fan_out_would_repeat(
     real: bool, monkeypatch: pytest.MonkeyPatch

@@ -25,8 +25,6 @@ from wslessons.scaling import brokers
 from wslessons.scaling.cluster import Cluster, Stats
 from wslessons.scaling.cluster.command import Display
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @contextlib.asynccontextmanager
 async def chatting(url: str, name: str) -> AsyncGenerator[ClientConnection]:

@@ -19,7 +19,6 @@ from wslessons.scaling.bus import from_url
 from wslessons.scaling.bus.kafka import Topic
 
 # Kafka starts in three seconds, and on two busy cores in twenty.
-pytestmark = pytest.mark.timeout(120)
 
 
 def program(path: Path, text: str = "exit 0") -> Path:

@@ -15,8 +15,6 @@ from wslessons.scaling.brokers import Broker
 from wslessons.scaling.brokers import run as run_broker
 from wslessons.scaling.bus import Bus, Event, from_url
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def broker() -> AsyncGenerator[Broker]:
