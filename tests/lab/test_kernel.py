@@ -8,22 +8,45 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
+import waits
 from kernels import CellError, Kernel, kernel
 
 from wslessons.errors import UserError
 from wslessons.lab import kernel as lab_kernel
 
+in_the_kernel = pytest.mark.asyncio(loop_scope="module")
+"""Runs a test on the loop of the kernel that these tests share."""
 
-@pytest.fixture
-async def cells() -> AsyncIterator[Kernel]:
-    """A kernel in which the first cell of a lesson has run."""
-    async with asyncio.timeout(50), kernel() as started:
-        await started.run(
-            "from wslessons import lab; from wslessons.echo import echo; import asyncio"
-        )
+
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
+    async for _ in waits.no_task_left_behind():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared() -> AsyncIterator[Kernel]:
+    """A kernel, which takes longer to start than any test here takes."""
+    async with kernel() as started:
         yield started
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def cells(shared: Kernel) -> AsyncIterator[Kernel]:
+    """A kernel without servers, in which the first cell of a lesson has run."""
+    async with asyncio.timeout(50):
+        await shared.run(
+            "from wslessons import lab; from wslessons.echo import echo; import asyncio\n"
+            "for server in lab.servers():\n"
+            "    await server.stop()"
+        )
+        assert await shared.run("print(lab.servers())") == "[]\n"
+        yield shared
+
+
+@in_the_kernel
 async def test_stop_button_ends_a_quiet_await(cells: Kernel):
     """An interrupt ends `await asyncio.sleep(60)` in under a second, and the kernel works on."""
     waits = []
@@ -40,6 +63,7 @@ async def test_stop_button_ends_a_quiet_await(cells: Kernel):
     assert await cells.run("print(1 + 1)") == "2\n"
 
 
+@in_the_kernel
 @pytest.mark.parametrize(
     ("code", "where"),
     [
@@ -73,6 +97,7 @@ async def test_a_stopped_cell_ends_in_one_line(cells: Kernel, code: str, where: 
     assert "\n" not in str(stopped.value)
 
 
+@in_the_kernel
 async def test_a_cancellation_of_ones_own_is_no_stop(cells: Kernel):
     """A task that a learner cancels and awaits is shown as Python shows it."""
     with pytest.raises(CellError, match="CancelledError") as error:
@@ -80,6 +105,7 @@ async def test_a_cancellation_of_ones_own_is_no_stop(cells: Kernel):
     assert "stopped" not in str(error.value)
 
 
+@in_the_kernel
 async def test_servers_live_on_when_a_cell_is_stopped(cells: Kernel):
     """Stopping a cell ends that cell's await, not the servers in the background."""
     await cells.run("server = await lab.serve('echo', echo)")
@@ -97,6 +123,7 @@ async with connect(server.url, proxy=None) as client:
     assert await cells.run(talk) == "Echo: hi\n"
 
 
+@in_the_kernel
 async def test_running_a_cell_again_replaces_the_server(cells: Kernel):
     """The same cell twice: one server, the same text, the old one's clients closed with 1012."""
     cell = "server = await lab.serve('echo', echo); server"
@@ -107,6 +134,7 @@ async def test_running_a_cell_again_replaces_the_server(cells: Kernel):
     assert await cells.run("await old.wait_closed(); print(old.close_code)") == "1012\n"
 
 
+@in_the_kernel
 async def test_what_servers_log_stays_out_of_the_cells(cells: Kernel):
     """Connects, disconnects and crashes go to the logbook; no cell's output changes."""
     crash = """
@@ -123,6 +151,7 @@ print(client.close_code)
     assert lines == "connection handler failed: ZeroDivisionError: on purpose\n"
 
 
+@in_the_kernel
 async def test_a_users_error_is_one_sentence_without_traceback(cells: Kernel):
     """A port in use, in a cell: the learner reads a sentence and nothing else."""
     await cells.run("first = await lab.serve('a', echo)")
@@ -133,6 +162,7 @@ async def test_a_users_error_is_one_sentence_without_traceback(cells: Kernel):
     assert "Traceback" not in str(error.value)
 
 
+@in_the_kernel
 async def test_a_restarted_kernel_leaves_no_server_behind(cells: Kernel):
     """After a restart the port of a server is free again."""
     port = (await cells.run("s = await lab.serve('e', echo); print(s.url.rsplit(':')[-1])")).strip()
@@ -142,6 +172,7 @@ async def test_a_restarted_kernel_leaves_no_server_behind(cells: Kernel):
         await asyncio.open_connection("127.0.0.1", int(port))
 
 
+@in_the_kernel
 async def test_another_event_loop_is_named(cells: Kernel):
     """With %autoawait off, the set-up says what is in the way and how to undo it."""
     await cells.run("%autoawait off")

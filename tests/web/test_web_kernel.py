@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
+import waits
 from kernels import CellError, Kernel, kernel
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVE = "server = await lab.serve_app('web', web.application(chat), **web.OPTIONS); server"
 JOIN = """
@@ -16,19 +20,36 @@ print(await client.recv())
 """
 
 
-@pytest.fixture
-async def cells() -> AsyncIterator[Kernel]:
-    """A kernel in which the first cells of the lesson have run."""
-    async with asyncio.timeout(50), kernel() as started:
-        await started.run(
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
+    async for _ in waits.no_task_left_behind():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared() -> AsyncIterator[Kernel]:
+    """A kernel, which takes longer to start than any test here takes."""
+    async with kernel() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cells(shared: Kernel) -> AsyncIterator[Kernel]:
+    """A kernel in which the first cells of the lesson have run, and no other one."""
+    async with asyncio.timeout(50):
+        await shared.run("%reset -f")
+        await shared.run(
             "from wslessons import lab, web\n"
             "from wslessons.chat import ChatServer\n"
             "from websockets import connect\n"
             "import asyncio\n"
+            "for server in lab.servers():\n"
+            "    await server.stop()\n"
             "chat = ChatServer()"
         )
-        assert await started.run(SERVE) == "<server 'web', running>"
-        yield started
+        assert await shared.run(SERVE) == "<server 'web', running>"
+        yield shared
 
 
 async def test_running_the_cell_again_replaces_the_application(cells: Kernel):
@@ -75,4 +96,5 @@ async def test_a_page_is_reached_where_the_kernel_is_elsewhere(cells: Kernel):
     await cells.run("import os; os.environ['JUPYTERHUB_SERVICE_PREFIX'] = '/user/ann/'")
     hub = "print(lab.page_url(server, '/?name=a') == f'/user/ann/proxy/{port}/?name=a')"
     assert await cells.run(hub) == "True\n"
+    await cells.run("del os.environ['JUPYTERHUB_SERVICE_PREFIX']")
     assert await cells.run("lab.page_panel(server, title='page', height=9)") == "[page]"
