@@ -87,6 +87,8 @@ def test_fixtures_as_a_user_has_them(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(OF_README)
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    # It is there for notebooks, and takes a second to load.
+    command += ["-p", "no:nbval"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert "5 passed, 1 error" in done.stdout, done.stdout
     assert "ERROR test_users.py::test_fails_with_its_handler" in done.stdout

@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbval.kernel import start_new_kernel
 
 from wslessons import cli
-from wslessons.lab import lessons, outputs
+from wslessons.lab import lessons, outputs, record
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -332,6 +332,18 @@ def test_ports_are_replaced_wherever_they_stand() -> None:
     rules = outputs.read_rules()
     once = outputs.sanitize(rules, "ws://127.0.0.1:80 localhost:8765 ('127.0.0.1', 80) 12:30")
     assert once == "ws://127.0.0.1:PORT localhost:PORT ('127.0.0.1', 80) 12:30"
+
+
+def test_what_reads_notebooks_comes_after_what_it_can_do_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Imported first, each of them compiles grammars for a second, which no notebook needs."""
+    order: list[str] = []
+    monkeypatch.setattr(record, "need", lambda module, extra: order.append(module))
+    monkeypatch.setattr(record, "import_jsonschema", lambda: order.append("jsonschema"))
+    assert cli.main(["record", str(tmp_path / "none.ipynb")]) == 2
+    assert sorted(order) == ["ipykernel", "jsonschema", "nbclient", "nbval"]
+    assert order.index("jsonschema") < min(order.index("nbclient"), order.index("nbval"))
 
 
 def test_notebooks_are_read_without_what_compiles_grammars() -> None:

@@ -113,8 +113,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: a file or the extra is missing.
     """
-    for module in ("nbclient", "ipykernel", "nbval"):
-        need(module, "lab")
+    need("ipykernel", "lab")
+    # Before the other two, which bring it along with all that it can do without.
+    import_jsonschema()
+    need("nbclient", "lab")
+    need("nbval", "lab")
     # Short names where there are any: each sentence below begins with one.
     here = Path.cwd()
     files = [
