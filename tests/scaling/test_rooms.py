@@ -222,6 +222,35 @@ async def test_a_client_ahead_of_the_server_is_not_told_twice(url: str):
             assert (await bob.line())["text"] == "new"
 
 
+@pytest.mark.parametrize("kind", ["nats", "redis"])
+async def test_who_comes_to_a_server_that_is_behind_is_not_told_twice(
+    kind: str, brokers: dict[str, Broker]
+):
+    """It hears nothing more, and has not noticed: so it can't say that a number is unheard of."""
+    query = f"?stream=t{next(NAMES)}"
+    async with (
+        asyncio.timeout(40),
+        linked(kind, brokers[kind]) as (through, link),
+        serving_on(brokers[kind].url + query) as far,
+        serving_on(through + query) as near,
+        far.json("alice") as alice,
+        near.json("bob") as bob,
+    ):
+        await alice.say(type="say", text="both", id="1")
+        assert (await bob.line())["text"] == "both"
+        stalled = link.stall()
+        await alice.say(type="say", text="one", id="2")
+        seen = [await alice.heard("ack") for _ in range(2)][-1]["offset"]
+        async with near.json("carol", since=seen, epoch=alice.welcome["epoch"]) as carol:
+            assert carol.welcome["offset"] == seen
+            stalled.undo()
+            await alice.say(type="say", text="new", id="3")
+            # As every client does, she passes over what she knows; and nothing is said to be gone.
+            while (event := await carol.heard("missed", "message")).get("offset", 0) <= seen:
+                assert event["type"] == "message"
+            assert event["text"] == "new"
+
+
 @every
 async def test_an_unknown_number_or_epoch_is_told(url: str):
     """Nobody is deaf after resuming with a number that this log never had."""

@@ -201,7 +201,7 @@ class Person:
             ack = await chat.send(saying.what)
             saying.answer = "ack"
             if ack is not None:
-                saying.offset, saying.epoch = ack.offset, chat.epoch
+                saying.offset, saying.epoch = ack.offset, _life(chat.epoch)
         except UserError as exc:
             # Who leaves waits for nothing.
             saying.answer = "left" if self._leaving else type(exc).__name__
@@ -212,7 +212,7 @@ class Person:
         match event:
             case events.Welcome(epoch=epoch, offset=offset):
                 self.connections += 1
-                entries.append(Entered(now, epoch, offset))
+                entries.append(Entered(now, _life(epoch), offset))
             case events.Message(sender=sender, text=text):
                 entries.append(Heard(now, text, event.offset, _prev(event), sender))
             case events.Joined(name=name):
@@ -223,6 +223,11 @@ class Person:
                 entries.append(Missed(now, count, offset))
             case events.Roster(people=people):
                 self._rosters.put_nowait(people)
+
+
+def _life(epoch: str) -> str:
+    """Return which life of the room that is, without the proof, which each has of their own."""
+    return epoch.partition(".")[0]
 
 
 def _prev(event: events.RoomEvent) -> int | None:

@@ -143,14 +143,18 @@ class SharedRoom(Room):
         # One of the two lives is over. Were it this one, what they have heard would come again.
         if elsewhere and not (connected and await self._is_current()):
             raise Denied("the room may have begun anew: try again.", code=TRY_AGAIN)
-        if not elsewhere and since and bus.has_log and connected:
-            with contextlib.suppress(TimeoutError):
+        unheard_of = not elsewhere and connected and not bus.has_read(self.path, since)
+        if unheard_of and bus.has_log:
+            try:
                 async with asyncio.timeout(CATCH_UP):
                     await bus.reached(self.path, since)
+                unheard_of = False
+            except TimeoutError:
+                # Nobody can have seen what is not in the log, unless this server is the one that is
+                # behind, and has not noticed.
+                unheard_of = await self._is_current() and not bus.has_read(self.path, since)
         if self.ended:
             raise Denied(RESTART[1], code=RESTART[0])
-        # Nobody can have seen what has not been read here, unless this server is the one behind.
-        unheard_of = not bus.has_read(self.path, since) and bus.status.state == "connected"
         gap = elsewhere or since < self.number(log.oldest - 1) or unheard_of
         # The number that is proved is one of another life then.
         after = 0 if elsewhere else first if gap else since
