@@ -86,7 +86,7 @@ async def still_serves(server: Server) -> bool:
 
 async def test_text_comes_back_with_a_prefix_and_binary_unchanged(server: Server):
     """Text is answered with `Echo: ` in front, binary with the same bytes, each as its own kind."""
-    async with asyncio.timeout(10), to(server) as client:
+    async with asyncio.timeout(50), to(server) as client:
         for sent, expected in [
             ("hello", "Echo: hello"),
             ("", "Echo: "),
@@ -101,14 +101,14 @@ async def test_text_comes_back_with_a_prefix_and_binary_unchanged(server: Server
 
 async def test_fragmented_message_comes_back_whole(server: Server):
     """A message sent in three fragments is answered once, in one piece."""
-    async with asyncio.timeout(10), to(server) as client:
+    async with asyncio.timeout(50), to(server) as client:
         await client.send(["frag", "men", "ted"])
         assert await client.recv() == "Echo: fragmented"
 
 
 async def test_ping_is_answered(server: Server):
     """A ping gets its pong, with the library's own machinery."""
-    async with asyncio.timeout(10), to(server) as client:
+    async with asyncio.timeout(50), to(server) as client:
         assert await (await client.ping(b"are you there?")) >= 0
 
 
@@ -117,7 +117,7 @@ async def test_close_handshake_is_completed_with_the_clients_code(
     server: Server, log: Lines, code: int
 ):
     """A close frame is answered with its own code, and logged in one line without a traceback."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         client = await to(server)
         await client.close(code, "bye")
         assert client.protocol.close_rcvd is not None
@@ -128,7 +128,7 @@ async def test_close_handshake_is_completed_with_the_clients_code(
 
 async def test_connect_and_disconnect_are_logged_with_the_peers_address(server: Server, log: Lines):
     """The log names the client's own address when it comes and when it goes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         async with to(server) as client:
             address = host_port(client.local_address)
             await log.wait_for(f"{address} connected")
@@ -161,7 +161,7 @@ FAULTS = {
 async def test_client_that_breaks_off_ends_alone(server: Server, log: Lines, fault: str):
     """A broken client costs one line in the log, no traceback, and nobody else's connection."""
     parts, expected = FAULTS[fault]
-    async with asyncio.timeout(10), to(server) as witness:
+    async with asyncio.timeout(50), to(server) as witness:
         writer = await raw_client(server, *parts[:1])
         if UPGRADE in parts:
             address = host_port(writer.get_extra_info("sockname"))
@@ -184,7 +184,7 @@ async def test_client_that_breaks_off_ends_alone(server: Server, log: Lines, fau
 
 async def test_client_that_never_finishes_its_handshake_is_dropped(server: Server, log: Lines):
     """A client that says nothing is cut off after `open_timeout`, without being asked."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         writer.write(b"GET / HTTP/1.1\r\n")
         with contextlib.suppress(ConnectionResetError):
@@ -221,7 +221,7 @@ async def test_handler_that_crashes_keeps_its_traceback(log: Lines):
     async def broken(connection: websockets.ServerConnection) -> None:
         raise ZeroDivisionError("on purpose")
 
-    async with asyncio.timeout(10), serving.serve(broken) as server:
+    async with asyncio.timeout(50), serving.serve(broken) as server:
         async with to(server) as client:
             with pytest.raises(ConnectionClosedError) as closed:
                 await client.recv()
@@ -238,7 +238,7 @@ async def test_handler_that_does_not_catch_the_close_is_one_line_too(log: Lines)
         async for message in connection:
             await connection.send(message)
 
-    async with asyncio.timeout(10), serving.serve(naive) as server:
+    async with asyncio.timeout(50), serving.serve(naive) as server:
         client = await to(server)
         client.transport.abort()
         await log.wait_for("disconnected: no close frame received or sent")
@@ -247,7 +247,7 @@ async def test_handler_that_does_not_catch_the_close_is_one_line_too(log: Lines)
 
 async def test_raw_echo_has_no_prefix():
     """`echo_raw` answers text with the very same text."""
-    async with asyncio.timeout(10), serving.serve(echo_raw) as server, to(server) as client:
+    async with asyncio.timeout(50), serving.serve(echo_raw) as server, to(server) as client:
         await client.send("same")
         assert await client.recv() == "same"
 
@@ -255,7 +255,7 @@ async def test_raw_echo_has_no_prefix():
 async def test_echo_runs_under_the_librarys_own_serve():
     """`websockets.serve(echo, ...)` is all that a script needs."""
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(50),
         websockets.serve(echo, "127.0.0.1", 0) as server,
         to(server) as client,
     ):

@@ -155,7 +155,7 @@ async def test_reader_exactly_capacity_behind_has_lost_nothing(channel: Channel[
 
 async def test_send_wakes_every_waiting_reader(channel: Channel[str]) -> None:
     """All readers that wait get the item, each its own."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         readers = [channel.subscribe() for _ in range(3)]
         waiting = [asyncio.create_task(reader.recv()) for reader in readers]
         await asyncio.sleep(0)
@@ -165,7 +165,7 @@ async def test_send_wakes_every_waiting_reader(channel: Channel[str]) -> None:
 
 async def test_cancelled_recv_loses_nothing_and_harms_nobody(channel: Channel[str]) -> None:
     """A reader cancelled while it waits keeps its place, and the other readers still wake."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         first, second = channel.subscribe(), channel.subscribe()
         cancelled = asyncio.create_task(first.recv())
         other = asyncio.create_task(second.recv())
@@ -190,7 +190,7 @@ async def test_many_cancelled_waits_leave_nothing_behind(channel: Channel[str]) 
 
 async def test_lag_while_waiting_for_the_loop_is_told(channel: Channel[str]) -> None:
     """A reader woken by the first of many items is lapped before it runs, and is told."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         reader = channel.subscribe()
         waiting = asyncio.create_task(reader.recv())
         await asyncio.sleep(0)
@@ -204,7 +204,7 @@ async def test_lag_while_waiting_for_the_loop_is_told(channel: Channel[str]) -> 
 
 async def test_close_ends_readers_after_what_they_still_have(channel: Channel[str]) -> None:
     """After close, a reader drains the log, then `async for` ends and `recv` raises Closed."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         reader, idle = channel.subscribe(), channel.subscribe()
         assert await asyncio.gather(anext(idle), _send(channel, "a")) == ["a", 1 + 1]
         waiting = asyncio.create_task(idle.recv())
@@ -225,7 +225,7 @@ async def _send(channel: Channel[str], item: str) -> int:
 
 async def test_closing_a_receiver_ends_its_own_wait(channel: Channel[str]) -> None:
     """A receiver closed by another task wakes up and raises Closed."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         with channel.subscribe() as reader:
             waiting = asyncio.create_task(reader.recv())
             await asyncio.sleep(0)
@@ -271,7 +271,7 @@ async def test_a_reader_that_closes_or_is_cancelled_wakes_nobody_else() -> None:
     channel: Channel[str] = Channel()
     readers = [channel.subscribe() for _ in range(4)]
     tasks = [asyncio.create_task(reader.recv()) for reader in readers]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(50):
         await asyncio.sleep(0)  # one turn of the loop: all four have begun to wait
         assert len(channel._waiting) == 4
         untouched = {reader: list(channel._waiting[reader]) for reader in readers[2:]}

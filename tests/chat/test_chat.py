@@ -434,7 +434,7 @@ class FakeConnection:
 
 async def test_the_core_drives_any_library() -> None:
     """Whatever has `recv`, `send` and `close` can be a member, beside those of `websockets`."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         chat, fake = ChatServer(), FakeConnection("fake", "hi", "/who")
         async with chat.serve() as server:
             running = Running(chat, server)
@@ -460,7 +460,7 @@ async def test_the_core_drives_any_library() -> None:
 
 async def test_dead_writer_stops_the_reader() -> None:
     """When one direction of a connection fails, the other ends too, and the person leaves."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         chat, fake = ChatServer(), FakeConnection("fake")
         task = asyncio.create_task(chat.handle(fake))
         await until(lambda: len(fake.sent) == 2)
@@ -476,7 +476,7 @@ async def test_dead_writer_stops_the_reader() -> None:
 
 async def test_refusals_reach_any_library() -> None:
     """The core closes with its code and reason also where no handshake refused the path."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         for path, message, code in [("/nowhere", "x", 1008), ("/", "", 1008)]:
             fake = FakeConnection(message)
             fake.path = path
@@ -883,7 +883,7 @@ async def test_rooms_of_one_address_are_bounded() -> None:
         await until(lambda: fake.sent or fake.closed)
         return fake
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         for path in ("/rooms/a", "/rooms/b", "/"):
             assert (await enter(path, "192.0.2.7:1")).closed is None
         full = await enter("/rooms/c", "192.0.2.7:2")
@@ -1240,7 +1240,7 @@ async def test_no_compression_by_default(start: Start) -> None:
 
 async def test_handler_and_options_suit_the_library_itself() -> None:
     """`websockets.serve(chat.handler, ..., **chat.options)` is all it takes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         chat = ChatServer()
         async with websockets.serve(chat.handler, "127.0.0.1", 0, **chat.options) as server:
             running = Running(chat, server)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waits import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
@@ -434,9 +435,9 @@ def test_library_keepalive_has_the_gaps_that_the_lesson_names(trouble: str, end:
 async def linked(
     handler: Handler, **options: Any
 ) -> AsyncGenerator[tuple[Link, Callable[[], Awaitable[ClientConnection]]]]:
-    """A server behind a link, and a way to connect to it; all in ten seconds."""
+    """A server behind a link, and a way to connect to it; all in 50 seconds."""
     options = {"ping_interval": None, "compression": None, **options}
-    async with asyncio.timeout(10), serve(handler, "127.0.0.1", 0, **options) as server:
+    async with asyncio.timeout(50), serve(handler, "127.0.0.1", 0, **options) as server:
         port = server.sockets[0].getsockname()[1]
         async with Link(f"ws://127.0.0.1:{port}") as link:
 
@@ -486,22 +487,27 @@ async def test_client_drops_a_server_that_vanished():
 async def test_full_write_buffer_does_not_delay_the_drop():
     """The sockets are full and a `send` waits: it ends, the connection is gone, nobody waits."""
     full, done = asyncio.Event(), asyncio.Event()
+    sides: list[ServerConnection] = []
+
+    async def send(connection: ServerConnection) -> None:
+        while True:
+            await connection.send(bytes(2**18))
 
     async def handler(connection: ServerConnection) -> None:
+        sending = asyncio.create_task(send(connection))
+        sides.append(connection)
+        await full.wait()
         with Heartbeat(connection, 0.05, 0.15) as heartbeat:
-            try:
-                while True:
-                    if connection.transport.get_write_buffer_size():
-                        full.set()
-                    await connection.send(bytes(2**18))
-            except ConnectionClosed:
-                assert heartbeat.dropped
-                done.set()
+            with pytest.raises(ConnectionClosed):
+                await sending
+            assert heartbeat.dropped
+        done.set()
 
     async with linked(handler) as (link, connected):
         client = await connected()
         link.stall()
-        await full.wait()
+        await until(lambda: sides and sides[0].transport.get_write_buffer_size())
+        full.set()
         await done.wait()
         client.transport.abort()
 
@@ -591,7 +597,7 @@ def test_heartbeats_leave_no_loop_behind():
     async def main() -> None:
         alive.append(weakref.ref(asyncio.get_running_loop()))
         async with (
-            asyncio.timeout(10),
+            asyncio.timeout(50),
             serve(handler, "127.0.0.1", 0, ping_interval=None) as server,
         ):
             port = server.sockets[0].getsockname()[1]

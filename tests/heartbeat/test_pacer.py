@@ -117,7 +117,7 @@ async def test_every_loop_has_a_pacer_of_its_own():
     async def other() -> None:
         assert Pacer.for_running_loop() is not mine
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         await asyncio.to_thread(run, other())
 
 

@@ -106,7 +106,7 @@ async def wire(
         peers.append(server)
         servers.put_nowait(server)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         loop = asyncio.get_running_loop()
         target = await loop.create_server(lambda: Peer(made), "127.0.0.1", 0)
         port = target.sockets[0].getsockname()[1]
@@ -142,7 +142,7 @@ def url_of(server: Server, path: str = "/") -> str:
 async def websocket_through_link() -> AsyncGenerator[tuple[ClientConnection, Link]]:
     """Connect to an echo server through a link."""
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(50),
         echo_server() as server,
         Link(url_of(server, "/chat?room=1")) as link,
         connect(link.url, proxy=None, close_timeout=1) as websocket,
@@ -330,7 +330,7 @@ async def test_refused_target_closes_the_client_and_is_told_in_one_sentence(
     with socket.socket() as placeholder:  # bound but not listening: the port refuses
         placeholder.bind(("127.0.0.1", 0))
         port = placeholder.getsockname()[1]
-        async with asyncio.timeout(10), Link(f"ws://127.0.0.1:{port}") as link:
+        async with asyncio.timeout(50), Link(f"ws://127.0.0.1:{port}") as link:
             with pytest.raises((ConnectionResetError, InvalidMessage)):
                 await connect(link.url, proxy=None)
             connection = await link.wait_for_connection()
@@ -418,7 +418,7 @@ async def test_predicate_that_raises_reaches_its_waiter_and_not_the_link():
 async def test_connections_that_are_over_are_forgotten_in_the_end():
     """The list of connections is bounded, and one that was forgotten is named as such."""
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(50),
         echo_server() as server,
         Link(url_of(server), keep_connections=2) as link,
     ):
@@ -457,7 +457,7 @@ async def test_closing_the_link_while_it_still_connects_to_the_target(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """A target that doesn't answer holds nothing up."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         loop = asyncio.get_running_loop()
         calling = asyncio.Event()
         create_connection = loop.create_connection
@@ -554,7 +554,7 @@ async def test_both_sides_reset_behind_a_stall_leave_nothing_open():
 async def test_websocket_behind_a_stall_gets_no_pongs():
     """The library's keepalive notices the plug that was pulled, and only by its timeout."""
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(50),
         echo_server() as server,
         Link(url_of(server)) as link,
         connect(

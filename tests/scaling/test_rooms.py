@@ -270,7 +270,7 @@ async def test_an_unknown_number_or_epoch_is_told(url: str):
 
 async def test_a_memory_bus_leaves_the_chat_as_it_is():
     """Rooms are the plain ones, and what is said is in the log at once."""
-    async with asyncio.timeout(10), Memory() as bus, ChatServer(bus=bus).serve():
+    async with asyncio.timeout(50), Memory() as bus, ChatServer(bus=bus).serve():
         chat = ChatServer(bus=bus)
         room = chat._open("/")
         room.enter("c", "alice")

@@ -83,7 +83,7 @@ async def test_what_ends_in_the_background_begins_again_and_is_told():
         running.set()
         await asyncio.Event().wait()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         task = asyncio.create_task(keep_running("sending", work, told.append))
         await running.wait()
         task.cancel()

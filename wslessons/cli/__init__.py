@@ -180,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def tell_unless_half_made(what: sys.UnraisableHookArgs) -> None:
         # Ctrl-C may have caught asyncio while it made its loop, which then says what it lacks.
-        ends = getattr(what.object, "__qualname__", "")
+        # (Which object ends, Python says up to 3.13 only; where that has failed, always.)
+        step = what.exc_traceback
+        ends = step.tb_frame.f_code.co_qualname if step is not None else ""
         if ends != "BaseEventLoop.__del__" or not isinstance(what.exc_value, AttributeError):
             tell(what)
 
