@@ -139,16 +139,46 @@ def exercises_are_as_the_package_has_them(notebook: Notebook) -> Iterator[str]:
                 yield f"{name} says more of {asked} than that it is not attempted yet"
 
 
+class WithoutAwait(ast.NodeTransformer):
+    """Makes of a cell one that binds and reads the same names, and awaits nothing.
+
+    From Python 3.14 on `symtable` refuses an `await` outside of functions.
+    """
+
+    def visit_Await(self, node: ast.Await) -> Any:
+        """Keep what is awaited."""
+        return self.visit(node.value)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> Any:
+        """Make it a `for`."""
+        return self.generic_visit(ast.For(node.target, node.iter, node.body, node.orelse))
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> Any:
+        """Make it a `with`."""
+        return self.generic_visit(ast.With(node.items, node.body))
+
+    def visit_comprehension(self, node: ast.comprehension) -> Any:
+        """Make it one that does not wait."""
+        node.is_async = 0
+        return self.generic_visit(node)
+
+
+def symbols_of(source: str) -> symtable.SymbolTable:
+    """The names of a cell and of its functions."""
+    tree = ast.fix_missing_locations(WithoutAwait().visit(ast.parse(plain(source))))
+    return symtable.symtable(ast.unparse(tree), "<cell>", "exec")
+
+
 def bound(source: str) -> tuple[set[str], set[str]]:
     """The names that a cell's top level binds: those of its imports, and the others."""
-    symbols = symtable.symtable(plain(source), "<cell>", "exec").get_symbols()
+    symbols = symbols_of(source).get_symbols()
     imports = {symbol.get_name() for symbol in symbols if symbol.is_imported()}
     return imports, {symbol.get_name() for symbol in symbols if symbol.is_assigned()} - imports
 
 
 def read(source: str) -> set[str]:
     """The names that a cell and its functions look for outside themselves."""
-    tables = [symtable.symtable(plain(source), "<cell>", "exec")]
+    tables = [symbols_of(source)]
     found = set()
     for table in tables:
         tables += table.get_children()

@@ -126,7 +126,8 @@ def test_java_does_without_classes_that_another_java_has_kept(tmp_path: Path):
     options = (f"-XX:SharedArchiveFile={archive}",)
     words = found._replace(options=options).command("kafka.tools.StorageTool", "random-uuid")
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    assert len(done.stdout.strip()) == 22
+    # Some Java says before it that it does without.
+    assert len(done.stdout.split()[-1]) == 22
 
 
 async def test_a_broker_that_knows_no_idempotent_producers_is_used_without(kafka_broker: Broker):

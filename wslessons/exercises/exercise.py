@@ -53,6 +53,10 @@ SLIPPED = "It has passed before: what have you changed since?"
 
 UNFORESEEN = "The check could not go on from here. Does the connection stay open?"
 
+NOT_AWAITABLE = (
+    "Only what is made to wait can be awaited: asyncio.sleep can be awaited, time.sleep not."
+)
+
 CRASH_HINTS = (
     (RuntimeError, "asyncio.run", "asyncio.run starts a loop, and one is running: just await."),
     (RuntimeError, "is not yours to end", "The loop serves everybody: a handler only returns."),
@@ -62,11 +66,9 @@ CRASH_HINTS = (
         "Others come and go while you await: loop over a copy, such as list(x).",
     ),
     (TypeError, "data must be", "send takes text or bytes: turn a number into text with str()."),
-    (
-        TypeError,
-        "can't be used in 'await'",
-        "Only what is made to wait can be awaited: asyncio.sleep can be awaited, time.sleep not.",
-    ),
+    (TypeError, "can't be used in 'await'", NOT_AWAITABLE),
+    # The same, as Python says it from 3.14 on.
+    (TypeError, "can't be awaited", NOT_AWAITABLE),
     (TypeError, "must be str or bytes", "send takes text or bytes: turn a number into text first."),
     (
         UnboundLocalError,
