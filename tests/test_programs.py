@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -51,6 +52,13 @@ class Running:
             if words in line:
                 return line.strip()
         raise AssertionError(f"it ended without {words!r}: {seen}")
+
+    async def interrupt(self) -> tuple[int, str]:
+        """Press Ctrl-C; return the exit code, and what it still says."""
+        assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGINT)
+        said = (await self.process.stdout.read()).decode()
+        return await self.process.wait(), said
 
     async def kill(self) -> None:
         """End it with SIGKILL."""
@@ -114,6 +122,7 @@ async def test_a_bot_welcomes_and_rolls(programs: Path) -> None:
         assert re.fullmatch("bot: ann rolls [1-6]", rolled)
         with pytest.raises(Refused, match="please do not shout"):
             await ann.send("THIS IS VERY IMPORTANT")
+        assert await bot.interrupt() == (0, "")
 
 
 async def test_a_logger_writes_each_line_once_over_restarts(programs: Path) -> None:
@@ -128,7 +137,7 @@ async def test_a_logger_writes_each_line_once_over_restarts(programs: Path) -> N
         url = urls(server)[0]
         async with ChatClient(url, "ann") as ann:
             for round in range(3):
-                async with running(programs, "logger.py", url, str(log)):
+                async with running(programs, "logger.py", url, str(log)) as logger:
                     if round == 0:
                         # It begins with what is said after it came.
                         while "logger" not in str(await anext(aiter(ann))):
@@ -137,6 +146,8 @@ async def test_a_logger_writes_each_line_once_over_restarts(programs: Path) -> N
                     await written(2 * round + 1)
                     while json.loads(place.read_text())[0] < (ann.offset or 0):  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
+                    if round == 2:
+                        assert await logger.interrupt() == (0, "")
                 await ann.send(f"line {2 * round + 1}")
     assert log.read_text().splitlines() == [f"ann: line {n}" for n in range(5)]
 
@@ -167,6 +178,7 @@ async def test_a_device_whose_line_dies_is_noticed(programs: Path) -> None:
         assert await devices.line("says") == "pump says 7 bar"
         with link.stall():
             assert await devices.line("gone") == "pump is gone: 1006"
+        assert await devices.interrupt() == (0, "")
 
 
 async def test_a_link_shows_what_is_said_and_it_ends(programs: Path) -> None:
@@ -191,3 +203,4 @@ async def test_two_servers_share_rooms_and_history(programs: Path) -> None:
                 assert await heard(bob, 1) == ["ann: before bob came"]
                 await ann.send("and now")
                 assert await heard(bob, 1) == ["ann: and now"]
+        assert await servers.interrupt() == (0, "")
