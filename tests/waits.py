@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import psutil
 import pytest
 from websockets import ClientConnection, ConnectionClosed
 
-__all__ = ["closed", "no_task_left_behind", "started_since", "until"]
+__all__ = ["closed", "is_alive", "no_task_left_behind", "started_since", "until"]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -63,3 +65,14 @@ def started_since(before: list[psutil.Process]) -> list[psutil.Process]:
             if each not in before and each.ppid() not in old:
                 new.append(each)
     return new
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not reaped yet does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from asyncio.subprocess import DEVNULL
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
+from waits import is_alive, until
 
 from wslessons.cli import main
 from wslessons.exercises import check
@@ -374,6 +376,31 @@ async def test_whoever_ends_the_process_that_forks_ends_nobody_else(tmp_path: Pa
     ending, good = await graded_here(tmp_path, end if sys.platform == "linux" else plain(), plain())
     assert ending.verdicts["counter"].passed
     assert good.verdicts["counter"].passed
+
+
+async def test_its_kernels_end_with_a_grader_that_is_killed(tmp_path: Path):
+    """Also one that is in the middle of a cell, and what that has started."""
+    running = tmp_path / "pid"
+    cell = (
+        "import os, subprocess, time, pathlib\n"
+        f"pids = [os.getpid(), subprocess.Popen(['sleep', '{SLEEPER}']).pid]\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'new').write_text(' '.join(map(str, pids)))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(running)!r})\n"
+        f"time.sleep({SLEEPER})"
+    )
+    (tmp_path / "0.ipynb").write_text(notebook(plain(cell)))
+    words = [sys.executable, "-m", "wslessons", "grade", str(tmp_path), "--cell-timeout", "600"]
+    async with asyncio.timeout(100):
+        grader = await asyncio.create_subprocess_exec(*words, stdout=DEVNULL, stderr=DEVNULL)
+        try:
+            await until(running.exists)
+            pids = [int(pid) for pid in running.read_text().split()]
+            grader.kill()
+            await until(lambda: not any(map(is_alive, pids)))
+        finally:
+            if grader.returncode is None:
+                grader.kill()
+            await grader.wait()
 
 
 async def test_a_system_without_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

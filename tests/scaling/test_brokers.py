@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis.asyncio
-from waits import until
+from waits import is_alive, until
 
 from wslessons import processes
 from wslessons.errors import UserError
@@ -49,17 +49,6 @@ def nothing_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def folders() -> list[Path]:
     """Return the brokers' folders there are."""
     return [*Path(tempfile.gettempdir()).glob("wslessons-*")]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and is not reaped yet does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
 
 
 def accepts(address: str) -> bool:

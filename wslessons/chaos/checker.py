@@ -363,15 +363,15 @@ class _Walk:
                 self._find("lost", sentence)
 
     def _knows(self, what: str, offset: int) -> bool:
-        """Return whether that was heard before a doubt, and nothing since that undoes it."""
-        undone = {"joined": "left", "left": "joined"}
-        who, _, move = what.rpartition(" ")
-        opposite = f"{who} {undone[move]}" if move in undone else None
-        before = [each for each in self._heard if each < offset]
-        heard = [each for each in before if self._heard[each] in (what, opposite)]
-        if not heard or self._heard[last := max(heard)] != what:
-            return False
-        return self._truth.is_doubted(self._log.room, self._epoch, last, offset)
+        """Return whether that was heard before a doubt, behind which a server may tell it again.
+
+        Who has come back since may have been told of as gone once more, where a server had
+        forgotten that it was said: names don't tell one connection from the next.
+        """
+        before = [each for each, heard in self._heard.items() if each < offset and heard == what]
+        return bool(before) and self._truth.is_doubted(
+            self._log.room, self._epoch, min(before), offset
+        )
 
 
 def _check_texts(log: Log, truth: _Truth) -> list[Finding]:

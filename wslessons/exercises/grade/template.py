@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -50,7 +52,9 @@ def _become(folder: str, connection: str, environment: dict[str, str]) -> NoRetu
             os.dup2(nothing, descriptor)
         os.chdir(folder)
         os.environ.clear()
-        os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+        os.environ.update(environment)
+        grader = os.pidfd_open(int(environment["JPY_PARENT_PID"]))
+        threading.Thread(target=_end_with, args=(grader,), daemon=True).start()
         sys.dont_write_bytecode = True
         random.seed()
         from ipykernel.kernelapp import IPKernelApp
@@ -59,6 +63,15 @@ def _become(folder: str, connection: str, environment: dict[str, str]) -> NoRetu
     finally:
         # Never back into the loop of the process that was forked.
         os._exit(0)
+
+
+def _end_with(grader: int) -> None:
+    """End this kernel and what it has started when the process of this descriptor is gone.
+
+    IPython's own watch knows only the parent, which forks, and which a notebook may end.
+    """
+    select.select([grader], [], [])
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
