@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 import psutil
 import pytest
 import shell
-from waits import started_since, until
+from waits import is_alive, started_since, until
 from websockets import connect
 from websockets.asyncio.client import ClientConnection
 
@@ -331,6 +331,25 @@ async def test_wrong_credentials_are_one_sentence():
         for words in (["chat", "--port", "0"], ["cluster", "--servers", "1"]):
             code, _, errors = await shell.run(*words, "--bus", url)
             assert (code, errors.count("\n"), "wrong-one" in errors) == (1, 1, False)
+
+
+async def test_a_start_waits_for_the_end_of_the_one_before():
+    """One that still says goodbye is not taken for the new one, whose port nobody else gets."""
+    async with asyncio.timeout(50), no_process_left(), Cluster(1, "memory") as cluster:
+        (server,) = cluster.servers
+        before = server.pid
+        assert before is not None
+        async with connect(server.url, proxy=None, close_timeout=0) as deaf:
+            # So it does not answer the close frame.
+            deaf.transport.pause_reading()
+            stopping = asyncio.create_task(server.stop())
+            await until(lambda: server.state == "stopped")
+            await server.start()
+            assert not is_alive(before)
+            await stopping
+        assert server.state == "running"
+        async with chatting(server.url, "alice"):
+            pass
 
 
 async def test_two_starts_at_once_make_one_process():

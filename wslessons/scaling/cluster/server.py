@@ -137,8 +137,11 @@ class ServerProcess:
             UserError: it can't; the sentence says why.
         """
         async with self._starting:
-            # Of two who start it at the same time, one would have a process that nobody ends.
+            # Of two who start it at the same time, one would have a process that nobody ends. So
+            # would one who starts it while another says goodbye, whose end would be taken for that
+            # of the new one.
             if self.state != "running":
+                await self.wait_ended()
                 await self._start()
 
     async def _start(self) -> None:
