@@ -144,6 +144,19 @@ def swap(logs: Logs) -> None:
     logs["eve"].entries[-1] = Heard(3.0, "a1", 18, 15, "ann")
 
 
+def test_a_refusal_that_was_lost_excuses_an_order():
+    """Ann said too much at once, her connection broke, and what had been refused was taken then."""
+    logs = right()
+    swap(logs)
+    assert "order" in kinds(check(logs.values(), one_order=True))
+    first = logs["ann"].sayings[1]
+    first.answered = 2.5
+    logs["ann"].sayings.append(Saying("a0", first.said, first.said + 0.1, "Refused"))
+    assert "order" in kinds(check(logs.values(), one_order=True))
+    logs["ann"].entries.insert(1, Entered(first.said + 0.5, "e", 10))
+    assert "order" not in kinds(check(logs.values(), one_order=True))
+
+
 def renumber(logs: Logs) -> None:
     """Number 15 is `b1` for ann, and something else for eve."""
     logs["eve"].entries[1] = Heard(2.0, "c1", 15, 13, "carol")

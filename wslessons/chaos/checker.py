@@ -173,6 +173,10 @@ class _Truth:
         self.senders: dict[str, str] = {}
         self.comings: dict[str, list[float]] = {}
         """When each who speaks plain text was let in, in order."""
+        self.returns: dict[str, list[float]] = {}
+        """When each was let in, in order."""
+        self.refused: dict[str, list[float]] = {}
+        """When each said what was refused, in order."""
         self.told: dict[str, list[float]] = {}
         """When each other one was told that nobody knows how many are missing, in order."""
         self.rooms: dict[str, list[str]] = defaultdict(list)
@@ -186,6 +190,9 @@ class _Truth:
         if one_order:
             self._find_doubts(logs)
         for log in logs:
+            self.returns[log.name] = [e.time for e in log.entries if isinstance(e, Entered)]
+            refused = [each.said for each in log.sayings if each.answer == "Refused"]
+            self.refused[log.name] = sorted(refused)
             for saying in log.sayings:
                 self.sayings[saying.what] = saying
                 self.senders[saying.what] = log.name
@@ -195,7 +202,7 @@ class _Truth:
                 missed = [each for each in log.entries if isinstance(each, Missed)]
                 self.told[log.name] = [each.time for each in missed if each.count is None]
             else:
-                self.comings[log.name] = [e.time for e in log.entries if isinstance(e, Entered)]
+                self.comings[log.name] = self.returns[log.name]
         for log in logs:
             for saying in log.sayings:
                 if saying.answer == "ack" and saying.offset:
@@ -261,7 +268,14 @@ class _Truth:
         another server may still wait in the one they left. A message goes out when its `send` ends,
         which may be a moment before the client has read that it was let in. And who is told that a
         log may have lost something says again what has no answer yet, behind what was said since.
+        So does who did not hear that it was refused, in the middle of what was, since that answer
+        went with the connection.
         """
+        returns, refused = self.returns.get(sender, []), self.refused.get(sender, [])
+        if bisect(returns, first.said) < bisect(returns, first.answered or first.said) and bisect(
+            refused, first.said - MOMENT
+        ) < bisect(refused, first.said + MOMENT):
+            return False
         comings, doubts = self.comings.get(sender, []), self.told.get(sender, [])
         return bisect(comings, first.answered or first.said) == bisect(
             comings, (later.answered or later.said) + MOMENT

@@ -165,7 +165,9 @@ class ChatClient:
         """Say something; return when the server has it (in plain text: when it is written).
 
         It is repeated on new connections until it is acknowledged, and published once. Cancelling
-        takes it back if it was not written yet.
+        takes it back if it was not written yet. Those that are sent at once arrive in their order;
+        but of more than a server takes, one whose refusal was lost with the connection is repeated
+        behind those that it took.
 
         Args:
             text: what to say; the server trims it and puts it on one line.
