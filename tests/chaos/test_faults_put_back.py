@@ -37,6 +37,8 @@ class Fault(NamedTuple):
     """What happens, where a new connection would hide the fault."""
     also: tuple[str, str, str] | None = None
     """A second change of the same kind, in another file, where one alone does no harm by now."""
+    every: float = 1.0
+    """Seconds between what happens, on average."""
 
 
 FAULTS = {
@@ -126,8 +128,10 @@ FAULTS = {
         "        room.ended = True\n",
         "",
         "redis?stream=chat",
-        "deaf|unanswered|ghost|lost",
+        # And they are told what is kept of the dead log.
+        "deaf|unanswered|ghost|lost|twice|order",
         "empty broker, stall bus, move link",
+        every=0.5,
     ),
 }
 
@@ -152,7 +156,7 @@ def test_five_minutes_of_chaos_find_a_fault_that_is_put_back(name: str, tmp_path
             "--seed",
             f"{seed}",
             "--every",
-            "1",
+            f"{fault.every}",
             "--bus",
             fault.bus,
             "--only",
