@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import pytest_asyncio
+import waits
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 
@@ -65,3 +67,20 @@ async def kernel() -> AsyncGenerator[Kernel]:
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
+
+
+# Fixtures for test modules that import both, and whose tests share a loop and a kernel on it.
+
+
+@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
+    async for _ in waits.no_task_left_behind():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", name="shared")
+async def shared_kernel() -> AsyncIterator[Kernel]:
+    """A kernel, which takes longer to start than any test here takes."""
+    async with kernel() as started:
+        yield started

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-import waits
-from kernels import CellError, Kernel, kernel
+from kernels import CellError, Kernel, no_task_left_behind, shared_kernel  # noqa: F401
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -18,20 +17,6 @@ client = await connect(server.ws_url + "/ws", proxy=None)
 await client.send("alice")
 print(await client.recv())
 """
-
-
-@pytest_asyncio.fixture(loop_scope="module", autouse=True)
-async def no_task_left_behind() -> AsyncIterator[None]:
-    """Fail a test that leaves tasks behind, here on the loop that all tests share."""
-    async for _ in waits.no_task_left_behind():
-        yield
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared() -> AsyncIterator[Kernel]:
-    """A kernel, which takes longer to start than any test here takes."""
-    async with kernel() as started:
-        yield started
 
 
 @pytest_asyncio.fixture(loop_scope="module")
