@@ -173,7 +173,7 @@ async def member(server: LoggedConnection) -> tuple[Fanout[Record], Any]:
     for text in "12":
         fanout.send(item(text))
         fanout.flush()
-    (in_sync,) = fanout._in_sync.values()
+    (in_sync,) = fanout._groups
     return fanout, in_sync
 
 

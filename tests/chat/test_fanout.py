@@ -120,16 +120,16 @@ async def reference(cursor: Receiver[Line], id: str, codec: Numbers, lines: list
             lines.append(payload.decode())
 
 
-@pytest.fixture
-async def room() -> Fanout[Line]:
-    """A fan-out over a channel that keeps four items."""
-    return Fanout(Channel(capacity=4))
+@pytest.fixture(params=[1, 2, fanout.GROUP])
+async def room(request: pytest.FixtureRequest) -> Fanout[Line]:
+    """A fan-out over a channel that keeps four items, to groups of this many members."""
+    return Fanout(Channel(capacity=4), group=request.param)
 
 
 async def tick() -> None:
-    """Let the loop turn, so that what is due goes out."""
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    """Let the loop turn, so that what is due goes out to all groups: a hundred at most."""
+    for _ in range(102):
+        await asyncio.sleep(0)
 
 
 async def test_one_write_for_all_that_is_ready(room: Fanout[Line]) -> None:
@@ -218,8 +218,12 @@ async def test_notice_is_not_lost_on_a_connection_that_is_full_again(room: Fanou
     assert slow.lines() == ["missed 4 to 4", "4", "5", "6", "7"]
 
 
-async def test_more_than_the_ring_in_one_turn_loses_nothing(room: Fanout[Line]) -> None:
-    """Members who only wait for the tick are not lapped: `send` flushes before it would do so."""
+@pytest.mark.parametrize("limits", [{"capacity": 4}, {"capacity": 99, "max_bytes": 4}])
+async def test_more_than_the_ring_in_one_turn_loses_nothing(
+    room: Fanout[Line], limits: dict[str, int]
+) -> None:
+    """Members who only wait for their turn are not lapped: `send` flushes before it would do so."""
+    room = Fanout(Channel(**limits), group=room.group)
     codec, writer, fresh, drained = Numbers(), FakeWriter(), FakeWriter(), FakeWriter()
     room.join("a", codec, writer, room.channel.subscribe())
     room.join("drained", codec, drained, room.channel.subscribe())
@@ -238,6 +242,43 @@ async def test_more_than_the_ring_in_one_turn_loses_nothing(room: Fanout[Line]) 
     assert fresh.lines() == expected
     assert drained.lines() == expected
     assert len(writer.writes) == 11
+
+
+async def test_what_is_said_meanwhile_goes_along_to_the_groups_that_still_wait() -> None:
+    """The loop turns after each group, and the next one gets all that is there by then, at once."""
+    room: Fanout[Line] = Fanout(Channel(capacity=8), group=2)
+    codec, writers = Numbers(), [FakeWriter() for _ in range(5)]
+    for number, writer in enumerate(writers):
+        room.join(str(number), codec, writer, room.channel.subscribe())
+    room.send(Line(0))
+    await asyncio.sleep(0)
+    room.send(Line(1))
+    await asyncio.sleep(0)
+    room.send(Line(2))
+    await tick()
+    heard = [[payloads(data) for data in writer.writes] for writer in writers]
+    assert heard[:2] == [[["0"], ["1", "2"]]] * 2
+    assert heard[2:4] == [[["0", "1"], ["2"]]] * 2
+    assert heard[4:] == [[["0", "1", "2"]]]
+
+
+async def test_who_comes_in_the_middle_of_a_round_gets_into_a_group_that_has_room() -> None:
+    """However many come while others wait for their turn, there are no more groups than needed."""
+    room: Fanout[Line] = Fanout(Channel(capacity=8), group=2)
+    codec, writers = Numbers(), [FakeWriter() for _ in range(7)]
+    for number, writer in enumerate(writers):
+        room.send(Line(number))
+        await asyncio.sleep(0)
+        room.join(str(number), codec, writer, room.channel.subscribe(since=0))
+    room.send(Line(7))
+    await tick()
+    assert [writer.lines() for writer in writers] == [[str(n) for n in range(8)]] * 7
+    assert len(room.channel.receivers) == 4
+    for number in range(7):
+        room.leave(str(number))
+    room.send(Line(8))
+    await tick()
+    assert room.channel.receivers == []
 
 
 async def test_large_batches_go_out_in_bounded_writes(room: Fanout[Line]) -> None:
@@ -263,7 +304,6 @@ async def test_leaving_is_final(room: Fanout[Line]) -> None:
     writers = {id: FakeWriter() for id in ("in sync", "behind", "caught-up", "stays")}
     for id, writer in writers.items():
         room.join(id, codec, writer, room.channel.subscribe())
-    before = len(room.channel.receivers)
     writers["behind"].ready = writers["caught-up"].ready = False
     room.send(Line(0))
     await tick()
@@ -282,7 +322,7 @@ async def test_leaving_is_final(room: Fanout[Line]) -> None:
     }
     assert len(room) == 1
     assert "stays" in room
-    assert len(room.channel.receivers) == before
+    assert len(room.channel.receivers) == 1
 
 
 STEPS = st.lists(
@@ -298,8 +338,10 @@ STEPS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(STEPS)
-def test_behaves_as_a_task_for_each_member_would(steps: list[tuple[str, int, str]]) -> None:
+@given(STEPS, st.sampled_from([1, 2, fanout.GROUP]))
+def test_behaves_as_a_task_for_each_member_would(
+    steps: list[tuple[str, int, str]], group: int
+) -> None:
     """Whatever happens in whatever order, a member that drains has been told everything.
 
     The reference is the readable version, a forwarding task for each member, over the same steps.
@@ -313,7 +355,7 @@ def test_behaves_as_a_task_for_each_member_would(steps: list[tuple[str, int, str
         return item.origin == id and item.number % 2 == 1
 
     async def run() -> None:
-        room: Fanout[Line] = Fanout(Channel(capacity=4))
+        room: Fanout[Line] = Fanout(Channel(capacity=4), group=group)
         codec = Numbers()
         sent: list[Line] = []
         writers = {str(i): FakeWriter() for i in range(3)}
@@ -338,7 +380,7 @@ def test_behaves_as_a_task_for_each_member_would(steps: list[tuple[str, int, str
                     unbounded.send(sent[-1])
                     room.send(sent[-1])
             elif step == "turn":
-                await tick()
+                await asyncio.sleep(0)
             elif step == "full":
                 writers[str(number)].ready = False
             elif step == "drain":

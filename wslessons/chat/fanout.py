@@ -4,9 +4,11 @@ The plain way to serve a member is a task that takes items from its `Receiver` a
 `server.forward`). That is right, and slow: every message wakes every task and costs a system call
 for every member. This module does the same job in one loop:
 
-- all items sent in one turn of the event loop go out together, in **one write per connection**;
+- all items that are ready go out together, in **one write per connection**;
 - each item is encoded once for each `Codec` (plain text, JSON, ...), not once for each member;
-- members that keep up, those **in sync**, share one cursor (a `Receiver`) and one joined buffer;
+- members that keep up, those **in sync**, share one cursor (a `Receiver`) and one joined buffer, a
+  group of them at a time; between two groups the loop reads what has been said meanwhile, and the
+  next group gets that too, in place of waiting for the end of the round;
 - a member over its high-water mark is **blocked**: it gets a cursor of its own where it stopped,
   lags in the channel's ring and not in memory, and is told what it lost when it drains;
 - whoever sent an item gets `Codec.to_sender` of it instead: nothing, or an acknowledgement.
@@ -20,6 +22,7 @@ by `forward`.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +36,9 @@ __all__ = ["Codec", "DirectWriter", "Fanout", "Item", "Writer"]
 CHUNK = 2**18
 """Bytes that one write may add to a connection's buffer: with the high-water mark, the bound on
 what a stalled member can hold in memory."""
+
+GROUP = 64
+"""Members who are written to in one turn of the event loop: less than half a millisecond's work."""
 
 
 class Writer(Protocol):
@@ -138,14 +144,16 @@ class Codec(Protocol[I_contra]):
 
 
 class _Member(Generic[I]):
-    __slots__ = ("codec", "cursor", "id", "writer")
+    __slots__ = ("codec", "cursor", "id", "in_sync", "writer")
 
     def __init__(self, id: str, codec: Codec[I], writer: Writer, cursor: Receiver[I]) -> None:
         self.id = id
         self.codec = codec
         self.writer = writer
-        self.cursor: Receiver[I] | None = cursor
-        """Its own place in the log; None while it is in sync."""
+        self.cursor = cursor
+        """Its place in the log: its own one, or that of its group."""
+        self.in_sync: _InSync[I] | None = None
+        """The group whose cursor it shares; None while it has its own."""
 
 
 @dataclass(eq=False)
@@ -167,11 +175,14 @@ class _Group:
 
 
 class _InSync(_Group, Generic[I]):
-    """The members of one codec that keep up, and the cursor they share."""
+    """Members of one codec that keep up, at most `group` of them, and the cursor they share."""
 
-    def __init__(self, cursor: Receiver[I]) -> None:
+    def __init__(self, codec: Codec[I], cursor: Receiver[I]) -> None:
         super().__init__()
+        self.codec = codec
         self.cursor = cursor
+        self.served = 0
+        """Bytes that had been sent to the fan-out when this group was last written to."""
 
     def add(self, id: str, writer: Writer) -> None:
         """Put a member in, and have it sent to directly if that may be."""
@@ -188,17 +199,19 @@ class Fanout(Generic[I]):
     Args:
         channel: the log whose items the members get.
         chunk: the most bytes handed to a connection in one write, unless one frame is larger.
+        group: the most members who are written to in one turn of the event loop.
     """
 
-    def __init__(self, channel: Channel[I], *, chunk: int = CHUNK) -> None:
+    def __init__(self, channel: Channel[I], *, chunk: int = CHUNK, group: int = GROUP) -> None:
         self.channel = channel
         self.chunk = chunk
+        self.group = group
         self._members: dict[str, _Member[I]] = {}
-        self._in_sync: dict[Codec[I], _InSync[I]] = {}
+        self._groups: deque[_InSync[I]] = deque()
+        """In the order in which they were written to: none is further behind than the first."""
         self._caught_up: dict[str, _Member[I]] = {}
-        self._flushed = channel.offset
-        self._unflushed = 0
-        """Bytes of what has been sent since."""
+        self._sent = 0
+        """Bytes of all items ever sent."""
         self._tick: asyncio.Handle | None = None
 
     def __len__(self) -> int:
@@ -209,29 +222,28 @@ class Fanout(Generic[I]):
 
     def cursors(self) -> dict[str, int]:
         """Return for each member's id the offset up to which it has been served."""
-        return {
-            member.id: (member.cursor or self._in_sync[member.codec].cursor).offset
-            for member in self._members.values()
-        }
+        return {member.id: member.cursor.offset for member in self._members.values()}
 
     def send(self, item: I) -> None:
-        """Append `item` to the channel; members get it on the loop's next turn. Never waits.
+        """Append `item` to the channel; members get it on the loop's next turns. Never waits.
 
         Args:
             item: what everyone gets.
         """
         channel = self.channel
-        self._unflushed += item.size
-        if channel.offset - self._flushed >= channel.capacity or (
-            channel.max_bytes is not None and self._unflushed > channel.max_bytes
-        ):
-            # One turn can bring more than the ring holds (500 leaving at once are 500 events), and
-            # members who only wait for the tick must not be lapped by it.
-            self.flush()
-            self._unflushed = item.size
+        if self._groups:
+            last, most = self._groups[0], channel.max_bytes
+            unwritten = self._sent + item.size - last.served
+            if channel.offset - last.cursor.offset >= channel.capacity or (
+                most is not None and unwritten > most
+            ):
+                # One turn can bring more than the ring holds (500 leaving at once are 500 events),
+                # and members who only wait for their turn must not be lapped by it.
+                self.flush()
+        self._sent += item.size
         channel.send(item, item.size)
         if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_soon(self.flush)
+            self._tick = asyncio.get_running_loop().call_soon(self._turn)
 
     def join(self, id: str, codec: Codec[I], writer: Writer, cursor: Receiver[I]) -> None:
         """Serve a new member from `cursor` on, which the fan-out now owns.
@@ -243,8 +255,6 @@ class Fanout(Generic[I]):
             cursor: a reader of the channel.
         """
         member = self._members[id] = _Member(id, codec, writer, cursor)
-        if codec not in self._in_sync:
-            self._in_sync[codec] = _InSync(self.channel.subscribe())
         self._resume(member)
 
     def leave(self, id: str) -> None:
@@ -257,27 +267,47 @@ class Fanout(Generic[I]):
         if member is None:
             return
         self._caught_up.pop(id, None)
-        self._in_sync[member.codec].remove(id)
-        if member.cursor is not None:
+        if member.in_sync is not None:
+            member.in_sync.remove(id)
+        else:
             member.cursor.close()
 
     def flush(self) -> None:
         """Write everything that is ready to everyone who can take it."""
+        self._turn(most=len(self._members))
+
+    def _turn(self, most: int | None = None) -> None:
+        """Write to those who have waited longest; whoever still waits then has the next turn.
+
+        Args:
+            most: how many members are written to, `group` if None.
+        """
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
-        for codec, in_sync in self._in_sync.items():
-            self._serve(codec, in_sync)
-        self._flushed, self._unflushed = self.channel.offset, 0
+        written = 0
+        for _ in range(len(self._groups)):
+            written += len(self._groups[0].writers)
+            if written > (most or self.group):
+                break
+            self._serve_next()
         caught_up, self._caught_up = self._caught_up, {}
         for member in caught_up.values():
             self._resume(member)
+        if self._groups and self._groups[0].cursor.offset < self.channel.offset:
+            self._tick = asyncio.get_running_loop().call_soon(self._turn)
 
-    def _serve(self, codec: Codec[I], in_sync: _InSync[I]) -> None:
-        """Write what is ready to the members in sync; who cannot take it is blocked."""
-        start = in_sync.cursor.offset
+    def _serve_next(self) -> None:
+        """Write to the group that has waited longest; who cannot take what is ready is blocked."""
+        in_sync = self._groups.popleft()
+        if not in_sync.writers:
+            in_sync.cursor.close()
+            return
+        self._groups.append(in_sync)
+        in_sync.served = self._sent
+        codec, start = in_sync.codec, in_sync.cursor.offset
         items = in_sync.cursor.take_ready()
-        if not items or not in_sync.writers:
+        if not items:
             return
         frames = _frames(codec, items)
         # Whoever sent something gets bytes of their own.
@@ -343,29 +373,37 @@ class Fanout(Generic[I]):
     def _block(self, id: str, offset: int) -> None:
         """Give a member that could not take what follows `offset` a cursor of its own there."""
         member = self._members[id]
+        member.in_sync = None
         member.cursor = self.channel.subscribe(since=offset)
         member.writer.when_writable(lambda: self._resume(member))
 
     def _resume(self, member: _Member[I]) -> None:
         """Bring a member with a cursor of its own up to date, and in sync if it gets there."""
-        if self._members.get(member.id) is not member or member.cursor is None:
+        if self._members.get(member.id) is not member or member.in_sync is not None:
             return
-        if not self._catch_up(member, member.cursor):
+        if not self._catch_up(member):
             member.writer.when_writable(lambda: self._resume(member))
             return
-        in_sync = self._in_sync[member.codec]
-        if not in_sync.writers:
-            in_sync.cursor.offset = member.cursor.offset
-        if in_sync.cursor.offset == member.cursor.offset:
-            member.cursor.close()
-            member.cursor = None
-            in_sync.add(member.id, member.writer)
-        else:
+        offset = member.cursor.offset
+        groups = [group for group in self._groups if group.codec == member.codec]
+        groups = [group for group in groups if len(group.writers) < self.group]
+        in_sync = next((group for group in groups if group.cursor.offset == offset), None)
+        if in_sync is None and groups:
+            # Such a group has its turn soon, and is level with this member then.
             self._caught_up[member.id] = member
+            return
+        if in_sync is None:
+            in_sync = _InSync(member.codec, self.channel.subscribe(since=offset))
+            in_sync.served = self._sent
+            self._groups.append(in_sync)
+        member.cursor.close()
+        member.in_sync, member.cursor = in_sync, in_sync.cursor
+        in_sync.add(member.id, member.writer)
 
-    def _catch_up(self, member: _Member[I], cursor: Receiver[I]) -> bool:
+    def _catch_up(self, member: _Member[I]) -> bool:
         """Write to one member what is ready for it; return whether it has taken all of it."""
-        codec, start = member.codec, cursor.offset
+        codec, cursor = member.codec, member.cursor
+        start = cursor.offset
         try:
             items = cursor.take_ready()
         except Lagged as lag:
