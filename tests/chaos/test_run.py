@@ -8,7 +8,7 @@ from wslessons.chaos.run import run
 from wslessons.chaos.world import World
 from wslessons.errors import UserError
 from wslessons.scaling.brokers import kafka
-from wslessons.scaling.cluster import ServerProcess
+from wslessons.scaling.cluster import ClusterServer
 from wslessons.scaling.cluster.server import Config, Stats
 
 
@@ -26,7 +26,7 @@ async def test_every_promise_is_kept_while_everything_breaks(bus: str, seed: int
 async def test_a_server_that_is_killed_while_others_answer_holds_nothing():
     """What is measured then is not this process, which holds all that people have heard."""
 
-    class Killed(ServerProcess):
+    class Killed(ClusterServer):
         async def stats(self, timeout: float = 0) -> Stats:
             return Stats(0, 5, 0, 0, 0, None, 0, 0, 0, "connected", "")
 

@@ -22,7 +22,7 @@ from wslessons.processes import memory
 from wslessons.scaling import brokers
 from wslessons.scaling.brokers import kafka
 from wslessons.scaling.bus.url import with_options
-from wslessons.scaling.cluster import ServerProcess
+from wslessons.scaling.cluster import ClusterServer
 from wslessons.scaling.cluster.server import Config, Stats
 
 __all__ = ["World"]
@@ -81,7 +81,7 @@ class World:
         """The links of people, `LINKS` for each server."""
         self.bus_links: list[Link] = []
         """One between each server and the broker, where that is one process."""
-        self.servers: list[ServerProcess] = []
+        self.servers: list[ClusterServer] = []
         self.before: dict[str, Usage] = {}
         """What each server had before anybody came."""
         self._nodes, self._count = nodes, servers
@@ -122,7 +122,7 @@ class World:
                     # Whoever starts again has the name of the one who died.
                     node=f"server-{number}",
                 )
-                self.servers.append(ServerProcess(number, config))
+                self.servers.append(ClusterServer(number, config))
             self._stack.push_async_callback(self._stop_servers)
             await asyncio.gather(*(server.start() for server in self.servers))
             for server in self.servers:
@@ -157,7 +157,7 @@ class World:
     async def stats(self) -> list[Stats | None]:
         """Return the servers' numbers; None for one that does not answer."""
 
-        async def ask(server: ServerProcess) -> Stats | None:
+        async def ask(server: ClusterServer) -> Stats | None:
             try:
                 return await server.stats(timeout=3)
             except UserError:
@@ -202,8 +202,8 @@ class World:
 
     def _faults(self) -> dict[str, Callable[[Step], contextlib.AbstractAsyncContextManager[None]]]:
         return {
-            "kill server": lambda step: self._server_down(step, ServerProcess.kill),
-            "stop server": lambda step: self._server_down(step, ServerProcess.stop),
+            "kill server": lambda step: self._server_down(step, ClusterServer.kill),
+            "stop server": lambda step: self._server_down(step, ClusterServer.stop),
             "freeze server": lambda step: self._freeze(self._server(step)),
             "block loop": self._hold_up,
             "kill broker": self._broker_down,
@@ -229,7 +229,7 @@ class World:
     def _bus_link(self, step: Step) -> Link:
         return self.bus_links[int(step.which * len(self.bus_links))]
 
-    def _server(self, step: Step) -> ServerProcess:
+    def _server(self, step: Step) -> ClusterServer:
         return self.servers[int(step.which * len(self.servers))]
 
     def _node(self, step: Step) -> brokers.Node:
@@ -237,7 +237,7 @@ class World:
 
     @contextlib.asynccontextmanager
     async def _server_down(
-        self, step: Step, end: Callable[[ServerProcess], Awaitable[None]]
+        self, step: Step, end: Callable[[ClusterServer], Awaitable[None]]
     ) -> AsyncGenerator[None]:
         server = self._server(step)
         self._down[server.number] += 1
@@ -294,7 +294,7 @@ class World:
             await self._start(nodes)
 
     @contextlib.asynccontextmanager
-    async def _freeze(self, victim: ServerProcess | brokers.Node) -> AsyncGenerator[None]:
+    async def _freeze(self, victim: ClusterServer | brokers.Node) -> AsyncGenerator[None]:
         pid = victim.pid
         if pid is None:
             yield

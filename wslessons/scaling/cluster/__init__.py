@@ -34,10 +34,10 @@ from wslessons.scaling import brokers
 from wslessons.scaling.brokers import Broker
 from wslessons.scaling.bus import from_url
 from wslessons.scaling.bus.url import with_options
-from wslessons.scaling.cluster.server import Config, ServerProcess, Stats
+from wslessons.scaling.cluster.server import ClusterServer, Config, Stats
 from wslessons.serving import explained_bind_errors
 
-__all__ = ["Cluster", "ServerProcess", "Stats"]
+__all__ = ["Cluster", "ClusterServer", "Stats"]
 
 LAST_PORT = 65535
 
@@ -71,7 +71,7 @@ class Cluster:
         UserError: `port` is too high for so many, or a port can't be shared here.
 
     Attributes:
-        servers: each a `ServerProcess`, with `url`, `pid`, `state`, `kill`, `stop`, `restart`.
+        servers: each a `ClusterServer`, with `url`, `pid`, `state`, `kill`, `stop`, `restart`.
         broker: the `wslessons.scaling.brokers.Broker`, whose nodes may be killed; None for
             `memory`, and where `bus` is a URL.
         bus_url: what the servers were given. A broker that is started here has a password, which is
@@ -135,7 +135,7 @@ class Cluster:
         self._shared: socket.socket | None = None
         """Keeps the shared port while no server has it; it is bound and does not listen."""
         self.servers = [
-            ServerProcess(number, config, loop) for number, config in enumerate(self._configs, 1)
+            ClusterServer(number, config, loop) for number, config in enumerate(self._configs, 1)
         ]
 
     @property
@@ -153,7 +153,7 @@ class Cluster:
             The numbers of each; None for one that is gone or does not answer.
         """
 
-        async def ask(server: ServerProcess) -> Stats | None:
+        async def ask(server: ClusterServer) -> Stats | None:
             try:
                 return await server.stats(timeout=timeout)
             except UserError:

@@ -16,7 +16,7 @@ from wslessons import tables
 from wslessons.errors import UserError, print_line
 from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.bus.url import Address
-from wslessons.scaling.cluster import Cluster, ServerProcess, Stats
+from wslessons.scaling.cluster import Cluster, ClusterServer, Stats
 from wslessons.serving import stop_event
 
 __all__ = ["Display", "describe_broker", "run", "serve_until_stopped", "summary", "table"]
@@ -131,7 +131,7 @@ def summary(cluster: Cluster, stats: list[Stats | None]) -> str:
     return f"{', '.join(parts)}; {_changing(cluster, stats)}"
 
 
-def _row(server: ServerProcess, stats: Stats | None, alone: bool) -> tuple[str, ...]:
+def _row(server: ClusterServer, stats: Stats | None, alone: bool) -> tuple[str, ...]:
     name = f"{server.number} {server.url.removeprefix('ws://')}"
     if stats is None:
         state = "no answer" if server.state == "running" else server.state

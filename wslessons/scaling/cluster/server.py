@@ -21,7 +21,7 @@ import msgspec
 from wslessons.errors import UserError
 from wslessons.processes import guarded
 
-__all__ = ["Answer", "Config", "Failed", "Ready", "ServerProcess", "Stats"]
+__all__ = ["Answer", "ClusterServer", "Config", "Failed", "Ready", "Stats"]
 
 START_TIME = 30.0
 """Seconds for a server to import, connect to its broker and accept."""
@@ -98,7 +98,7 @@ class Stats(msgspec.Struct, tag="stats"):
 Answer = Ready | Failed | Stats
 
 
-class ServerProcess:
+class ClusterServer:
     """A chat server in a process of its own. Made by `Cluster`.
 
     Args:
