@@ -7,7 +7,8 @@ Kafka is a Java program, and no Python package brings it. What is used, the firs
 3. what this module brought: ``python -m wslessons.scaling.brokers`` gets Kafka and all that it
    needs by their Maven coordinates, with ``mvn``, and keeps them beside other programs' caches
    (``$XDG_CACHE_HOME`` or ``~/.cache``, 43 MB). Beside them it keeps the classes that a start
-   loads as Java wants them in memory (47 MB), which spares each start half of its work.
+   loads as Java wants them in memory (47 MB), which spares each start half of its work, and what
+   Kafka's own tool writes into an empty disk, which spares each node's first start a third.
 
 Java 17 or newer runs it. Where one of the two is missing, there is `kafka_emulator`.
 
@@ -30,7 +31,7 @@ import struct
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,10 @@ START_TIME = 60.0
 """Seconds for Kafka to be ready; it takes 3 on a machine that does nothing else."""
 ARCHIVE = "classes.jsa"
 """The classes that a start loads, in the folder of the jars that they come from."""
+FORMATTED = "formatted.checkpoint"
+"""The beginning of a cluster's metadata, beside them: which features this Kafka has."""
+METADATA = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
+"""Where it stands among a node's data."""
 BRING_TIME = 600.0
 """Seconds for Maven to get everything."""
 
@@ -161,7 +166,8 @@ def bring() -> Path:
     target = _cache()
     if not target.is_dir():
         _get(target)
-    if not (target / ARCHIVE).exists() and (java := shutil.which("java")):
+    kept = [target / FORMATTED, target / ARCHIVE]
+    if not all(path.exists() for path in kept) and (java := shutil.which("java")):
         # Without it a start only takes longer.
         with contextlib.suppress(UserError, OSError):
             _archive(Installation(java, target, VERSION))
@@ -197,17 +203,19 @@ def _get(target: Path) -> None:
 
 
 def _archive(found: Installation) -> None:
-    """Start a node, and have Java write down at its end which classes it has loaded."""
+    """Start a node; keep what its disk was given and, at its end, which classes it has loaded."""
     with tempfile.TemporaryDirectory(dir=found.libs) as folder:
-        part = Path(folder, ARCHIVE)
+        part, formatted = Path(folder, ARCHIVE), Path(folder, FORMATTED)
         options = (f"-XX:ArchiveClassesAtExit={part}",)
         (server,) = make_cluster(found._replace(options=options), 1)
         try:
             server.start()
+            shutil.copyfile(server.data / METADATA, formatted)
             server.stop()
         finally:
             server.close()
-        part.rename(found.libs / ARCHIVE)
+        formatted.replace(found.libs / FORMATTED)
+        part.replace(found.libs / ARCHIVE)
 
 
 class KafkaServer(ServerProcess):
@@ -251,11 +259,7 @@ class KafkaServer(ServerProcess):
         config = str(self._config)
         try:
             if not self.data.exists():
-                words = ["format", "--cluster-id", self._cluster, "--config", config]
-                self._run(*self._found.command("kafka.tools.StorageTool", *words))
-                assert self._process is not None
-                if self._process.wait(START_TIME):
-                    raise Stopped(self._last_words())
+                self._format(config)
             self._run(*self._found.command("kafka.Kafka", config))
             self._wait_for(self._ready, START_TIME)
         except Stopped as exc:
@@ -275,6 +279,31 @@ class KafkaServer(ServerProcess):
         """
         self.kill()
         super().close()
+
+    def _format(self, config: str) -> None:
+        """Make an empty disk the node's.
+
+        Kafka's tool for that is a Java of its own, and writes the same for every node, but for who
+        it is: see ``kafka-storage format``, and `MetaProperties` in Kafka's source.
+        """
+        kept = self._found.libs / FORMATTED
+        if kept.exists():
+            metadata = self.data / METADATA
+            metadata.parent.mkdir(parents=True)
+            shutil.copyfile(kept, metadata)
+            who = {
+                "version": 1,
+                "cluster.id": self._cluster,
+                "node.id": self._number,
+                "directory.id": _uuid(),
+            }
+            _write_properties(self.data / "meta.properties", who)
+            return
+        words = ["format", "--cluster-id", self._cluster, "--config", config]
+        self._run(*self._found.command("kafka.tools.StorageTool", *words))
+        assert self._process is not None
+        if self._process.wait(START_TIME):
+            raise Stopped(self._last_words())
 
     def _write(self) -> None:
         nodes = len(self._ports)
@@ -316,12 +345,21 @@ class KafkaServer(ServerProcess):
                     f" username={USER} password={secret} user_{USER}={secret};"
                 ),
             }
-        self._config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        _write_properties(self._config, settings)
 
     def _ready(self) -> bool | None:
         with contextlib.suppress(OSError, struct.error):
             return True if self._number in _members(self.port, self._password) else None
         return None
+
+
+def _write_properties(path: Path, settings: Mapping[str, object]) -> None:
+    path.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+
+
+def _uuid() -> str:
+    """Make an id in Kafka's form, which begins with no minus."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
 
 
 def _quoted(text: str) -> str:
@@ -395,7 +433,5 @@ def make_cluster(found: Installation, nodes: int, password: str = "") -> list[Ka
     """
     drawn = free_ports(2 * nodes)
     ports = [*zip(drawn[:nodes], drawn[nodes:], strict=True)]
-    # Kafka's form of a UUID.
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
-    numbers = range(1, nodes + 1)
+    cluster, numbers = _uuid(), range(1, nodes + 1)
     return [KafkaServer(found, number, ports, cluster, password) for number in numbers]
