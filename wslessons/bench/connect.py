@@ -7,8 +7,11 @@ library it counts when it is open.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import selectors
 import socket
+import struct
 import time
 from typing import Any
 
@@ -33,10 +36,13 @@ CONNECTIONS = {True: 1000, False: 5000}
 """How many connections, with ``--quick`` and without."""
 # Browsers offer it, too; who wants none does not take it.
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+HEAD_END = b"\r\n\r\n"
 AT_ONCE = 64
 """Handshakes under way at a time."""
 TIMEOUT = 60.0
 """Seconds that a crowd may take to get in."""
+# As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
+RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 def contenders() -> dict[str, tuple[Peer, bool]]:
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Crowd:
-    """Connections that come in as fast as they are let in.
+    """Connections that come in as fast as they are let in, and then do no more than answer pings.
 
     Args:
         port: where the server listens.
@@ -67,6 +73,8 @@ class Crowd:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.pings = 0
+        """How many were answered."""
         self.sockets: list[socket.socket] = []
         self._selector = selectors.DefaultSelector()
 
@@ -81,7 +89,7 @@ class Crowd:
             The seconds.
 
         Raises:
-            UserError: one was refused, or it takes too long.
+            UserError: the server refuses or drops one, or it takes too long.
         """
         begun = time.perf_counter()
         opened = done = 0
@@ -89,7 +97,10 @@ class Crowd:
             if time.perf_counter() - begun > TIMEOUT:
                 raise UserError(f"only {done} of {count} connections were let in.")
             while opened < count and opened - done < AT_ONCE:
-                self._open()
+                try:
+                    self._open()
+                except OSError as exc:
+                    raise UserError(f"can't connect to the bench's server: {exc}.") from exc
                 opened += 1
             for key, _ in self._selector.select(0.05):
                 done += self._go_on(key, joining)
@@ -98,11 +109,12 @@ class Crowd:
     def _open(self) -> None:
         sock = socket.socket()
         self.sockets.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         sock.connect(("127.0.0.1", self.port))
         sock.setblocking(False)
         sock.send(handshake(host=f"127.0.0.1:{self.port}", more=DEFLATE))
         name = f"user{len(self.sockets):06d}"
-        self._selector.register(sock, selectors.EVENT_READ, (b"\r\n\r\n", name))
+        self._selector.register(sock, selectors.EVENT_READ, (HEAD_END, name))
 
     def _go_on(self, key: selectors.SelectorKey, joining: bool) -> bool:
         """Read on one connection; return whether it is in now."""
@@ -111,14 +123,16 @@ class Crowd:
         # A joined one hears all who come after it; that is read and dropped.
         data = sock.recv(2**16)
         if not data:
-            raise UserError("the server refused a connection.")
-        if not awaited:
-            answer_pings(sock, data)
-        if not awaited or awaited not in data:
+            raise UserError("the server closed a connection.")
+        arrived = awaited in data
+        if awaited == HEAD_END:
+            head, _, data = data.partition(HEAD_END)
+            if arrived and b" 101 " not in head:
+                raise UserError(f"the server refused: {head[:60]!r}")
+        self.pings += answer_pings(sock, data)[0]
+        if not awaited or not arrived:
             return False
-        if awaited == b"\r\n\r\n" and b" 101 " not in data:
-            raise UserError(f"the server refused: {data[:60]!r}")
-        if awaited == b"\r\n\r\n" and joining:
+        if awaited == HEAD_END and joining:
             sock.send(client_frame(name.encode()))
             self._selector.modify(sock, selectors.EVENT_READ, (b"Welcome, ", name))
             return False
@@ -134,6 +148,20 @@ class Crowd:
         end = time.perf_counter() + 10 * seconds
         while (ready := self._selector.select(seconds)) and time.perf_counter() < end:
             for key, _ in ready:
+                self._go_on(key, False)
+
+    def answer(self, seconds: float) -> None:
+        """Answer pings for so long.
+
+        Args:
+            seconds: how long.
+
+        Raises:
+            UserError: the server drops a connection.
+        """
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            for key, _ in self._selector.select(left):
                 self._go_on(key, False)
 
     def close(self) -> None:
@@ -184,8 +212,7 @@ def measure(server: RunningPeer, count: int, joining: bool) -> dict[str, Any]:
     Returns:
         ``rate`` in connections per second, and for each ``cpu`` in seconds and ``memory`` in bytes.
     """
-    crowd = Crowd(server.port)
-    try:
+    with contextlib.closing(Crowd(server.port)) as crowd:
         # What exists once is there after the first ones.
         crowd.come(20, joining)
         crowd.settle()
@@ -193,8 +220,6 @@ def measure(server: RunningPeer, count: int, joining: bool) -> dict[str, Any]:
         took = crowd.come(count, joining)
         crowd.settle()
         after = server.ask()
-    finally:
-        crowd.close()
     return {
         "rate": count / took,
         "cpu": (after["cpu"] - before["cpu"]) / count,

@@ -146,7 +146,7 @@ def _trips(
             if not (data := sock.recv(4096)):
                 raise UserError("the server closed a connection in the middle of the run.")
             # Nor is a ping an answer.
-            if data[0] == PING and not answer_pings(sock, data):
+            if data[0] == PING and not answer_pings(sock, data)[1]:
                 continue
             now = time.perf_counter()
             times.append(now - sent[sock])

@@ -48,7 +48,7 @@ def client_frame(text: bytes, opcode: int = 0x81) -> bytes:
     return bytes([opcode, 0x80 | len(text), 0, 0, 0, 0]) + text
 
 
-def answer_pings(sock: socket.socket, data: bytes) -> int:
+def answer_pings(sock: socket.socket, data: bytes) -> tuple[int, int]:
     """Send the pongs to the pings in what was read from a server.
 
     Args:
@@ -56,17 +56,18 @@ def answer_pings(sock: socket.socket, data: bytes) -> int:
         data: whole frames of at most 125 bytes each; what does not look like them ends it.
 
     Returns:
-        How many other frames there were.
+        How many pings there were, and how many other frames.
     """
-    at = others = 0
+    at = pings = others = 0
     while len(data) >= at + 2 and data[at + 1] < 126:
         end = at + 2 + data[at + 1]
         if data[at] == PING:
             sock.send(client_frame(data[at + 2 : end], PONG))
+            pings += 1
         else:
             others += 1
         at = end
-    return others
+    return pings, others
 
 
 def connect(port: int, buffer_size: int = 0) -> tuple[socket.socket, bytearray]:

@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import selectors
-import socket
-import struct
 import time
-from typing import Any, Self
+from typing import Any
 
-from wslessons.bench.fanout_load import PING, PONG, client_frame, connect
+from wslessons.bench.connect import Crowd
 from wslessons.bench.tools import (
     Child,
     add_common,
@@ -30,89 +26,12 @@ from wslessons.bench.tools import (
     save_json,
     turns,
 )
-from wslessons.errors import UserError, at_least
+from wslessons.errors import at_least
 from wslessons.tables import table
 
-__all__ = ["Peers", "add_arguments", "measure", "run", "show", "summary"]
+__all__ = ["add_arguments", "measure", "run", "show", "summary"]
 
 CONTENDERS = ("wslessons", "library", "none")
-# As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
-RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-
-
-class Peers:
-    """Idle clients of one server, that answer its pings; a context manager.
-
-    Args:
-        port: the server's, on 127.0.0.1.
-        count: how many.
-
-    Raises:
-        UserError: the server refuses or drops one, now or while pings are answered.
-    """
-
-    def __init__(self, port: int, count: int) -> None:
-        self.pings = 0
-        self._selector = selectors.DefaultSelector()
-        self._socks: list[socket.socket] = []
-        try:
-            for number in range(count):
-                self._connect(port)
-                if number % 50 == 0:
-                    self.answer(0)
-        except OSError as exc:
-            self.close()
-            raise UserError(f"can't connect to the bench's server: {exc}.") from exc
-        except BaseException:
-            self.close()
-            raise
-
-    def _connect(self, port: int) -> None:
-        sock, rest = connect(port)
-        self._socks.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        sock.setblocking(False)
-        self._selector.register(sock, selectors.EVENT_READ, rest)
-
-    def answer(self, seconds: float) -> None:
-        """Answer pings for `seconds`, at least those that are here.
-
-        Args:
-            seconds: how long.
-        """
-        end = time.perf_counter() + seconds
-        while True:
-            left = max(0.0, end - time.perf_counter())
-            for key, _ in self._selector.select(left):
-                assert isinstance(key.fileobj, socket.socket)
-                self._read(key.fileobj, key.data)
-            if not left:
-                return
-
-    def _read(self, sock: socket.socket, buffer: bytearray) -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not (data := sock.recv(4096)):
-                raise UserError("the bench's server closed a connection in the middle of the run.")
-            buffer += data
-        while len(buffer) >= 2 and len(buffer) >= 2 + buffer[1]:
-            if buffer[0] != PING:
-                raise UserError(f"the bench's server sent something else than a ping: {buffer!r}.")
-            size = buffer[1]
-            sock.send(client_frame(bytes(buffer[2 : 2 + size]), PONG))
-            del buffer[: 2 + size]
-            self.pings += 1
-
-    def close(self) -> None:
-        """Drop all connections."""
-        for sock in self._socks:
-            sock.close()
-        self._selector.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +47,8 @@ def measure(contender: str, args: argparse.Namespace) -> dict[str, Any]:
     """
     with Child("heartbeat", contender, str(args.interval)) as server:
         empty = server.ask()
-        with Peers(server.port, args.connections) as peers:
+        with contextlib.closing(Crowd(server.port)) as peers:
+            peers.come(args.connections, joining=False)
             # In the first interval each connection allocates what its first beat needs.
             peers.answer(args.interval)
             before, pings = server.ask(), peers.pings
