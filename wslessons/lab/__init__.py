@@ -12,27 +12,33 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wslessons.lab.background import (
-        BackgroundApp,
-        BackgroundServer,
-        cluster,
-        serve,
-        serve_app,
-        servers,
-    )
-    from wslessons.lab.channelview import draw_channel
-    from wslessons.lab.chatpanel import chat_panels
-    from wslessons.lab.commands import memory, serving
-    from wslessons.lab.curves import cost_curves
-    from wslessons.lab.dashboard import dashboard_panel
-    from wslessons.lab.echopanel import echo_panel
-    from wslessons.lab.kernel import logbook, setup
-    from wslessons.lab.pagepanel import FRAMES, HOSTS, page_panel, page_url
-    from wslessons.lab.plugpanel import plug_panel
-    from wslessons.lab.prediction import predict
-    from wslessons.lab.progresscard import progress_card
-    from wslessons.lab.source import about, show
-    from wslessons.lab.wireview import handshake, sequence, wire_table
+    from wslessons.lab.background import BackgroundApp as BackgroundApp
+    from wslessons.lab.background import BackgroundServer as BackgroundServer
+    from wslessons.lab.background import cluster as cluster
+    from wslessons.lab.background import serve as serve
+    from wslessons.lab.background import serve_app as serve_app
+    from wslessons.lab.background import servers as servers
+    from wslessons.lab.channelview import draw_channel as draw_channel
+    from wslessons.lab.chatpanel import chat_panels as chat_panels
+    from wslessons.lab.commands import memory as memory
+    from wslessons.lab.commands import serving as serving
+    from wslessons.lab.curves import cost_curves as cost_curves
+    from wslessons.lab.dashboard import dashboard_panel as dashboard_panel
+    from wslessons.lab.echopanel import echo_panel as echo_panel
+    from wslessons.lab.kernel import logbook as logbook
+    from wslessons.lab.kernel import setup as setup
+    from wslessons.lab.pagepanel import FRAMES as FRAMES
+    from wslessons.lab.pagepanel import HOSTS as HOSTS
+    from wslessons.lab.pagepanel import page_panel as page_panel
+    from wslessons.lab.pagepanel import page_url as page_url
+    from wslessons.lab.plugpanel import plug_panel as plug_panel
+    from wslessons.lab.prediction import predict as predict
+    from wslessons.lab.progresscard import progress_card as progress_card
+    from wslessons.lab.source import about as about
+    from wslessons.lab.source import show as show
+    from wslessons.lab.wireview import handshake as handshake
+    from wslessons.lab.wireview import sequence as sequence
+    from wslessons.lab.wireview import wire_table as wire_table
 
 _HOME: dict[str, str] = {
     name: module
@@ -55,35 +61,7 @@ _HOME: dict[str, str] = {
     for name in names.split()
 }
 
-__all__ = [
-    "FRAMES",
-    "HOSTS",
-    "BackgroundApp",
-    "BackgroundServer",
-    "about",
-    "chat_panels",
-    "cluster",
-    "cost_curves",
-    "dashboard_panel",
-    "draw_channel",
-    "echo_panel",
-    "handshake",
-    "logbook",
-    "memory",
-    "page_panel",
-    "page_url",
-    "plug_panel",
-    "predict",
-    "progress_card",
-    "sequence",
-    "serve",
-    "serve_app",
-    "servers",
-    "serving",
-    "setup",
-    "show",
-    "wire_table",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

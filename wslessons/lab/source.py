@@ -1,41 +1,38 @@
-"""Show code from the package, so that a lesson never types it again."""
+"""Show what the package holds, so that a lesson never types it again."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from wslessons.errors import UserError
 
-__all__ = ["About", "Source", "about", "show"]
+__all__ = ["Shown", "about", "show"]
 
 
-class Source:
-    """The source of an object, which JupyterLab highlights in the colours of its theme.
+class Shown:
+    """What a cell shows: text, and in JupyterLab what is drawn of it.
 
     Args:
-        code: Python.
+        text: for a terminal, and for whoever compares outputs.
+        drawn: the same by its MIME type, such as ``text/markdown``.
     """
 
-    def __init__(self, code: str) -> None:
-        self.code = code
+    def __init__(self, text: str, drawn: Mapping[str, str] | None = None) -> None:
+        self.text, self.drawn = text, drawn or {}
 
     def __repr__(self) -> str:
-        return self.code
+        return self.text
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        # A fence longer than any in the code, so that a docstring can't end it early.
-        fence = "```"
-        while fence in self.code:
-            fence += "`"
-        return {"text/plain": self.code, "text/markdown": f"{fence}python\n{self.code}\n{fence}"}
+        return {"text/plain": self.text, **self.drawn}
 
 
-def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
+def show(*objects: ModuleType | type | Callable[..., Any]) -> Shown:
     """Show the source of the package, as it will run.
 
     Args:
@@ -56,34 +53,15 @@ def show(*objects: ModuleType | type | Callable[..., Any]) -> Source:
                 f"{item!r} has no Python source to show: give show() a function, a class or a"
                 " module."
             ) from None
-    return Source("\n\n\n".join(parts))
+    code = "\n\n\n".join(parts)
+    # A fence longer than any in the code, so that a docstring can't end it early.
+    fence = "```"
+    while fence in code:
+        fence += "`"
+    return Shown(code, {"text/markdown": f"{fence}python\n{code}\n{fence}"})
 
 
-class About:
-    """What a module says of itself, which JupyterLab shows as text, code and tables.
-
-    Args:
-        text: a docstring.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        # A docstring marks code by its indent, with "::" before it where reStructuredText wants it.
-        markdown = re.sub(r"::$", ":", self.text, flags=re.MULTILINE)
-        markdown = re.sub(
-            r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+",
-            lambda block: f"```python\n{textwrap.dedent(block[0]).rstrip()}\n```\n",
-            f"{markdown}\n",
-        )
-        return {"text/plain": self.text, "text/markdown": markdown}
-
-
-def about(module: ModuleType) -> About:
+def about(module: ModuleType) -> Shown:
     """Show what a module says of itself: its purpose, its use in a script, what it leaves out.
 
     Args:
@@ -97,4 +75,11 @@ def about(module: ModuleType) -> About:
     """
     if not (text := inspect.getdoc(module)):
         raise UserError(f"{module.__name__} says nothing of itself.")
-    return About(text)
+    # A docstring marks code by its indent, with "::" before it where reStructuredText wants it.
+    markdown = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    markdown = re.sub(
+        r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+",
+        lambda block: f"```python\n{textwrap.dedent(block[0]).rstrip()}\n```\n",
+        f"{markdown}\n",
+    )
+    return Shown(text, {"text/markdown": markdown})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
+from wslessons.lab.source import Shown
 from wslessons.link import Recording
 from wslessons.tables import table
 from wslessons.wire import (
@@ -17,15 +17,7 @@ from wslessons.wire import (
 )
 from wslessons.wire.wording import printable
 
-__all__ = [
-    "SequenceDiagram",
-    "Text",
-    "WireTable",
-    "handshake",
-    "mermaid_text",
-    "sequence",
-    "wire_table",
-]
+__all__ = ["handshake", "mermaid_text", "sequence", "wire_table"]
 
 Wire = Recording | Iterable[Record]
 
@@ -56,37 +48,7 @@ def _row(record: Record) -> tuple[str, ...]:
     return (arrow, getattr(record, "event", "problem"), "", "", "", "", "", record.text)
 
 
-class WireTable:
-    """A table of records, a row each: direction, opcode, bits, lengths in bytes, payload.
-
-    Args:
-        rows: the cells of each, one for each column.
-    """
-
-    def __init__(self, rows: Sequence[tuple[str, ...]]) -> None:
-        self.rows = [COLUMNS, *rows]
-
-    def __repr__(self) -> str:
-        return table(self.rows[0], self.rows[1:], left=range(len(COLUMNS)))
-
-    def _repr_html_(self) -> str:
-        columns = list(zip(*self.rows, strict=True))[:-1]
-        styles = [COLUMN.format(width=max(map(len, column)) + 2) for column in columns]
-        head, *body = (
-            f'<tr style="{ROW}">'
-            + "".join(
-                f'<{tag} style="{style}">{html.escape(text)}</{tag}>'
-                for style, text in zip([*styles, PAYLOAD], row, strict=True)
-            )
-            + "</tr>"
-            for tag, row in [("th", self.rows[0]), *(("td", row) for row in self.rows[1:])]
-        )
-        return (
-            f'<table style="width:100%"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
-        )
-
-
-def wire_table(wire: Wire) -> WireTable:
+def wire_table(wire: Wire) -> Shown:
     """Show what was recorded as a table, in the order of time.
 
     ``-->`` is from client to server. Lengths are bytes on the wire: ``header`` holds the first
@@ -98,24 +60,20 @@ def wire_table(wire: Wire) -> WireTable:
     Returns:
         The table: HTML in a notebook, columns of text elsewhere.
     """
-    return WireTable([_row(record) for record in _records(wire)])
-
-
-class SequenceDiagram:
-    """A Mermaid sequence diagram, which JupyterLab draws; its text is the diagram's own source.
-
-    Args:
-        lines: of Mermaid, without the first.
-    """
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        self.source = "\n".join(["sequenceDiagram", *(f"    {line}" for line in lines)])
-
-    def __repr__(self) -> str:
-        return self.source
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        return {"text/plain": self.source, "text/markdown": f"```mermaid\n{self.source}\n```"}
+    rows = [_row(record) for record in _records(wire)]
+    widths = [max(map(len, column)) + 2 for column in zip(COLUMNS, *rows, strict=True)]
+    styles = [*(COLUMN.format(width=width) for width in widths[:-1]), PAYLOAD]
+    head, *body = (
+        f'<tr style="{ROW}">'
+        + "".join(
+            f'<{tag} style="{style}">{html.escape(text)}</{tag}>'
+            for style, text in zip(styles, row, strict=True)
+        )
+        + "</tr>"
+        for tag, row in [("th", COLUMNS), *(("td", row) for row in rows)]
+    )
+    drawn = f'<table style="width:100%"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+    return Shown(table(COLUMNS, rows, left=range(len(COLUMNS))), {"text/html": drawn})
 
 
 def mermaid_text(text: str, limit: int = 48) -> str:
@@ -139,7 +97,7 @@ def mermaid_text(text: str, limit: int = 48) -> str:
     return kept or "(empty)"
 
 
-def sequence(wire: Wire, client: str = "client", server: str = "server") -> SequenceDiagram:
+def sequence(wire: Wire, client: str = "client", server: str = "server") -> Shown:
     """Draw what was recorded as a sequence diagram.
 
     The HTTP handshake and closing frames have their own kind of arrow, the rest of the frames is
@@ -169,24 +127,11 @@ def sequence(wire: Wire, client: str = "client", server: str = "server") -> Sequ
             label = f"{getattr(record, 'event', 'problem')}: {record.text}"
             arrow = "-x"
         lines.append(f"{ends[0]}{arrow}{ends[1]}: {mermaid_text(label)}")
-    return SequenceDiagram(lines)
+    source = "\n".join(["sequenceDiagram", *(f"    {line}" for line in lines)])
+    return Shown(source, {"text/markdown": f"```mermaid\n{source}\n```"})
 
 
-class Text:
-    """Plain lines, shown as they are.
-
-    Args:
-        text: the lines.
-    """
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def handshake(wire: Wire) -> Text:
+def handshake(wire: Wire) -> Shown:
     """Show the opening handshake line by line, as it was sent (RFC 6455, section 1.3).
 
     Args:
@@ -200,4 +145,4 @@ def handshake(wire: Wire) -> Text:
         for record in _records(wire)
         if isinstance(record, HandshakeRequest | HandshakeResponse)
     ]
-    return Text("\n\n".join("\n".join(printable(x) for x in part.split("\n")) for part in parts))
+    return Shown("\n\n".join("\n".join(printable(x) for x in part.split("\n")) for part in parts))
