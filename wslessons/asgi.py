@@ -117,6 +117,11 @@ class AppServer:
         self._task = asyncio.create_task(self._run(sock), name=f"app at {address}")
 
     @property
+    def app(self) -> Any:
+        """The application."""
+        return self._server.config.app
+
+    @property
     def connections(self) -> set[Any]:
         """The connections that are open now, of either kind: uvicorn's protocol objects."""
         return set(self._server.server_state.connections)

@@ -93,6 +93,34 @@ CONNECTIONS: list[Row] = [
         "time of silence after a ping until a client is dropped",
     ),
 ]
+CLUSTER: list[Row] = [
+    (
+        *("--servers", 1, 3, "N"),
+        "how many, each in a process of its own; with --port they take that one and those after it",
+    ),
+    ("--nodes", 1, 1, "N", "servers of the broker, where it is started here"),
+]
+WEB_NAMES = [
+    (
+        *("--origins", "ORIGIN"),
+        "pages that may talk to the chat beside its own, such as https://example.com",
+    ),
+    (
+        *("--hosts", "NAME"),
+        "names that the server answers to beside its address and this machine's own, such as"
+        " chat.example.com; * for any (default: none)",
+    ),
+    (
+        *("--proxies", "ADDRESS"),
+        "addresses or networks of proxies that are believed in X-Forwarded-For (default: none)",
+    ),
+    (
+        *("--observers", "ADDRESS"),
+        "addresses or networks that may see /rooms and /metrics beside this machine"
+        " (default: none)",
+    ),
+]
+"""Options that take names: each with its unit and meaning."""
 
 
 def _shown(number: float) -> str:
@@ -277,14 +305,7 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
     Returns:
         The function that runs it, given what was parsed.
     """
-    parser.add_argument(
-        "--servers",
-        type=at_least(1, int),
-        default=3,
-        metavar="N",
-        help="how many, each in a process of its own; with --port they take that one and those"
-        " after it (default: %(default)s)",
-    )
+    _add_numbers(parser, CLUSTER)
     parser.add_argument(
         "--bus",
         type=_bus,
@@ -292,13 +313,6 @@ def cluster(parser: argparse.ArgumentParser) -> Run:
         help="memory, nats, redis, kafka (an emulator, where there is no Kafka), one of them with"
         " options, as nats?stream=chat, or the URL of a broker that runs (default: what"
         f" {BUS_VARIABLE} holds, or else nats)",
-    )
-    parser.add_argument(
-        "--nodes",
-        type=at_least(1, int),
-        default=1,
-        metavar="N",
-        help="servers of the broker, where it is started here (default: %(default)s)",
     )
     parser.add_argument(
         "--share-port",
@@ -331,46 +345,12 @@ def web(parser: argparse.ArgumentParser) -> Run:
     """
     add_address(parser, 8000)
     add_chat_limits(parser)
-    parser.add_argument(
-        "--origins",
-        nargs="+",
-        default=[],
-        metavar="ORIGIN",
-        help="pages that may talk to the chat beside its own, such as https://example.com",
-    )
-    parser.add_argument(
-        "--hosts",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="names that the server answers to beside its address and this machine's own, such as"
-        " chat.example.com; * for any (default: none)",
-    )
-    parser.add_argument(
-        "--proxies",
-        nargs="+",
-        default=[],
-        metavar="ADDRESS",
-        help="addresses or networks of proxies that are believed in X-Forwarded-For"
-        " (default: none)",
-    )
-    parser.add_argument(
-        "--observers",
-        nargs="+",
-        default=[],
-        metavar="ADDRESS",
-        help="addresses or networks that may see /rooms and /metrics beside this machine"
-        " (default: none)",
-    )
+    for name, unit, what in WEB_NAMES:
+        parser.add_argument(name, nargs="+", default=[], metavar=unit, help=what)
     parser.add_argument("--certfile", metavar="FILE", help="serve TLS with this certificate chain")
     parser.add_argument("--keyfile", metavar="FILE", help="its key, where that is a file apart")
-    parser.add_argument(
-        "--drain",
-        type=at_least(0, float),
-        default=3,
-        metavar="SECONDS",
-        help="when stopped, send people away over so long (default: %(default)s)",
-    )
+    drain = ("--drain", 0.0, 3.0, "SECONDS", "when stopped, send people away over so long")
+    _add_numbers(parser, [drain])
 
     def run(args: argparse.Namespace) -> int:
         # Only here: the command's help needs none of what the extra brings.

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from websockets.frames import CloseCode
 from websockets.protocol import State
@@ -14,9 +14,6 @@ from websockets.protocol import State
 from wslessons.heartbeat.pacer import Pacer
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from websockets.asyncio.connection import Connection
 
 __all__ = ["Beat", "Heartbeat"]
@@ -146,12 +143,7 @@ class Heartbeat:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def stop(self) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ssl
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wslessons import asgi
 from wslessons.chat import ChatServer
 from wslessons.errors import UserError, print_line
-from wslessons.limits import HEARTBEAT, ConnectionLimit
 from wslessons.logs import fold_accept_errors
 from wslessons.serving import run_on, stop_event
-from wslessons.web.app import OPTIONS, application, named
+from wslessons.web.app import serve
 
 __all__ = ["check_certificate", "run", "serve_until_stopped"]
 
@@ -61,16 +58,7 @@ def _no_password() -> str:
 
 
 async def serve_until_stopped(
-    chat: ChatServer,
-    host: str,
-    port: int,
-    *,
-    drain: float = 3.0,
-    hosts: Iterable[str] = (),
-    limit: ConnectionLimit | None = None,
-    heartbeat: tuple[float, float] = HEARTBEAT,
-    uvicorn: dict[str, Any] | None = None,
-    **options: Any,
+    chat: ChatServer, host: str, port: int, *, drain: float = 3.0, **options: Any
 ) -> None:
     """Serve until SIGINT or SIGTERM; print the URL, with the real port, once it accepts.
 
@@ -82,28 +70,17 @@ async def serve_until_stopped(
         host: the address to bind.
         port: the TCP port; 0 takes a free one.
         drain: seconds over which people are sent away.
-        hosts: the names that the server answers to; where `host` is a name, that is one of them.
-        limit: how many connections there may be, of either kind, in all and from one address.
-        heartbeat: seconds between pings, and of silence after one until somebody is dropped.
-        uvicorn: whatever else `uvicorn.Config` takes.
-        options: the others of `application`.
+        options: the others of `wslessons.web.serve`.
 
     Raises:
         UserError: the address can't be bound, or an argument can't be what it should.
     """
-    limit = limit or ConnectionLimit()
-    names = [*hosts, *named(host)]
-    app = application(chat, hosts=names, max_per_address=limit.per_address, **options)
-    settings = OPTIONS | {"ws_max_size": chat.max_size} | (uvicorn or {})
     with stop_event() as stop, fold_accept_errors():
-        server = await asgi.start(app, host, port, limit=limit, heartbeat=heartbeat, **settings)
-        try:
+        async with serve(chat, host, port, **options) as server:
             print_line(server.url)
             await server.serve_until(stop)
             # It still accepts meanwhile: a balancer's check is told 503, and so is who would enter.
-            await app.state.web.drain(drain)
-        finally:
-            await server.stop()
+            await server.app.state.web.drain(drain)
 
 
 def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
@@ -112,7 +89,7 @@ def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
     Args:
         args: the words of the command line.
         chat: the chat to offer.
-        limits: `limit` and `heartbeat` of `serve_until_stopped`.
+        limits: `limit` and `heartbeat` of `wslessons.web.serve`.
 
     Returns:
         0, once the server was told to stop.
