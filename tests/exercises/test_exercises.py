@@ -39,10 +39,17 @@ def test_stub_is_known_in_a_notebook_too(exercise):
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)
 def test_solution_passes(exercise):
-    """Every behaviour of the solution passes."""
+    """Every behaviour of the solution passes, in a cell with no import but its own."""
     verdict = judge(exercise, exercise.solution_source)
     assert verdict.passed, verdict
     assert f"check.{exercise.name}: passed" in repr(verdict)
+
+
+def test_a_name_that_has_to_be_imported_is_told_with_its_import():
+    """The hints name what an answer needs; who writes it down by them gets the line for it."""
+    verdict = judge(check.delays, "def delays(base, cap):\n    yield random.uniform(0, base)\n")
+    assert verdict.lines[0].hint == "Import it, at the top of your cell: `import random`."
+    assert check.relay.crash_hint(NameError("name 'x'", name="x")).startswith("That name is not")
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=NAMES)

@@ -6,15 +6,22 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from wslessons.exercises.idle import Idle, aside
+from wslessons.exercises import check, trial
+from wslessons.exercises import idle as idle_module
+from wslessons.exercises.exercise import Exercise
+from wslessons.exercises.idle import Idle, aside, starved
 from wslessons.exercises.isolation import Isolation
+from wslessons.exercises.verdict import State
 
 LONG = 50.0
 """Seconds that no test here may last: what ends earlier has not waited for them."""
@@ -124,6 +131,62 @@ async def test_an_open_world_is_given_all_the_time(idle: Idle):
         async with idle.timeout(0.7):
             await asyncio.Event().wait()
     assert time.monotonic() - began >= 0.69
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no time for us for nine seconds of ten, and limits that feel it."""
+    monkeypatch.setattr(idle_module, "starved", lambda who: 0.9 * time.monotonic())
+    monkeypatch.setattr(trial, "TIMEOUT", 0.3)
+    monkeypatch.setattr(Exercise, "limit", 0.3)
+
+
+async def test_a_right_answer_on_a_busy_machine_is_not_too_slow(
+    busy: None, monkeypatch: pytest.MonkeyPatch
+):
+    """Each answer takes longer than its limit, and nearly all of that is other people's time."""
+    monkeypatch.setattr(Exercise, "limit", 1.0)
+
+    async def shout(connection):
+        async for message in connection:
+            await asyncio.sleep(0.35)
+            await connection.send(message.upper() if isinstance(message, str) else message)
+
+    verdict = await check.shout(shout)
+    assert verdict.passed, verdict
+
+
+async def test_a_hanging_answer_on_a_busy_machine_is_told_in_bounded_time(busy: None):
+    """Also one that always has something going on; the verdict names the limit."""
+
+    async def talk(url, lines):
+        for _ in itertools.count():
+            await asyncio.sleep(0.01)
+
+    began = time.monotonic()
+    verdict = await check.talk(talk)
+    assert verdict.state is State.TIMED_OUT
+    assert verdict.lines[0].got == "no end within 0.3 s"
+    # Ten times each of the limits, and the ends of what was started.
+    assert time.monotonic() - began < LONG / 2
+
+
+def test_the_system_tells_for_how_long_it_had_no_time():
+    """Two who want one processor: each of them waits for the other, and knows it."""
+    if not starved():
+        pytest.skip("this system does not tell")
+    spin = "import sys\nwhile True: pass"
+    before, cores = starved(), os.sched_getaffinity(0)
+    rival = subprocess.Popen([sys.executable, "-c", spin])
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        os.sched_setaffinity(rival.pid, {min(cores)})
+        while starved() < before + 0.02:
+            pass
+    finally:
+        os.sched_setaffinity(0, cores)
+        rival.kill()
+        rival.wait()
 
 
 async def test_it_tells_whether_anything_happens(idle: Idle):

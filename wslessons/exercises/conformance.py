@@ -16,7 +16,7 @@ from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
 from wslessons.exercises.isolation import Isolation, NoFence
-from wslessons.exercises.trial import Client, Mismatch, Nothing, Trial
+from wslessons.exercises.trial import TIMEOUT, Client, Mismatch, Nothing, Trial
 from wslessons.exercises.verdict import Verdict
 
 __all__ = ["CONFORMANCE", "ChatConformance", "Conformance", "EchoConformance", "Remote"]
@@ -105,7 +105,7 @@ class EchoConformance(Conformance):
         """The payload comes back."""
         client, _ = await self.prefix(trial)
         try:
-            async with asyncio.timeout(3):
+            async with client.idle.limit(TIMEOUT):
                 await (await client.connection.ping("are you there?"))
         except Exception as error:
             hint = "Every endpoint answers a ping with the same payload (RFC 6455, section 5.5.3)."

@@ -121,7 +121,7 @@ class Exercise:
     crash_hints: ClassVar[tuple[tuple[type[BaseException], str, str], ...]] = ()
     """As `CRASH_HINTS`, for what goes wrong in this exercise alone."""
     limit: ClassVar[float] = 15.0
-    """Seconds for each behaviour."""
+    """Seconds for each behaviour, in which the machine has time for it: see `Idle.limit`."""
     kind: ClassVar[str] = "function"
     """What the learner writes: function, async function, generator, handler, class or value."""
     portable: ClassVar[bool] = True
@@ -243,9 +243,8 @@ class Exercise:
     async def _one(self, text: str, test: Test, trial: Trial, isolation: Isolation) -> Line:
         try:
             try:
-                async with asyncio.timeout(self.limit):
-                    async with trial:
-                        await test(self, trial)
+                async with isolation.idle.limit(self.limit), trial:
+                    await test(self, trial)
             finally:
                 # Where the trial was cut off, tasks of the learner's may still run.
                 await isolation.end()
@@ -307,7 +306,16 @@ class Exercise:
         """
         for kind, part, hint in (*self.crash_hints, *CRASH_HINTS):
             if isinstance(error, kind) and part in str(error):
-                return hint
+                return self._import(error) or hint
+        return ""
+
+    def _import(self, error: BaseException) -> str:
+        """The hint for a name that only has to be imported, as in the solution."""
+        name = error.name if isinstance(error, NameError) else None
+        for node in ast.parse(self.solution_source).body:
+            imports = isinstance(node, (ast.Import, ast.ImportFrom))
+            if imports and name in [alias.name for alias in node.names]:
+                return f"Import it, at the top of your cell: `{ast.unparse(node)}`."
         return ""
 
     def _ending(self, lines: list[Line], left: list[str], immortal: list[str]) -> Line:

@@ -8,6 +8,9 @@ When nothing is ready to run there, no socket has anything to read, no timer is 
 deadline and no thread works for the loop, then nothing will ever come. That is certain long before
 the time is over, on a slow machine as on a fast one.
 
+And no shorter than what is waited for had a chance to come: seconds for which the machine had no
+time for us do not count, so that a right answer is not too slow where others keep it busy.
+
 Not handled here: a world that is open, with a server in another process, or with buffers so
 small that the kernel itself waits before it goes on. Set `open` then, and every
 timeout is waited for to its end.
@@ -21,9 +24,11 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Collection, Generator
 from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-__all__ = ["CLOSE", "Idle", "aside"]
+__all__ = ["CLOSE", "MOST", "Idle", "aside", "starved"]
 
 aside: ContextVar[bool] = ContextVar("aside", default=False)
 """Set in the context of what only passes the time, such as a ticker: nothing comes of it."""
@@ -31,9 +36,37 @@ aside: ContextVar[bool] = ContextVar("aside", default=False)
 LOOKS = 6
 """Looks in a row that find nothing, until it is certain: the kernel takes a moment to deliver."""
 
-
 CLOSE = 0.05
 """Seconds before a deadline in which a wait counts as over, and not as cut short."""
+
+MOST = 10
+"""Times its seconds that a limit may last, however busy the machine is."""
+
+
+def starved(who: str = "thread-self") -> float:
+    """Return for how many seconds of its life a thread could have run, and had no processor.
+
+    Args:
+        who: a folder of ``/proc``: a process's number, for its first thread, or ``self/task/7``.
+
+    Returns:
+        The seconds; 0.0 where the system does not tell. Linux does.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst.
+    """
+    try:
+        return int(Path(f"/proc/{who}/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+@dataclass
+class _Limit:
+    """One limit: when it is over, the last moment for that, and the seconds lost until now."""
+
+    timer: asyncio.TimerHandle
+    latest: float
+    lost: float
 
 
 class Idle:
@@ -46,7 +79,11 @@ class Idle:
     def __init__(self) -> None:
         self.open = False
         """Whether something may come from outside this loop."""
-        self._scopes: dict[asyncio.Timeout, float] = {}
+        self.workers = {"thread-self"}
+        """Whose time is waited for, as `starved` knows them."""
+        self._limits: dict[asyncio.Timeout, _Limit] = {}
+        self._early: set[asyncio.Timeout] = set()
+        """The limits that are over as soon as nothing can come."""
         self._turns: set[asyncio.Future[None]] = set()
         self._looked = False
         self._still = 0
@@ -105,7 +142,7 @@ class Idle:
         timers = {id(each): each.when() for each in scheduled if _counts(each)}
         # A thread of its own may call back at any time; one that waits for work may not.
         threads = bool(self._working) or bool(set(threading.enumerate()) - self._threads)
-        ours = set(self._scopes.values())
+        ours = {self._limits[scope].timer.when() for scope in self._early}
         others = {each for each, when in timers.items() if when not in ours}
         quiet = (
             not any(map(_counts, ready))
@@ -122,17 +159,17 @@ class Idle:
         if self._still < LOOKS:
             return
         due = min(timers.values(), default=math.inf)
-        for scope, end in list(self._scopes.items()):
-            if end <= due and not scope.expired():
-                del self._scopes[scope]
+        for scope in list(self._early):
+            if self._limits[scope].timer.when() <= due and not scope.expired():
+                self._early.discard(scope)
                 scope.reschedule(loop.time())
 
     @contextlib.asynccontextmanager
-    async def timeout(self, seconds: float) -> AsyncGenerator[asyncio.Timeout]:
-        """As `asyncio.timeout`, and over as soon as nothing can happen within those seconds.
+    async def limit(self, seconds: float) -> AsyncGenerator[asyncio.Timeout]:
+        """As `asyncio.timeout`, not counting the time for which the `workers` had no processor.
 
         Args:
-            seconds: the most to wait.
+            seconds: the most to wait; on a busy machine at most `MOST` times as many.
 
         Yields:
             The timeout.
@@ -140,13 +177,48 @@ class Idle:
         Raises:
             TimeoutError: what the block waits for did not come.
         """
-        async with asyncio.timeout(seconds) as scope:
-            self._scopes[scope] = scope.when() or 0.0
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as scope:
+            timer = loop.call_later(seconds, self._over, scope)
+            self._limits[scope] = _Limit(timer, loop.time() + MOST * seconds, self._lost())
+            try:
+                yield scope
+            finally:
+                self._limits.pop(scope).timer.cancel()
+
+    def _over(self, scope: asyncio.Timeout) -> None:
+        """End a limit, or give it the time that it has lost."""
+        loop, limit = asyncio.get_running_loop(), self._limits[scope]
+        before, limit.lost = limit.lost, self._lost()
+        owed = min(limit.lost - before, limit.latest - loop.time())
+        if owed > CLOSE:
+            limit.timer = loop.call_later(owed, self._over, scope)
+        elif not scope.expired():
+            scope.reschedule(loop.time())
+
+    def _lost(self) -> float:
+        return sum(map(starved, self.workers))
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncGenerator[asyncio.Timeout]:
+        """As `limit`, and over as soon as nothing can happen within those seconds.
+
+        Args:
+            seconds: the most to wait, as for `limit`.
+
+        Yields:
+            The timeout.
+
+        Raises:
+            TimeoutError: what the block waits for did not come.
+        """
+        async with self.limit(seconds) as scope:
+            self._early.add(scope)
             self._still = 0
             try:
                 yield scope
             finally:
-                self._scopes.pop(scope, None)
+                self._early.discard(scope)
 
     async def stirs(self, seconds: float) -> bool:
         """Wait until something happens on the loop, or those seconds are over.

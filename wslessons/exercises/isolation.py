@@ -34,7 +34,7 @@ from typing import Any, Self
 
 from websockets import ConnectionClosed
 
-from wslessons.exercises.idle import Idle
+from wslessons.exercises.idle import Idle, starved
 
 __all__ = ["Blocked", "Isolation", "NoFence", "own_lines"]
 
@@ -133,6 +133,7 @@ class Isolation:
         self._tasks: list[tuple[asyncio.Task[Any], str]] = []
         self._stack = contextlib.ExitStack()
         self._strikes, self._raised = 0, False
+        self._starved = 0.0
         self._written = 0
         self._ticking: asyncio.Handle | None = None
         self._alarms = False
@@ -219,7 +220,8 @@ class Isolation:
         thread = threading.Thread(target=context.run, args=(body,), daemon=True)
         thread.start()
         try:
-            await asyncio.wait([done], timeout=self.blocked_after)
+            self.idle.workers = {f"self/task/{thread.native_id}"}
+            await self.idle.wait([done], self.blocked_after)
             if not done.done():
                 frame = sys._current_frames().get(thread.ident or 0)
                 culprit = None if frame is None else _culprit(frame)
@@ -228,6 +230,7 @@ class Isolation:
                     raise RuntimeError("the code under test held its event loop")
             await done
         finally:
+            self.idle.workers = {"thread-self"}
             if not done.done():
                 ident = ctypes.c_ulong(thread.ident or 0)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Blocked))
@@ -297,6 +300,7 @@ class Isolation:
     def _tick(self) -> None:
         if self._alarms:
             self._strikes, self._raised = 0, False
+            self._starved = starved()
             _wind(self.blocked_after)
         self._ticking = self.loop.call_soon(self._glance)
 
@@ -309,6 +313,11 @@ class Isolation:
         self._ticking = self.loop.call_later(TICK, self._tick)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        before, self._starved = self._starved, starved()
+        if (owed := self._starved - before) > TICK:
+            # The step has not had its time yet: others have kept the machine busy.
+            _wind(owed)
+            return
         self._strikes += 1
         culprit = None if frame is None else _culprit(frame)
         if self._strikes == 1 or current.get() is not self or culprit is None:

@@ -154,7 +154,7 @@ guarded = {"max_size": 16_384, "compression": None, "open_timeout": 1}
                 await asyncio.sleep(0.2)
                 writer.write(request[40:])
                 with contextlib.suppress(ConnectionError, TimeoutError):
-                    async with asyncio.timeout(TIMEOUT):
+                    async with trial.isolation.idle.limit(TIMEOUT):
                         answer = await reader.readline()
             finally:
                 writer.close()

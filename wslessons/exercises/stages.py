@@ -61,7 +61,8 @@ async def options(trial: Trial) -> str:
         hint = "Write a dict, with the names of options as keys."
         raise Mismatch("a dict", Nothing(shown(trial.answer)), hint)
     # Those that a trial has otherwise are not the library's own.
-    given = {"compression": "deflate", "close_timeout": 10, **trial.answer}
+    defaults = {"compression": "deflate", "close_timeout": 10, "open_timeout": 10}
+    given = {**defaults, **trial.answer}
     try:
         return await trial.serve_this(echo, theirs=False, **given)
     except (TypeError, ValueError, AttributeError) as error:

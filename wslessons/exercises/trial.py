@@ -36,7 +36,7 @@ from websockets import connect as open_connection
 from websockets import serve as start_server
 
 from wslessons.exercises import stages
-from wslessons.exercises.idle import CLOSE, Idle
+from wslessons.exercises.idle import CLOSE, MOST, Idle
 from wslessons.exercises.isolation import Isolation
 
 __all__ = ["TIMEOUT", "Client", "Mismatch", "Nothing", "Salted", "Trial", "shown"]
@@ -129,7 +129,7 @@ class Client:
             message: text, bytes, or a list of fragments.
         """
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(TIMEOUT):
+            async with self.idle.limit(TIMEOUT):
                 await self.connection.send(message)
 
     async def send_raw_text(self, payload: bytes) -> None:
@@ -162,7 +162,7 @@ class Client:
     async def settled(self) -> None:
         """Wait until the other side has had what was sent so far, by a ping; a closed one is."""
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(TIMEOUT):
+            async with self.idle.limit(TIMEOUT):
                 await (await self.connection.ping())
 
     async def closing(self, timeout: float = TIMEOUT) -> tuple[list[Any], Nothing]:
@@ -197,7 +197,7 @@ class Client:
             code: the close code (RFC 6455, section 7.4.1).
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TIMEOUT):
+            async with self.idle.limit(TIMEOUT):
                 await self.connection.close(code)
 
     def vanish(self) -> None:
@@ -326,6 +326,7 @@ class Trial:
         options.setdefault("logger", quiet)
         options.setdefault("close_timeout", 0.5)
         options.setdefault("compression", None)
+        options.setdefault("open_timeout", MOST * TIMEOUT)
         options = {"host": "127.0.0.1", "port": 0, **options}
         server = await start_server(guarded, **options)
         self.servers.append(server)
@@ -371,15 +372,18 @@ class Trial:
             raise Mismatch("a result", Nothing("an exception"), "") from error
         end = asyncio.get_running_loop().time() + timeout
         certain = asyncio.ensure_future((endless or asyncio.Event()).wait())
-        await self.isolation.idle.wait([running, certain], timeout, asyncio.FIRST_COMPLETED)
-        certain.cancel()
+        try:
+            await self.isolation.idle.wait([running, certain], timeout, asyncio.FIRST_COMPLETED)
+        finally:
+            certain.cancel()
+            if not running.done():
+                # A closing handshake that nobody answers would take the library's ten seconds.
+                self.cut_off()
+                running.cancel()
         if not running.done():
             why = "no end: it begins again and again"
             if not certain.done():
                 why = f"no end {_for_how_long(end, timeout)}"
-            # A closing handshake that nobody answers would take the library's ten seconds.
-            self.cut_off()
-            running.cancel()
             await self.isolation.idle.wait([running], GRACE)
             raise Mismatch("an end", Nothing(why), hint)
         try:
@@ -479,10 +483,10 @@ class Trial:
         """
         options.setdefault("compression", None)
         options.setdefault("close_timeout", 0.5)
-        options.setdefault("open_timeout", TIMEOUT)
         options.setdefault("logger", quiet)
         try:
-            connection = await open_connection(url, proxy=None, **options)
+            async with self.isolation.idle.limit(TIMEOUT):
+                connection = await open_connection(url, proxy=None, open_timeout=None, **options)
         except InvalidStatus as error:
             got = Nothing(f"the handshake was answered with {error.response.status_code}")
             raise Mismatch("an open connection", got, "Let this client in.") from error

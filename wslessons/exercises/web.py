@@ -38,7 +38,7 @@ def health(connection, request):
     @behaviour("GET /healthz is answered with 200 and ok")
     async def healthz(self, trial: Trial) -> None:
         """What a load balancer asks."""
-        status, body = await get(await trial.stage("process_request"), "/healthz")
+        status, body = await get(trial, await trial.stage("process_request"), "/healthz")
 
         def hint(got: Any) -> str:
             if got == 426:
@@ -67,7 +67,7 @@ def health(connection, request):
     @behaviour("GET /healthz?from=balancer is answered, too")
     async def query(self, trial: Trial) -> None:
         """A query does not make another path."""
-        status, _ = await get(await trial.stage("process_request"), "/healthz?from=balancer")
+        status, _ = await get(trial, await trial.stage("process_request"), "/healthz?from=balancer")
         trial.expect(status, 200, "What stands behind a question mark is not part of the path.")
 
 
@@ -226,7 +226,7 @@ def at_most_three(app):
         """Five requests, and then three WebSockets."""
         url = await trial.stage("app")
         for _ in range(5):
-            await get(url, "/")
+            await get(trial, url, "/")
         statuses = [await handshake(trial, url, stay=True) for _ in range(3)]
         trial.expect(statuses, [101] * 3, "An HTTP request is no WebSocket: look at scope['type'].")
 
@@ -292,11 +292,11 @@ async def handshake(trial: Trial, url: str, *, stay: bool = False, **options: An
     return 101
 
 
-async def get(url: str, path: str) -> tuple[int, str]:
+async def get(trial: Trial, url: str, path: str) -> tuple[int, str]:
     """Ask for `path` over HTTP; return status and body, (0, "") if there is no answer."""
     host, _, port = url.removeprefix("ws://").partition(":")
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with trial.isolation.idle.limit(TIMEOUT):
             reader, writer = await asyncio.open_connection(host, int(port))
             try:
                 request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"

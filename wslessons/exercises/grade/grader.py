@@ -19,7 +19,7 @@ from wslessons.exercises.exercise import Exercise
 from wslessons.exercises.grade.handedin import Cell, HandedIn, Unreadable, read
 from wslessons.exercises.grade.kernel import Died, Office, StudentKernel
 from wslessons.exercises.grade.remote import KernelTrial, Lost
-from wslessons.exercises.isolation import NoFence
+from wslessons.exercises.isolation import Isolation, NoFence
 from wslessons.exercises.verdict import Line, State, Verdict
 
 __all__ = ["Limits", "Result", "find", "grade"]
@@ -262,7 +262,12 @@ class _Run:
             return _verdict(exercise.name, seen)
         if not exercise.portable:
             return _verdict(exercise.name, await self._value(ask, "judge", exercise.name))
-        return await exercise.run(lambda fence: KernelTrial(exercise, ask, fence), NoFence)
+
+        def world(fence: Isolation) -> KernelTrial:
+            fence.idle.workers.add(str(kernel.process.pid))
+            return KernelTrial(exercise, ask, fence)
+
+        return await exercise.run(world, NoFence)
 
     @staticmethod
     async def _value(ask: Any, *request: Any) -> Any:
