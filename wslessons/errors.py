@@ -16,6 +16,7 @@ __all__ = [
     "UserError",
     "at_least",
     "extra",
+    "imported_late",
     "need",
     "port_number",
     "print_line",
@@ -178,6 +179,44 @@ def extra(name: str) -> Generator[None]:
         missing = MissingExtra(sentence)
         missing.name = exc.name
         raise missing from None
+
+
+class _Late(ModuleType):
+    """Stands for a module until something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def imported_late(module: str) -> Generator[None]:
+    """Have what is imported in the block import `module` only when it uses something of it.
+
+    For what a package imports beside what we use of the package. Nothing changes if the module is
+    imported already, or is not installed.
+
+    >>> with imported_late("tabnanny"):
+    ...     import tabnanny
+    >>> "tabnanny" in sys.modules
+    False
+    >>> tabnanny.verbose
+    0
+    >>> "tabnanny" in sys.modules
+    True
+
+    Args:
+        module: its full name; it is part of no package.
+    """
+    from importlib.util import find_spec
+
+    if module in sys.modules or find_spec(module) is None:
+        yield
+        return
+    sys.modules[module] = _Late(module)
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def need(module: str, name: str) -> ModuleType:

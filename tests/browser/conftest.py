@@ -60,9 +60,10 @@ PATIENCE = 40_000
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of this folder on the loop that the browser and its pages belong to."""
+    here = {path for path in {item.path for item in items} if HERE in path.parents}
     for item in items:
         if (
-            HERE in item.path.parents
+            item.path in here
             and isinstance(item, pytest.Function)
             and inspect.iscoroutinefunction(item.function)
         ):

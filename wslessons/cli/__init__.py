@@ -189,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.unraisablehook = tell_unless_half_made
     try:
         with told_of_stdout():
-            args = build_parser(words[0] if words[0] in COMMANDS else None).parse_args(words)
+            # What is printed here takes no command's arguments.
+            known = words[0] in {*COMMANDS, "-h", "--help", "--version"}
+            args = build_parser(words[0] if known else None).parse_args(words)
             with interruptible():
                 return args.run(args)
     except UserError as exc:

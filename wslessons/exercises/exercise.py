@@ -21,6 +21,7 @@ import ast
 import asyncio
 import dataclasses
 import dis
+import functools
 import inspect
 import os
 import types
@@ -143,7 +144,7 @@ class Exercise:
         """What there is to do."""
         return inspect.cleandoc(self.__doc__ or "")
 
-    @property
+    @functools.cached_property
     def cell(self) -> str:
         """The stub as it stands in a lesson: without its imports, which an earlier cell holds.
 

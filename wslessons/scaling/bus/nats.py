@@ -54,7 +54,7 @@ from collections.abc import Callable, Coroutine
 from hashlib import blake2s
 from typing import Any
 
-from wslessons.errors import UserError, extra
+from wslessons.errors import UserError, extra, imported_late
 from wslessons.scaling.bus.items import count_events
 from wslessons.scaling.bus.transport import (
     CHECK,
@@ -71,7 +71,8 @@ from wslessons.scaling.bus.transport import (
 )
 from wslessons.scaling.bus.url import Address
 
-with extra("nats"):
+# aiohttp is for NATS over WebSocket alone, and most of the time in which nats-py is imported.
+with extra("nats"), imported_late("aiohttp"):
     import nats.errors
     import nats.js.errors
     from nats.aio.client import Client
