@@ -35,6 +35,7 @@ __all__ = [
     "explained_bind_errors",
     "run_on",
     "run_until_stopped",
+    "running",
     "serve",
     "serve_until_stopped",
     "shut",
@@ -221,6 +222,37 @@ async def shut(
         closed.cancel()
 
 
+@contextlib.asynccontextmanager
+async def running(
+    handler: Handler,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    timeout: float = 0.5,
+    **options: Any,
+) -> AsyncGenerator[Server]:
+    """Serve while the block runs, and then end in bounded time, as `shut` does.
+
+    Args:
+        handler: serves one connection; as for `serve`.
+        host: the address to bind.
+        port: the TCP port; 0 takes a free one.
+        timeout: that of `shut`, in seconds.
+        options: those of `serve`.
+
+    Yields:
+        The server.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+    server = await serve(handler, host, port, **options)
+    try:
+        yield server
+    finally:
+        await shut(server, timeout=timeout)
+
+
 @contextlib.contextmanager
 def stop_event() -> Generator[asyncio.Event]:
     """Give an event that SIGINT, SIGTERM and SIGHUP set, in place of their usual effect.
@@ -391,13 +423,4 @@ async def serve_until_stopped(handler: Handler, host: str, port: int, **options:
     Raises:
         UserError: the address can't be bound.
     """
-
-    @contextlib.asynccontextmanager
-    async def run() -> AsyncGenerator[Server]:
-        server = await serve(handler, host, port, **options)
-        try:
-            yield server
-        finally:
-            await shut(server)
-
-    await run_until_stopped(run(), host, port)
+    await run_until_stopped(running(handler, host, port, **options), host, port)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 
 from wslessons.processes import guarded, memory
 
-__all__ = ["Command", "Lines", "memory", "run", "serving"]
+__all__ = ["Command", "Lines", "memory", "python", "run", "serving"]
 
 KEPT_LINES = 10_000
 LONGEST_LINE = 1 << 20
@@ -116,7 +116,7 @@ class Command:
 
 
 async def _start(*words: str) -> Process:
-    command = guarded(sys.executable, "-m", "wslessons", *words)
+    command = guarded(sys.executable, *words)
     return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
 
 
@@ -132,6 +132,20 @@ async def serving(*words: str) -> AsyncGenerator[Command]:
 
     Yields:
         The running command.
+    """
+    async with python("-m", "wslessons", *words) as command:
+        yield command
+
+
+@contextlib.asynccontextmanager
+async def python(*words: str) -> AsyncGenerator[Command]:
+    """Start a Python program that serves, as `serving` does a command.
+
+    Args:
+        words: Python's arguments.
+
+    Yields:
+        The running program.
     """
     command = Command(await _start(*words))
     try:
@@ -153,7 +167,7 @@ async def run(*words: str, stdin: str = "") -> tuple[int, str, str]:
     Returns:
         Exit code, stdout and stderr.
     """
-    process = await _start(*words)
+    process = await _start("-m", "wslessons", *words)
     try:
         out, errors = await process.communicate(stdin.encode())
     finally:

@@ -62,8 +62,7 @@ async def slow_reader(chat: Chat, *, lines: int = LINES, timeout: float = 2.0) -
     """
     options: dict[str, Any] = {"max_size": 2 * LINE_SIZE, **getattr(chat, "options", {})}
     options |= {"ping_interval": None, "compression": None}
-    server = await serving.serve(chat.handler, "127.0.0.1", 0, **options)
-    try:
+    async with serving.running(chat.handler, **options) as server:
         alice, bob, mallory = [await _join(server, name) for name in ("alice", "bob", "mallory")]
         await _until(bob, "[system] >>> mallory joined the chat")
         mallory.transport.pause_reading()
@@ -80,8 +79,6 @@ async def slow_reader(chat: Chat, *, lines: int = LINES, timeout: float = 2.0) -
                 await connection.close()
             await asyncio.wait([deaf, drained])
         return Flood(lines, heard, held, got, missed)
-    finally:
-        await serving.shut(server, 1001, "", 0.5)
 
 
 async def _join(server: Server, name: str) -> ClientConnection:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -42,15 +42,6 @@ QUICK = partial(full_jitter, base=0.01, cap=0.1)
 """Delays between attempts to reconnect for a lesson, where nobody wants to wait for seconds."""
 
 
-@contextlib.asynccontextmanager
-async def _serve(handler: serving.Handler, **options: Any) -> AsyncGenerator[str]:
-    server = await serving.serve(handler, "127.0.0.1", 0, **options)
-    try:
-        yield serving.urls(server)[0]
-    finally:
-        await serving.shut(server, 1001, "", 0.5)
-
-
 async def heard_by_bob(
     chatter: Callable[[str, Sequence[str]], Awaitable[object]],
     lines: Sequence[str] = ("one", "two", "three"),
@@ -67,18 +58,14 @@ async def heard_by_bob(
         The lines, in the order in which he heard them.
     """
     chat = ChatServer()
-    heard = []
-    async with _serve(chat.handler, **chat.options) as url, ChatClient(url, "bob") as bob:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await chatter(url, lines)
-        async with asyncio.timeout(10):
-            async for event in bob:
-                if isinstance(event, Message):
-                    heard.append(event.text)
-                elif isinstance(event, Left):
-                    break
-    return heard
+    async with serving.running(chat.handler, **chat.options) as server:
+        url = serving.urls(server)[0]
+        async with ChatClient(url, "bob") as bob:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await chatter(url, lines)
+            async with asyncio.timeout(10):
+                return await _told(bob, until=Left)
 
 
 async def texts(client: ChatClient, count: int) -> list[str]:
@@ -114,9 +101,9 @@ async def too_late(*, capacity: int = 8, lines: int = 20, text: bool = False) ->
     chat = ChatServer(capacity=capacity)
     async with (
         asyncio.timeout(20),
-        _serve(chat.handler, **chat.options) as url,
-        Link(url) as link,
-        ChatClient(url, "alice") as alice,
+        serving.running(chat.handler, **chat.options) as server,
+        Link(serving.urls(server)[0]) as link,
+        ChatClient(serving.urls(server)[0], "alice") as alice,
         ChatClient(link.url, "bob", text=text, reconnect_delays=QUICK) as bob,
     ):
         await _told(bob, until=Joined)
@@ -175,8 +162,8 @@ async def talk_to_echo(talk: Callable[[Any], Awaitable[object]], timeout: float 
     Returns:
         What was sent and received, and whether `talk` came to its end.
     """
-    async with _serve(echo_raw, compression=None, max_size=2**20) as url:
-        connection = await connect(url, proxy=None, compression=None)
+    async with serving.running(echo_raw, compression=None) as server:
+        connection = await connect(serving.urls(server)[0], proxy=None, compression=None)
         counted = _Counted(connection)
         finished = False
         with contextlib.suppress(TimeoutError):
@@ -202,7 +189,8 @@ async def accepted_by_the_deaf(write_limit: int, timeout: float = 1.0) -> int:
     async def mute(connection: ServerConnection) -> None:
         await connection.wait_closed()
 
-    async with _serve(mute, compression=None) as url:
+    async with serving.running(mute, compression=None) as server:
+        url = serving.urls(server)[0]
         connection = await connect(url, proxy=None, compression=None, write_limit=write_limit)
         with contextlib.suppress(TimeoutError):
             while True:

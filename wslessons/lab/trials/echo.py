@@ -62,16 +62,15 @@ async def ending(leave: Callable[[ClientConnection], Awaitable[object]]) -> Endi
         except ConnectionClosed as closed:
             told.set_result(str(closed))
 
-    async with asyncio.timeout(TIMEOUT):
-        server = await serving.serve(handler, "127.0.0.1", 0)
-        try:
-            async with Link(serving.urls(server)[0]) as link:
-                client = await connect(link.url, proxy=None, compression=None)
-                await leave(client)
-                await client.wait_closed()
-                return Ending(client.close_code, await told, link.connections[0])
-        finally:
-            await serving.shut(server, 1001, "", 0.5)
+    async with (
+        asyncio.timeout(TIMEOUT),
+        serving.running(handler) as server,
+        Link(serving.urls(server)[0]) as link,
+    ):
+        client = await connect(link.url, proxy=None, compression=None)
+        await leave(client)
+        await client.wait_closed()
+        return Ending(client.close_code, await told, link.connections[0])
 
 
 async def waits(url: str, clients: int = 4) -> list[float]:

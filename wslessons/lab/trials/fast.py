@@ -185,8 +185,7 @@ async def _members(
 
     clients: list[socket.socket] = []
     options.setdefault("compression", None)
-    async with asyncio.timeout(TIMEOUT):
-        server = await serving.serve(handler, **options)
+    async with asyncio.timeout(TIMEOUT), serving.running(handler, **options) as server:
         try:
             for _ in range(count):
                 clients.append(await _client(server.sockets[0].getsockname(), headers))
@@ -195,7 +194,6 @@ async def _members(
         finally:
             for client in clients:
                 client.close()
-            await serving.shut(server)
 
 
 async def _client(address: tuple[str, int], headers: str = "") -> socket.socket:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
@@ -11,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import FunctionType
 
@@ -45,14 +45,9 @@ class Held:
         return f"{self.connections} connections, {self.tasks} tasks, {self.descriptors} descriptors"
 
 
-@contextlib.asynccontextmanager
-async def _serve(handler: serving.Handler) -> AsyncGenerator[tuple[Server, str]]:
+def _serve(handler: serving.Handler) -> AbstractAsyncContextManager[Server]:
     # Zeros would shrink to nothing.
-    server = await serving.serve(handler, "127.0.0.1", 0, ping_interval=None, compression=None)
-    try:
-        yield server, serving.urls(server)[0]
-    finally:
-        await serving.shut(server, 1001, "", 0.2)
+    return serving.running(handler, timeout=0.2, ping_interval=None, compression=None)
 
 
 async def _connect(url: str) -> ClientConnection:
@@ -82,7 +77,7 @@ async def bury(handler: serving.Handler, *, clients: int = 10, after: float = 2.
         finally:
             running -= 1
 
-    async with _serve(counted) as (server, url), Link(url) as link:
+    async with _serve(counted) as server, Link(serving.urls(server)[0]) as link:
         connections = [await _connect(link.url) for _ in range(clients)]
         link.stall()
         for connection in connections:
@@ -114,7 +109,7 @@ async def deaths(interval: float, timeout: float, *, count: int = 20) -> list[fl
         took.append(time.monotonic() - died)
 
     async def die() -> None:
-        async with _serve(timed) as (server, url), Link(url) as link:
+        async with _serve(timed) as server, Link(serving.urls(server)[0]) as link:
             client = await _connect(link.url)
             await asyncio.sleep(random.uniform(0, 3 * interval))
             await client.send(str(time.monotonic()))
@@ -133,7 +128,7 @@ async def full_socket(handler: serving.Handler) -> None:
     Args:
         handler: one that sends until its socket is full.
     """
-    async with _serve(handler) as (server, url), Link(url) as link:
+    async with _serve(handler) as server, Link(serving.urls(server)[0]) as link:
         client = await _connect(link.url)
         link.stall()
         while tasks := list(server.handler_tasks):

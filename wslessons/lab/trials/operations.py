@@ -9,10 +9,8 @@ import asyncio
 import contextlib
 import gc
 import ssl
-import sys
 import tempfile
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,8 @@ from websockets import connect
 from wslessons import asgi
 from wslessons.errors import extra
 from wslessons.guard import nginx
-from wslessons.lab.commands import Lines
-from wslessons.processes import guarded, memory
+from wslessons.lab import commands
+from wslessons.processes import memory
 from wslessons.testing.raw import Raw, dial, handshake
 
 with extra("lab"):
@@ -64,7 +62,7 @@ from websockets import serve
 
 async def main():
     async with serve(lambda connection: connection.wait_closed(), "127.0.0.1", 0) as server:
-        print(server.sockets[0].getsockname()[1], flush=True)
+        print("ws://127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 asyncio.run(main())
@@ -83,7 +81,7 @@ async def main():
         options["ssl"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         options["ssl"].load_cert_chain(sys.argv[1])
     async with serving.serve(lambda connection: connection.wait_closed(), **options) as server:
-        print(server.sockets[0].getsockname()[1], flush=True)
+        print("ws://127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 asyncio.run(main())
@@ -113,25 +111,6 @@ class Crowd:
         )
 
 
-@contextlib.asynccontextmanager
-async def _server(source: str, *words: str) -> AsyncGenerator[tuple[Process, str, Lines]]:
-    """Run a server from its source; give the process, its URL and its log."""
-    command = guarded(sys.executable, "-c", source, *words)
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdin is not None
-    log = Lines(process.stderr)
-    try:
-        port = (await process.stdout.readline()).decode().strip().rpartition(":")[2]
-        yield process, f"http://127.0.0.1:{port}", log
-    finally:
-        process.stdin.close()
-        process.kill()
-        await process.wait()
-        await log.reading
-
-
 async def crowd(*, guard: bool, clients: int = 160) -> Crowd:
     """Connect more clients to a server than it may have files open, which is 128.
 
@@ -143,18 +122,21 @@ async def crowd(*, guard: bool, clients: int = 160) -> Crowd:
         What became of them.
     """
     source = LIMIT + (COMMAND if guard else BARE)
-    async with asyncio.timeout(TIMEOUT), _server(source, str(DESCRIPTORS)) as (_, url, log):
+    async with (
+        asyncio.timeout(TIMEOUT),
+        commands.python("-c", source, str(DESCRIPTORS)) as server,
+    ):
         async with contextlib.AsyncExitStack() as stack:
 
             async def answer() -> str:
-                client = await stack.enter_async_context(dial(url))
+                client = await stack.enter_async_context(dial(server.url))
                 return await _status(client, TIMEOUT if guard else ANSWER)
 
             answers = await asyncio.gather(*(answer() for _ in range(clients)))
         # It goes on, once they have gone.
-        while await _newcomer(url) != "101":
+        while await _newcomer(server.url) != "101":
             pass
-        lines = log.rest().count("\n")
+        lines = server.errors.rest().count("\n")
     counted = [answers.count(status) for status in ("101", "503", "")]
     return Crowd(*counted, lines)
 
@@ -223,17 +205,17 @@ async def price(*, tls: bool, count: int = 120) -> Price:
         if tls:
             file, options["ssl"] = stack.enter_context(certificate())
             words.append(str(file))
-        process, url, _ = await stack.enter_async_context(_server(IDLE, *words))
-        url = url.replace("http", "wss" if tls else "ws")
+        idle = await stack.enter_async_context(commands.python("-c", IDLE, *words))
+        url = idle.url.replace("ws:", "wss:") if tls else idle.url
         # The first ones pay for what all share.
         for _ in range(10):
             await stack.enter_async_context(connect(url, **options))
-        server = psutil.Process(process.pid)
-        before, began = memory(process.pid), sum(server.cpu_times()[:2])
+        server = psutil.Process(idle.process.pid)
+        before, began = memory(server.pid), sum(server.cpu_times()[:2])
         for _ in range(count):
             await stack.enter_async_context(connect(url, **options))
         cost = Price(
-            (memory(process.pid) - before) / 1024 / count,
+            (memory(server.pid) - before) / 1024 / count,
             (sum(server.cpu_times()[:2]) - began) * 1000 / count,
         )
     gc.collect()
