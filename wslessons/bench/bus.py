@@ -21,10 +21,11 @@ import asyncio
 import sys
 import time
 from importlib import metadata
+from statistics import median
 from typing import Any
 
 from wslessons.bench.bus_ends import KINDS, make_end
-from wslessons.bench.tools import Child, add_common, machine, median, progress, quantile, save_json
+from wslessons.bench.tools import Child, add_common, machine, progress, quantile, save_json
 from wslessons.errors import at_least
 from wslessons.scaling import brokers
 from wslessons.scaling.bus import from_url

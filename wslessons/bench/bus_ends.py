@@ -25,16 +25,6 @@ from wslessons.scaling.bus.transport import close_quietly
 
 __all__ = ["KINDS", "BusEnd", "make_end"]
 
-KINDS = {
-    "nats": ("nats", "subject=bench"),
-    "nats stream": ("nats", "stream=bench"),
-    "redis": ("redis", "channel=bench"),
-    "redis stream": ("redis", "stream=bench"),
-    "kafka": ("kafka", "topic=bench"),
-}
-"""The kinds of bus, each with the broker it needs and what its URL ends in."""
-
-
 WINDOW = max(pubsub.BATCH, log.BATCH)
 """Messages that a client sends before it waits for their acknowledgements: what the bus joins."""
 
@@ -54,9 +44,15 @@ class End(ABC):
     def __init__(self, url: str) -> None:
         self.url = url
 
+    _listening: asyncio.Task[None] | None = None
+
     @abstractmethod
-    async def open(self, heard: Heard | None = None) -> None:
-        """Connect, and call `heard` with all that arrives from now on."""
+    async def open(self) -> None:
+        """Connect."""
+
+    @abstractmethod
+    async def listen(self, heard: Heard) -> None:
+        """Call `heard` with all that arrives from now on."""
 
     @abstractmethod
     async def send(self, data: Any) -> None:
@@ -66,26 +62,28 @@ class End(ABC):
     async def pump(self, messages: list[Any]) -> None:
         """Send many as fast as possible, and wait until the broker has them."""
 
-    @abstractmethod
     async def close(self) -> None:
-        """Disconnect."""
+        """Listen no longer, and disconnect."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
 
 
 class BareNats(End):
     """nats-py, and a subject."""
 
-    async def open(self, heard: Heard | None = None) -> None:
-        """Connect and subscribe."""
+    async def open(self) -> None:
+        """Connect."""
         self.client = await need("nats", "nats").connect(self.url.partition("?")[0])
-        if heard is not None:
-            await self._subscribe(heard)
-            await self.client.flush()
 
-    async def _subscribe(self, heard: Heard) -> None:
+    async def listen(self, heard: Heard) -> None:
+        """Subscribe."""
+
         async def take(msg: Any) -> None:
             heard(decode(msg.data))
 
         await self.client.subscribe("bare", cb=take)
+        await self.client.flush()
 
     async def send(self, data: Any) -> None:
         """Publish it."""
@@ -105,22 +103,24 @@ class BareNats(End):
 class BareJetStream(BareNats):
     """nats-py, and a stream."""
 
-    async def open(self, heard: Heard | None = None) -> None:
+    async def open(self) -> None:
         """Connect, and create the stream if there is none."""
         await super().open()
         self.jetstream = self.client.jetstream()
         await self.jetstream.add_stream(
             name="bare", subjects=["bare-stream"], max_age=86_400, max_bytes=2**28
         )
-        if heard is not None:
 
-            async def take(msg: Any) -> None:
-                heard(decode(msg.data))
+    async def listen(self, heard: Heard) -> None:
+        """Subscribe to what is new."""
 
-            policy = need("nats.js.api", "nats").DeliverPolicy.NEW
-            await self.jetstream.subscribe(
-                "bare-stream", cb=take, ordered_consumer=True, deliver_policy=policy
-            )
+        async def take(msg: Any) -> None:
+            heard(decode(msg.data))
+
+        policy = need("nats.js.api", "nats").DeliverPolicy.NEW
+        await self.jetstream.subscribe(
+            "bare-stream", cb=take, ordered_consumer=True, deliver_policy=policy
+        )
 
     async def send(self, data: Any) -> None:
         """Publish it, and wait for the acknowledgement."""
@@ -136,16 +136,13 @@ class BareJetStream(BareNats):
 class BareRedis(End):
     """redis-py, and a channel."""
 
-    _task: asyncio.Task[None] | None = None
-
-    async def open(self, heard: Heard | None = None) -> None:
-        """Connect and subscribe."""
+    async def open(self) -> None:
+        """Connect."""
         self.client = need("redis.asyncio", "redis").Redis.from_url(self.url.partition("?")[0])
         self.pubsub = self.client.pubsub()
-        if heard is not None:
-            await self._subscribe(heard)
 
-    async def _subscribe(self, heard: Heard) -> None:
+    async def listen(self, heard: Heard) -> None:
+        """Subscribe."""
         await self.pubsub.subscribe("bare")
         await self.pubsub.get_message(timeout=5)
 
@@ -153,7 +150,7 @@ class BareRedis(End):
             async for message in self.pubsub.listen():
                 heard(decode(message["data"]))
 
-        self._task = asyncio.create_task(read())
+        self._listening = asyncio.create_task(read())
 
     async def send(self, data: Any) -> None:
         """Publish it."""
@@ -172,9 +169,7 @@ class BareRedis(End):
 
     async def close(self) -> None:
         """Disconnect."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await super().close()
         await self.pubsub.aclose()
         await self.client.aclose()
 
@@ -182,21 +177,20 @@ class BareRedis(End):
 class BareStream(BareRedis):
     """redis-py, and a stream."""
 
-    async def _subscribe(self, heard: Heard) -> None:
+    async def listen(self, heard: Heard) -> None:
+        """Read what comes after the newest entry."""
         reader = need("redis.asyncio", "redis").Redis.from_url(self.url.partition("?")[0])
-        ready = asyncio.Event()
+        newest = await reader.xrevrange("bare-stream", count=1)
+        last: Any = newest[0][0] if newest else "0"
 
         async def read() -> None:
-            newest = await reader.xrevrange("bare-stream", count=1)
-            last: Any = newest[0][0] if newest else "0"
-            ready.set()
+            nonlocal last
             while True:
                 for _, entries in await reader.xread({"bare-stream": last}, WINDOW, 1000) or []:
                     for last, fields in entries:  # noqa: B007 -- the last one is where to go on
                         heard(decode(fields[b"d"]))
 
-        self._task = asyncio.create_task(read())
-        await ready.wait()
+        self._listening = asyncio.create_task(read())
 
     async def send(self, data: Any) -> None:
         """Add it."""
@@ -209,10 +203,8 @@ class BareStream(BareRedis):
 class BareKafka(End):
     """aiokafka, and a topic."""
 
-    _task: asyncio.Task[None] | None = None
-
-    async def open(self, heard: Heard | None = None) -> None:
-        """Connect, and read from the end of the topic."""
+    async def open(self) -> None:
+        """Connect."""
         aiokafka = need("aiokafka", "kafka")
         # It calls it an error that a topic is about to be created.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -223,17 +215,20 @@ class BareKafka(End):
         await self.producer.start()
         self.consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=servers, fetch_max_wait_ms=5)
         await self.consumer.start()
-        if heard is not None:
-            found = await self.producer.partitions_for("bare")
-            partitions = [aiokafka.TopicPartition("bare", number) for number in found]
-            self.consumer.assign(partitions)
-            await self.consumer.seek_to_end(*partitions)
 
-            async def read() -> None:
-                async for record in self.consumer:
-                    heard(decode(record.value))
+    async def listen(self, heard: Heard) -> None:
+        """Read from the end of the topic."""
+        found = await self.producer.partitions_for("bare")
+        partition = need("aiokafka", "kafka").TopicPartition
+        partitions = [partition("bare", number) for number in found]
+        self.consumer.assign(partitions)
+        await self.consumer.seek_to_end(*partitions)
 
-            self._task = asyncio.create_task(read())
+        async def read() -> None:
+            async for record in self.consumer:
+                heard(decode(record.value))
+
+        self._listening = asyncio.create_task(read())
 
     async def send(self, data: Any) -> None:
         """Send it, and wait for the acknowledgement."""
@@ -250,39 +245,42 @@ class BareKafka(End):
 
     async def close(self) -> None:
         """Disconnect."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await super().close()
         await self.consumer.stop()
         await self.producer.stop()
 
 
-BARE: dict[str, type[End]] = {
-    "nats": BareNats,
-    "nats stream": BareJetStream,
-    "redis": BareRedis,
-    "redis stream": BareStream,
-    "kafka": BareKafka,
+KINDS: dict[str, tuple[str, str, type[End]]] = {
+    "nats": ("nats", "subject=bench", BareNats),
+    "nats stream": ("nats", "stream=bench", BareJetStream),
+    "redis": ("redis", "channel=bench", BareRedis),
+    "redis stream": ("redis", "stream=bench", BareStream),
+    "kafka": ("kafka", "topic=bench", BareKafka),
 }
+"""The kinds of bus: the broker that each needs, what its URL ends in, and the bare client."""
 
 
 class BusEnd(End):
     """A bus of `wslessons.scaling.bus`."""
 
     bus: Bus
-    _task: asyncio.Task[None] | None = None
 
-    async def open(self, heard: Heard | None = None) -> None:
+    async def open(self) -> None:
         """Start the bus."""
         self.bus = from_url(self.url)
         await self.bus.start_up()
-        if heard is not None:
-            self._task = asyncio.create_task(self._read(heard))
 
-    async def _read(self, heard: Heard) -> None:
-        async for item in self.bus.subscribe():
-            if isinstance(item, Event):
-                heard(item.data)
+    async def listen(self, heard: Heard) -> None:
+        """Subscribe."""
+        # The position is taken now, and not when the task comes to run.
+        events = self.bus.subscribe()
+
+        async def read() -> None:
+            async for item in events:
+                if isinstance(item, Event):
+                    heard(item.data)
+
+        self._listening = asyncio.create_task(read())
 
     async def send(self, data: Any) -> None:
         """Publish it."""
@@ -298,9 +296,8 @@ class BusEnd(End):
 
     async def close(self) -> None:
         """Stop the bus."""
+        await super().close()
         await self.bus.stop()
-        if self._task is not None:
-            await self._task
 
 
 def make_end(contender: str, kind: str, url: str) -> End:
@@ -314,7 +311,7 @@ def make_end(contender: str, kind: str, url: str) -> End:
     Returns:
         The end.
     """
-    return BusEnd(url) if contender == "bus" else BARE[kind](url)
+    return BusEnd(url) if contender == "bus" else KINDS[kind][2](url)
 
 
 class Receiver:
@@ -370,7 +367,8 @@ async def receive() -> None:
                 await close_quietly(receiver.end.close, seconds=5)
             receiver = Receiver(make_end(*question["open"])) if question["open"] else None
             if receiver is not None:
-                await receiver.end.open(receiver.heard)
+                await receiver.end.open()
+                await receiver.end.listen(receiver.heard)
         print(json.dumps(answer), flush=True)
     if receiver is not None:
         await receiver.end.close()

@@ -13,6 +13,7 @@ import selectors
 import socket
 import struct
 import time
+from statistics import median
 from typing import Any
 
 from wslessons.bench.fanout_load import answer_pings, client_frame
@@ -20,7 +21,6 @@ from wslessons.bench.peers import Peer, RunningPeer, add_peers, floor, server
 from wslessons.bench.tools import (
     add_common,
     machine,
-    median,
     raise_descriptor_limit,
     ratio,
     save_json,
@@ -30,7 +30,7 @@ from wslessons.errors import UserError, at_least
 from wslessons.tables import table
 from wslessons.testing.raw import handshake
 
-__all__ = ["CONNECTIONS", "Crowd", "add_arguments", "contenders", "measure", "run"]
+__all__ = ["CONNECTIONS", "Crowd", "add_arguments", "contenders", "measure_all", "run"]
 
 CONNECTIONS = {True: 1000, False: 5000}
 """How many connections, with ``--quick`` and without."""
@@ -173,16 +173,7 @@ class Crowd:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
-    count = args.connections or CONNECTIONS[args.quick]
-    raise_descriptor_limit(count + 256)
-    servers = contenders() | {peer.name: (peer, True) for peer in args.peer}
-
-    def one(name: str) -> dict[str, Any]:
-        peer, joining = servers[name]
-        with peer.start() as server:
-            return measure(server, count, joining)
-
-    results = turns(list(servers), args.rounds, one)
+    count, results = measure_all(args, contenders())
     head = ["", "in per second", "of the library", "CPU each", "of the library's"]
     rows = [
         [
@@ -199,6 +190,30 @@ def run(args: argparse.Namespace) -> int:
     about = {"connections": count, "machine": machine()}
     save_json(args, {"bench": "connect", **about, "turns": results})
     return 0
+
+
+def measure_all(
+    args: argparse.Namespace, servers: dict[str, tuple[Peer, bool]]
+) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Let crowds into servers in turns, those of ``--peer`` included.
+
+    Args:
+        args: the bench's words.
+        servers: as `contenders` returns them.
+
+    Returns:
+        How many connections came, and for each server what `measure` returned in its turns.
+    """
+    count = args.connections or CONNECTIONS[args.quick]
+    raise_descriptor_limit(count + 256)
+    servers = servers | {peer.name: (peer, True) for peer in args.peer}
+
+    def one(name: str) -> dict[str, Any]:
+        peer, joining = servers[name]
+        with peer.start() as server:
+            return measure(server, count, joining)
+
+    return count, turns(list(servers), args.rounds, one)
 
 
 def measure(server: RunningPeer, count: int, joining: bool) -> dict[str, Any]:

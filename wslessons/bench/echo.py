@@ -12,6 +12,7 @@ import selectors
 import socket
 import sys
 import time
+from statistics import median
 from typing import Any
 
 from wslessons.bench.fanout_load import PING, answer_pings, client_frame, connect
@@ -19,7 +20,6 @@ from wslessons.bench.peers import Peer, add_peers, floor, server
 from wslessons.bench.tools import (
     add_common,
     machine,
-    median,
     quantile,
     raise_descriptor_limit,
     ratio,

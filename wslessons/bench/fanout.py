@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from statistics import median
 from typing import Any
 
 from wslessons.bench.fanout_load import TEXT_SIZE, Deaf, Load
@@ -25,7 +26,6 @@ from wslessons.bench.tools import (
     Child,
     add_common,
     machine,
-    median,
     progress,
     quantile,
     raise_descriptor_limit,
@@ -251,10 +251,8 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     for number in range(rounds):
         progress(number, rounds, "a member that does not read")
-        rates: dict[bool, float] = {}
-        cpus: dict[bool, float] = {}
         turn: dict[str, Any] = {}
-        for stalled in (False, True):
+        for name, stalled in (("without", False), ("with", True)):
             with (
                 Child("fanout", "chat") as server,
                 Load(server.port, 200, 1, stalled=stalled) as load,
@@ -266,8 +264,8 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
                 before, arrived = server.ask(), load.arrived
                 took = load.saturate(seconds, 128)
                 after, arrived = server.ask(), load.arrived - arrived
-                rates[stalled] = arrived / took
-                cpus[stalled] = (after["cpu"] - before["cpu"]) / arrived
+                turn[name] = arrived / took
+                turn[f"cpu_{name}"] = (after["cpu"] - before["cpu"]) / arrived
                 if stalled:
                     missing, _ = load.drain()
                     woken = load.wake_stalled()
@@ -278,11 +276,7 @@ def _stalled_case(rounds: int, seconds: float) -> dict[str, Any]:
                         "heard": woken.count,
                         "told_missed": woken.missed,
                     }
-        results.append(
-            turn
-            | {"without": rates[False], "with": rates[True]}
-            | {"cpu_without": cpus[False], "cpu_with": cpus[True]}
-        )
+        results.append(turn)
     progress(rounds, rounds, "")
     share = median(turn["with"] / turn["without"] for turn in results)
     cpu_ratio = median(turn["cpu_with"] / turn["cpu_without"] for turn in results)

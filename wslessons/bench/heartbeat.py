@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from statistics import median
 from typing import Any
 
 from wslessons.bench.connect import Crowd
@@ -21,7 +22,6 @@ from wslessons.bench.tools import (
     Child,
     add_common,
     machine,
-    median,
     raise_descriptor_limit,
     save_json,
     turns,

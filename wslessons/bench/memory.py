@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from statistics import median
 
 from wslessons.bench import connect
 from wslessons.bench.peers import Peer, server
 from wslessons.bench.tools import (
     machine,
-    median,
-    raise_descriptor_limit,
     ratio,
     save_json,
-    turns,
 )
 from wslessons.tables import table
 
@@ -29,21 +26,9 @@ add_arguments = connect.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; return the exit code."""
-    count = args.connections or connect.CONNECTIONS[args.quick]
-    raise_descriptor_limit(count + 256)
     lean = (sys.executable, "-m", "wslessons", "echo", "--fast", "--port", "{port}")
-    servers = (
-        connect.contenders()
-        | {"compressed": (server("compressed"), False), "fast": (Peer("fast", lean), False)}
-        | {peer.name: (peer, True) for peer in args.peer}
-    )
-
-    def one(name: str) -> dict[str, Any]:
-        peer, joining = servers[name]
-        with peer.start() as running:
-            return connect.measure(running, count, joining)
-
-    results = turns(list(servers), args.rounds, one)
+    more = {"compressed": (server("compressed"), False), "fast": (Peer("fast", lean), False)}
+    count, results = connect.measure_all(args, connect.contenders() | more)
     rows = [
         [
             name,

@@ -17,9 +17,10 @@ import tempfile
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from wslessons.bench.tools import machine, median, ratio
+from wslessons.bench.tools import machine, ratio
 from wslessons.errors import UserError
 
 __all__ = ["Row", "add_arguments", "markdown", "picture", "rows", "run"]

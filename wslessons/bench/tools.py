@@ -7,14 +7,14 @@ import contextlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import Any, Self
 
 from wslessons.errors import UserError, at_least
@@ -26,7 +26,6 @@ __all__ = [
     "add_common",
     "answer_parent",
     "machine",
-    "median",
     "progress",
     "quantile",
     "raise_descriptor_limit",
@@ -168,18 +167,6 @@ def answer_parent(port: int, stop: Callable[[], object]) -> None:
 
     print(json.dumps({"port": port}), flush=True)
     threading.Thread(target=answer, daemon=True).start()
-
-
-def median(values: Iterable[float]) -> float:
-    """Return the median of `values`.
-
-    Args:
-        values: one at least.
-
-    Returns:
-        The middle one, or the mean of the two in the middle.
-    """
-    return statistics.median(values)
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:

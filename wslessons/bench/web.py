@@ -9,6 +9,7 @@ and then the median over the rounds.
 from __future__ import annotations
 
 import argparse
+from statistics import median
 from typing import Any
 
 from wslessons.bench.fanout import measure_rate
@@ -16,7 +17,6 @@ from wslessons.bench.tools import (
     Child,
     add_common,
     machine,
-    median,
     raise_descriptor_limit,
     ratio,
     save_json,

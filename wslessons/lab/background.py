@@ -32,8 +32,6 @@ __all__ = [
     "Service",
     "cluster",
     "find",
-    "forget",
-    "replace",
     "serve",
     "serve_app",
     "servers",
@@ -66,7 +64,11 @@ class Names(Generic[T]):
 
         Returns:
             What `start` returned.
+
+        Raises:
+            UserError: no event loop of asyncio runs here.
         """
+        running_loop()
         async with self._turns.setdefault(name, asyncio.Lock()):
             if (old := self._running.get(name)) is not None:
                 await self._stop(old)
@@ -124,9 +126,6 @@ class Service(Protocol):
         ...
 
 
-S = TypeVar("S", bound="BackgroundServer")
-
-
 class BackgroundServer:
     """A server in the kernel, as `serve` returns it.
 
@@ -176,7 +175,7 @@ class BackgroundServer:
             UserError: a close frame can't carry the code or the reason; nothing is stopped.
         """
         serving.check_close(code, reason)
-        forget(self)
+        _running.forget(self.name, self)
         await serving.shut(self._server, code, reason, timeout)
 
     def __repr__(self) -> str:
@@ -229,7 +228,7 @@ class BackgroundApp(BackgroundServer):
             reason: not used: they close without one.
             timeout: not used.
         """
-        forget(self)
+        _running.forget(self.name, self)
         await self._app.stop()
 
 
@@ -271,7 +270,7 @@ async def serve(
             server = await serving.serve(function, host, port, **own | options)
         return BackgroundServer(name, server, "wss" if options.get("ssl") else "ws")
 
-    return await replace(name, start)
+    return await _running.replace(name, start)
 
 
 async def serve_app(
@@ -303,30 +302,7 @@ async def serve_app(
     async def start() -> BackgroundApp:
         return BackgroundApp(name, await asgi.start(app, host, port, **options))
 
-    return await replace(name, start)
-
-
-async def replace(name: str, start: Callable[[], Awaitable[S]]) -> S:
-    """Stop the server of that name, its clients told 1012, then start another in its place.
-
-    Args:
-        name: what it is called.
-        start: starts the other one.
-
-    Returns:
-        What `start` returned.
-    """
-    running_loop()
     return await _running.replace(name, start)
-
-
-def forget(server: BackgroundServer) -> None:
-    """Let a server's name be free, since it stops.
-
-    Args:
-        server: which one; another that has its name by now keeps it.
-    """
-    _running.forget(server.name, server)
 
 
 def servers() -> list[BackgroundServer]:
@@ -380,8 +356,6 @@ async def cluster(name: str, servers: int = 2, bus: str = "memory", **options: A
         UserError: the bus can't be used.
     """
     from wslessons.scaling.cluster import Cluster  # which brings the bus
-
-    running_loop()
 
     async def start() -> Cluster:
         started = Cluster(servers, bus, **options)

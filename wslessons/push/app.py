@@ -17,7 +17,7 @@ import contextlib
 import math
 import re
 import weakref
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from typing import Any
 
 import msgspec
@@ -121,7 +121,9 @@ class Endpoints:
         tag = self.fleet.tag
         unchanged = _names(known, tag)
         if unchanged and wait:
-            await _while_connected(request, self._follow(tag).changed(wait))
+            # No longer than the client stays: after its body comes the disconnection.
+            await request.body()
+            await _first_to_end(self._follow(tag).changed(wait), request.receive())
             unchanged = tag == self.fleet.tag
         headers = {"ETag": f'"{self.fleet.tag}"', "Cache-Control": "no-cache"}
         if unchanged:
@@ -188,18 +190,12 @@ class Endpoints:
             websocket: Starlette's, not yet accepted.
         """
         await websocket.accept()
-        tasks = [asyncio.create_task(self._send(websocket)), asyncio.create_task(_hear(websocket))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        if any(task.exception() for task in done):
+            await _first_to_end(self._send(websocket), _hear(websocket))
+        except Exception:
             # Who is sent nothing more must not stay connected and silent.
             await websocket.close(1011)
-        for task in done:
-            task.result()
+            raise
 
     async def _send(self, websocket: WebSocket) -> None:
         follower = self._follow(websocket.query_params.get("since"))
@@ -232,25 +228,22 @@ def _refusal(status: int, sentence: str) -> Response:
     return PlainTextResponse(sentence[0].upper() + sentence[1:] + "\n", status)
 
 
-async def _while_connected(request: Request, waiting: Coroutine[Any, Any, object]) -> None:
-    """Await `waiting`, but no longer than the client stays: a poll that nobody awaits must end."""
-    await request.body()  # what comes after it is the disconnection
-    tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(_gone(request))]
+async def _first_to_end(*work: Awaitable[object]) -> None:
+    """Await all until one has ended, or has failed, and cancel the others."""
+    tasks = [asyncio.ensure_future(each) for each in work]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+    for task in done:
+        task.result()
 
 
 async def _hear(websocket: WebSocket) -> None:
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
-
-
-async def _gone(request: Request) -> None:
-    await request.receive()
 
 
 def application(

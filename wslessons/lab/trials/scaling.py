@@ -131,20 +131,26 @@ async def outage(bus: str) -> Outage:
     Returns:
         What became of her lines.
     """
+    async with Cluster(servers=2, bus=bus, own=True) as cluster:
+        assert cluster.broker is not None
+        node = cluster.broker.nodes[0]
+        return Outage(bus, *await _talk(cluster, {KILL: node.kill, RESTART: node.restart}))
+
+
+async def _talk(
+    cluster: Cluster, at: Mapping[int, Callable[[], Awaitable[object]]]
+) -> tuple[list[float], list[tuple[int, float]], int]:
+    """Let alice speak on the first server and bob listen on the second."""
     async with (
-        Cluster(servers=2, bus=bus, own=True) as cluster,
         ChatClient(cluster.urls[0], "alice") as alice,
         ChatClient(cluster.urls[1], "bob") as bob,
     ):
-        assert cluster.broker is not None
-        node = cluster.broker.nodes[0]
         ears = asyncio.create_task(_listen(bob))
         try:
-            said = await _speak(alice, {KILL: node.kill, RESTART: node.restart})
-            heard, missed = await ears
+            said = await _speak(alice, at)
+            return said, *await ears
         finally:
             ears.cancel()
-        return Outage(bus, said, heard, missed)
 
 
 async def _listen(client: ChatClient) -> tuple[list[tuple[int, float]], int]:
@@ -253,7 +259,7 @@ class Hop:
 
 
 async def hop(bus: str, **options: Any) -> Hop:
-    """Time alice's lines to carol, who is on another server of the same cluster.
+    """Time alice's lines to bob, who is on another server of the same cluster.
 
     Args:
         bus: as `Cluster` takes it.
@@ -262,17 +268,8 @@ async def hop(bus: str, **options: Any) -> Hop:
     Returns:
         The medians.
     """
-    async with (
-        Cluster(servers=2, bus=bus, **options) as cluster,
-        ChatClient(cluster.urls[0], "alice") as alice,
-        ChatClient(cluster.urls[1], "carol") as carol,
-    ):
-        ears = asyncio.create_task(_listen(carol))
-        try:
-            said = await _speak(alice, {})
-            heard, _ = await ears
-        finally:
-            ears.cancel()
+    async with Cluster(servers=2, bus=bus, **options) as cluster:
+        said, heard, _ = await _talk(cluster, {})
         way = [1000 * (moment - said[number]) for number, moment in heard]
         return Hop(median(way), (await cluster.servers[1].stats()).lag or 0.0)
 
