@@ -28,21 +28,21 @@ def test_revealing_shows_both_side_by_side():
     outcome = guess.reveal("bob got 61 of 400")
     assert repr(outcome) == "You predicted: 256\nIt happened:   bob got 61 of 400"
     assert guess._radio.disabled
-    assert guess._answer.value == outcome._repr_html_()
+    assert guess._answer.value == outcome.drawn["text/html"]
 
 
 def test_an_experiment_runs_without_a_prediction():
     """With no choice made nothing fails, and the page says so."""
     outcome = lab.predict(QUESTION, CHOICES).reveal(61)
     assert repr(outcome) == "You predicted: (no choice made)\nIt happened:   61"
-    assert "no choice made" in outcome._repr_html_()
+    assert "no choice made" in outcome.drawn["text/html"]
 
 
 def test_hostile_texts_stay_texts():
     """Question, choices and answer are escaped wherever HTML is made of them."""
     guess = lab.predict("<i>?", ["<b>1", "<b>2"])
     guess.choice = "<b>2"
-    pages = guess._repr_mimebundle_()["text/html"] + guess.reveal("<u>")._repr_html_()
+    pages = guess._repr_mimebundle_()["text/html"] + guess.reveal("<u>").drawn["text/html"]
     assert not [hostile for hostile in ("<i>?", "<b>1", "<b>2", "<u>") if hostile in pages]
 
 

@@ -30,7 +30,6 @@ class EchoPanel(ClientPanel):
 
     def __init__(self, title: str, server: background.BackgroundServer | str) -> None:
         super().__init__(title, server)
-        self._connection: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._code = ipywidgets.IntText(
             value=1000,
@@ -46,11 +45,6 @@ class EchoPanel(ClientPanel):
             ipywidgets.HBox([self.button("Reconnect", self.connect), close, self._code]),
         )
         self.show_state("not connected")
-
-    @property
-    def connected(self) -> bool:
-        """Whether the panel's connection is open."""
-        return self._connection is not None
 
     async def _enter(self) -> None:
         url = self.url()

@@ -18,6 +18,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from websockets import ClientConnection
+
 from wslessons.errors import UserError, extra
 from wslessons.lab import background
 from wslessons.lab.kernel import running_loop
@@ -319,6 +321,7 @@ class ClientPanel(LivePanel):
     ) -> None:
         super().__init__(title)
         self._server = server
+        self._connection: ClientConnection | None = None
         self._turn = asyncio.Lock()
         self._state = ipywidgets.HTML()
         self.transcript = Transcript(keep, height)
@@ -329,7 +332,7 @@ class ClientPanel(LivePanel):
     @property
     def connected(self) -> bool:
         """Whether the panel's connection is open, as far as this end knows."""
-        raise NotImplementedError
+        return self._connection is not None
 
     async def _enter(self) -> None:
         """Open the connection; there is none now."""

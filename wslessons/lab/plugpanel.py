@@ -122,7 +122,6 @@ class PlugPanel(ClientPanel):
         self.heartbeat: Heartbeat | None = None
         """That of the newest connection."""
         self.interval, self.timeout = interval, timeout
-        self._connection: ClientConnection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._beats: deque[tuple[float, float]] = deque(maxlen=1000)
         self._losses: deque[float] = deque(maxlen=20)
@@ -144,11 +143,6 @@ class PlugPanel(ClientPanel):
             ipywidgets.HBox([self.button("Throttle", self.throttle), self._rate]),
             self.transcript.widget,
         )
-
-    @property
-    def connected(self) -> bool:
-        """Whether the panel's connection is open, as far as this end knows."""
-        return self._connection is not None
 
     # The buttons; each may be awaited in a cell too.
 

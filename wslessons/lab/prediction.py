@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from wslessons.errors import UserError, extra
 from wslessons.lab.panel import Panel
+from wslessons.lab.source import Shown
 
 with extra("lab"):
     import ipywidgets
 
 
-__all__ = ["Outcome", "Prediction", "predict"]
+__all__ = ["Prediction", "predict"]
 
 # A long choice wraps beside its button; of itself ipywidgets cuts it off, or wraps it around.
 STYLE = """<style>
@@ -27,36 +28,6 @@ STYLE = """<style>
   flex: none; order: -1; margin: 3px 8px 0 0;
 }
 </style>"""
-
-
-class Outcome:
-    """What was predicted beside what happened; made by `Prediction.reveal`.
-
-    Args:
-        predicted: the choice, or None where none was made.
-        happened: what the experiment answered.
-
-    Attributes:
-        predicted: the choice, or None where none was made.
-        happened: what the experiment answered.
-    """
-
-    def __init__(self, predicted: str | None, happened: str) -> None:
-        self.predicted, self.happened = predicted, happened
-
-    def __repr__(self) -> str:
-        return (
-            f"You predicted: {self.predicted or '(no choice made)'}\nIt happened:   {self.happened}"
-        )
-
-    def _repr_html_(self) -> str:
-        predicted = "<i>no choice made</i>"
-        if self.predicted is not None:
-            predicted = f"<b>{html.escape(self.predicted)}</b>"
-        return (
-            f'<div class="wslessons-outcome" style="line-height:1.5">You predicted: {predicted}'
-            f"<br>It happened: <b>{html.escape(self.happened)}</b></div>"
-        )
 
 
 class Prediction(Panel):
@@ -96,7 +67,7 @@ class Prediction(Panel):
             raise UserError(f"{choice!r} is no choice here: {', '.join(self.choices)}.")
         self._radio.value = choice
 
-    def reveal(self, happened: object) -> Outcome:
+    def reveal(self, happened: object) -> Shown:
         """Show what was predicted beside what `happened`; the choice can't be changed any more.
 
         Args:
@@ -105,10 +76,15 @@ class Prediction(Panel):
         Returns:
             Both, for the cell to show. Running the question's cell again asks anew.
         """
-        outcome = Outcome(self.choice, str(happened))
         self._radio.disabled = True
-        self._answer.value = outcome._repr_html_()
-        return outcome
+        chosen = self.choice
+        predicted = f"<b>{html.escape(chosen)}</b>" if chosen else "<i>no choice made</i>"
+        self._answer.value = (
+            f'<div class="wslessons-outcome" style="line-height:1.5">You predicted: {predicted}'
+            f"<br>It happened: <b>{html.escape(str(happened))}</b></div>"
+        )
+        text = f"You predicted: {chosen or '(no choice made)'}\nIt happened:   {happened}"
+        return Shown(text, {"text/html": self._answer.value})
 
 
 def predict(question: str, choices: Sequence[object]) -> Prediction:

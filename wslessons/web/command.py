@@ -95,19 +95,8 @@ def run(args: argparse.Namespace, chat: ChatServer, **limits: Any) -> int:
         0, once the server was told to stop.
     """
     tls = check_certificate(args.certfile, args.keyfile)
-    run_on(
-        "asyncio",
-        serve_until_stopped(
-            chat,
-            args.host,
-            args.port,
-            drain=args.drain,
-            uvicorn=tls,
-            hosts=args.hosts,
-            origins=args.origins,
-            proxies=args.proxies,
-            observers=args.observers,
-            **limits,
-        ),
-    )
+    names = ("drain", "hosts", "origins", "proxies", "observers")
+    options = {name: getattr(args, name) for name in names}
+    main = serve_until_stopped(chat, args.host, args.port, uvicorn=tls, **options, **limits)
+    run_on("asyncio", main)
     return 0
