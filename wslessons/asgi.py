@@ -170,11 +170,7 @@ class AppServer:
         Raises:
             UserError: the application failed to start.
         """
-        ready = asyncio.create_task(self._server.ready.wait())
-        await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if self._task.done():
-            await self._task
+        await self.serve_until(self._server.ready)
 
     async def stop(self) -> None:
         """Stop in about `GRACE` seconds at most: WebSockets close with 1012. Idempotent."""

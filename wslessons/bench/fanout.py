@@ -124,18 +124,17 @@ def _rate_case(
 
     everything = turns(contenders, rounds, _or_deaf(one))
     results = _hearing(everything)
-    rows = []
-    for name, mine in results.items():
-        rows.append(
-            [
-                name,
-                _large(median(turn["rate"] for turn in mine)),
-                ratio(results, name, "broadcast", "rate"),
-                ratio(results, name, "floor", "rate"),
-                f"{median(turn['cpu'] for turn in mine) * 1e6:.3g} us",
-                _missing(mine),
-            ]
-        )
+    rows = [
+        [
+            name,
+            _large(median(turn["rate"] for turn in mine)),
+            ratio(results, name, "broadcast", "rate"),
+            ratio(results, name, "floor", "rate"),
+            f"{median(turn['cpu'] for turn in mine) * 1e6:.3g} us",
+            _missing(mine),
+        ]
+        for name, mine in results.items()
+    ]
     print(f"\n{_many(receivers, 'receiver')}, {_many(senders, 'sender')}, window {window}")
     head = ["", "deliveries/s", "over broadcast", "of the floor", "CPU/delivery", "lost"]
     print(table(head, rows), flush=True)

@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,12 +24,9 @@ from typing import Any, Self
 
 from wslessons.chat.codecs import clean_text
 from wslessons.errors import UserError
-from wslessons.processes import end, free_port, guarded, memory
+from wslessons.processes import ServerProcess, Stopped, free_port, memory
 
 __all__ = ["Peer", "RunningPeer", "add_peers", "cpu_time", "floor", "server"]
-
-TIMEOUT = 20.0
-"""Seconds within which a peer must accept connections."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,13 @@ class Peer:
 
     def start(self) -> RunningPeer:
         """Start it on a free port, and wait until it accepts connections."""
-        return RunningPeer(self)
+        running = RunningPeer(self)
+        try:
+            running.start()
+        except BaseException:
+            running.close()
+            raise
+        return running
 
 
 def parse(text: str) -> Peer:
@@ -79,61 +81,51 @@ def add_peers(parser: argparse.ArgumentParser, protocol: str) -> None:
     )
 
 
-class RunningPeer:
+class RunningPeer(ServerProcess):
     """A peer that listens, until the block ends.
 
     Args:
         peer: what to start.
-
-    Raises:
-        UserError: it can't be started, ends, or does not listen in time.
     """
 
     def __init__(self, peer: Peer) -> None:
-        self.name = peer.name
+        super().__init__("peer")
+        self.name, self._command = peer.name, peer.command
         self.port = free_port()
-        words = [word.replace("{port}", str(self.port)) for word in peer.command]
-        # A file takes whatever a server logs; a pipe that nobody reads would stop it.
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self._process = subprocess.Popen(
-            guarded(*words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            start_new_session=True,
-        )
+
+    def start(self) -> None:
+        """Start it, and wait until it accepts connections.
+
+        Raises:
+            UserError: it can't be started, ends, or does not listen in time.
+        """
         try:
-            self._wait()
-        except BaseException:
-            self.close()
-            raise
+            self._run(*(word.replace("{port}", str(self.port)) for word in self._command))
+            self._wait_for(self._accepts)
+        except Stopped as stopped:
+            assert self._process is not None
+            why = clean_text(str(stopped)) or "it did not say why."
+            raise UserError(f"{self.name} ended with {self._process.returncode}: {why}") from None
+        except UserError:
+            raise UserError(
+                f"{self.name} does not listen on the port that it was given: use {{port}}."
+            ) from None
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                code = self._process.returncode
-                raise UserError(f"{self.name} ended with {code}: {self._last_words()}")
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            time.sleep(0.05)
-        raise UserError(f"{self.name} does not listen on the port that it was given: use {{port}}.")
-
-    def _last_words(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return clean_text(lines[-1]) if lines else "it did not say why."
+    def _accepts(self) -> bool | None:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        return None
 
     def ask(self) -> dict[str, Any]:
-        """Return what it has used: ``cpu`` in seconds and ``rss`` in bytes, None if unknown."""
-        pid = self._process.pid
-        return {"cpu": cpu_time(pid), "rss": memory(pid) or None}
+        """Return what it has used: ``cpu`` in seconds and ``rss`` in bytes, None if unknown.
 
-    def close(self) -> None:
-        """End it. Idempotent."""
-        end(self._process, 1.0)
-        self._log.close()
+        Raises:
+            UserError: it has ended.
+        """
+        if (pid := self.pid) is None:
+            raise UserError(f"{self.name} ended in the middle of the run: {self._last_words()}")
+        return {"cpu": cpu_time(pid), "rss": memory(pid) or None}
 
     def __enter__(self) -> Self:
         return self

@@ -279,10 +279,7 @@ def _reference(folder: Path, names: list[str], shown: dict[str, list[Path]]) -> 
         path = folder.joinpath(*name.split(".")).with_suffix(".html")
         up = "../" * name.count(".")
         links = [f'<a href="{up}../index.html">The lessons</a>']
-        links += [
-            f'<a href="{up}../{place.as_posix()}">{place.with_suffix("").as_posix()}</a>'
-            for place in shown.get(name, [])
-        ]
+        links += [_lesson_link(place, up) for place in shown.get(name, [])]
         inside = [each for each in names if each.rpartition(".")[0] == name]
         page = path.read_text(encoding="utf-8")
         if name == "wslessons":
@@ -297,12 +294,12 @@ def _reference(folder: Path, names: list[str], shown: dict[str, list[Path]]) -> 
         page = page.replace('<nav class="pdoc">', f'<nav class="pdoc"><ul>{listed}</ul>', 1)
         page = page.replace("</head>", f"{REFERENCE_HEAD}</head>", 1)
         # A mark for the mouse, which for others would be a link without a name.
-        page = re.sub(r'<a class="headerlink" href="#(.*?)">', _named_link, page)
+        page = re.sub(r'(<a class="headerlink" href="#(.*?)")', r'\1 aria-label="link to \2"', page)
         path.write_text(page, encoding="utf-8")
 
 
-def _named_link(link: re.Match[str]) -> str:
-    return f'<a class="headerlink" href="#{link[1]}" aria-label="link to {link[1]}">'
+def _lesson_link(place: Path, up: str = "") -> str:
+    return f'<a href="{up}../{place.as_posix()}">{place.with_suffix("").as_posix()}</a>'
 
 
 def _rooms(rooms: list[str], shown: dict[str, list[Path]]) -> str:
@@ -319,10 +316,7 @@ def _rooms(rooms: list[str], shown: dict[str, list[Path]]) -> str:
         inside = [each for each in shown if f"{each}.".startswith(f"{name}.")]
         places = sorted({place for each in inside for place in shown[each]})
         of_a_lesson = 0 < len(places) <= every / 2
-        lessons = ", ".join(
-            f'<a href="../{place.as_posix()}">{place.with_suffix("").as_posix()}</a>'
-            for place in places
-        )
+        lessons = ", ".join(map(_lesson_link, places))
         page = f'<a href="{name.replace(".", "/")}.html">{name.rpartition(".")[2]}</a>'
         if places and not of_a_lesson:
             lessons = "most of them"

@@ -19,6 +19,7 @@ from websockets import ClientConnection, ConnectionClosed, Server, ServerConnect
 
 from wslessons import serving
 from wslessons.heartbeat import Heartbeat
+from wslessons.lab.kernel import LogBook
 from wslessons.link import Link
 
 __all__ = [
@@ -185,21 +186,6 @@ async def client_in_a_thread(
     return await asyncio.to_thread(_run, url, work, debug)
 
 
-class _Steps(logging.Handler):
-    """Keeps what asyncio's debug mode says of slow steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, float]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Note the coroutine and the seconds, if the line is about a slow step."""
-        for name, seconds in re.findall(
-            r"coro=<([\w.<>]+)\(.* took ([\d.]+) seconds", record.getMessage()
-        ):
-            self.found.append((name.rsplit(".", 1)[-1], float(seconds)))
-
-
 async def slow_steps(
     url: str, work: Callable[[], Awaitable[object]], *, longer_than: float = 1.0
 ) -> list[tuple[str, float]]:
@@ -213,15 +199,17 @@ async def slow_steps(
     Returns:
         The name of each coroutine that held the loop for so long in one step, and the seconds.
     """
-    logger, steps = logging.getLogger("asyncio"), _Steps()
+    logger, log = logging.getLogger("asyncio"), LogBook()
     propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(steps)
+    logger.addHandler(log)
     try:
         await client_in_a_thread(url, work, debug=True)
     finally:
-        logger.removeHandler(steps)
+        logger.removeHandler(log)
         logger.propagate = propagate
-    return [(name, seconds) for name, seconds in steps.found if seconds > longer_than]
+    said = re.findall(r"coro=<([\w.<>]+)\(.* took ([\d.]+) seconds", "\n".join(log.lines()))
+    steps = [(name.rpartition(".")[2], float(seconds)) for name, seconds in said]
+    return [(name, seconds) for name, seconds in steps if seconds > longer_than]
 
 
 async def line_of(thread: threading.Thread, function: FunctionType) -> str:

@@ -255,17 +255,16 @@ async def first_event(buffering: str = "on", *, gzip: bool = False) -> str:
     if gzip:
         buffering += "; gzip on; gzip_types text/event-stream"
     async with _streamed(events(), {"proxy_buffering": buffering}) as client:
-        try:
-            async with asyncio.timeout(QUIET):
-                await client.reader.readuntil(b"\r\n\r\n")
-                await client.reader.readexactly(1)
-        except TimeoutError:
-            end.set()
+
+        async def arrives() -> None:
             await client.reader.readuntil(b"\r\n\r\n")
             await client.reader.readexactly(1)
-            return "when the stream ends"
+
+        arriving = asyncio.create_task(arrives())
+        in_time, _ = await asyncio.wait([arriving], timeout=QUIET)
         end.set()
-        return "at once"
+        await arriving
+        return "at once" if in_time else "when the stream ends"
 
 
 async def stalled(buffering: str) -> str:
