@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import selectors
 import socket
-import struct
 import time
 from statistics import median
 from typing import Any
@@ -27,6 +25,7 @@ from wslessons.bench.tools import (
     turns,
 )
 from wslessons.errors import UserError, at_least
+from wslessons.link.pipe import ON_RESET
 from wslessons.tables import table
 from wslessons.testing.raw import handshake
 
@@ -41,8 +40,6 @@ AT_ONCE = 64
 """Handshakes under way at a time."""
 TIMEOUT = 60.0
 """Seconds that a crowd may take to get in."""
-# As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
-RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 def contenders() -> dict[str, tuple[Peer, bool]]:
@@ -109,7 +106,8 @@ class Crowd:
     def _open(self) -> None:
         sock = socket.socket()
         self.sockets.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        # As a reset leaves no socket in TIME_WAIT: three rounds would run out of ports.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ON_RESET)
         sock.connect(("127.0.0.1", self.port))
         sock.setblocking(False)
         sock.send(handshake(host=f"127.0.0.1:{self.port}", more=DEFLATE))

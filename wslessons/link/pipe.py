@@ -23,12 +23,12 @@ from wslessons.wire import Direction
 if TYPE_CHECKING:
     from wslessons.link.relay import Connection
 
-__all__ = ["Pipe", "reset"]
+__all__ = ["ON_RESET", "Pipe", "reset"]
 
 # A throttled pipe writes what it may in slices of this many seconds.
 _SLICE = 0.05
 
-_ON_RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+ON_RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -39,7 +39,7 @@ def reset(transport: asyncio.Transport) -> None:
     """
     sock = transport.get_extra_info("socket")
     with suppress(OSError):  # it may have been closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ON_RESET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ON_RESET)
     transport.abort()
 
 
