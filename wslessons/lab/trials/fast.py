@@ -77,7 +77,7 @@ class Cost:
     cpu: float
 
 
-class Costs:
+class Costs(Panel):
     """Several ways side by side: a table, and bars in a live notebook.
 
     Args:
@@ -86,6 +86,8 @@ class Costs:
 
     def __init__(self, rows: list[Cost]) -> None:
         self.rows = rows
+        text = str(self)
+        super().__init__("costs", text=text, picture=f"<pre>{html.escape(text)}</pre>")
         most = max(row.cpu for row in rows)
         bars = "".join(
             f"<tr><td>{html.escape(row.name)}</td><td>{row.writes:,}</td>"
@@ -99,8 +101,7 @@ class Costs:
             "<table style='width:100%;text-align:right;border-spacing:8px 2px'>"
             f"<tr><th></th>{head}</tr>{bars}</table>"
         )
-        self._panel = Panel("costs", text=str(self), picture=f"<pre>{html.escape(str(self))}</pre>")
-        self._panel.fill(ipywidgets.HTML(table))
+        self.fill(ipywidgets.HTML(table))
 
     def __getitem__(self, name: str) -> Cost:
         return next(row for row in self.rows if row.name == name)
@@ -114,9 +115,6 @@ class Costs:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return self._panel._repr_mimebundle_(**kwargs)
 
 
 async def costs(*ways: Way, members: int = 100, lines: int = 100) -> Costs:
