@@ -125,7 +125,7 @@ class EchoConformance(Conformance):
     async def encoding(self, trial: Trial) -> None:
         """Latin-1 in a text frame."""
         client, _ = await self.prefix(trial)
-        await client.send_raw_text(b"\xe9")
+        await client.send(b"\xe9", text=True)
         _, end = await client.closing()
         hint = "Text frames hold UTF-8; anything else is 1007 (RFC 6455, section 8.1)."
         trial.require(end.code == 1007, "close code 1007", end, hint)

@@ -276,7 +276,6 @@ class Exercise:
         Returns:
             What it did and a hint; None if nothing explains it.
         """
-        isolation.note_unawaited()
         if isolation.blocked:
             seconds = f"{isolation.blocked_after:g} s"
             return (
@@ -411,17 +410,6 @@ class Exercise:
             call = f"check.{self.name}({self.answer_name})"
             hint = f"Pass the function itself, without calling it: {call}"
             return "a function", "a coroutine", hint
-        return self.refuse_kind(answer)
-
-    def refuse_kind(self, answer: Any) -> tuple[str, str, str] | None:
-        """As `refuse`, for what this kind of exercise wants.
-
-        Args:
-            answer: as for a call.
-
-        Returns:
-            The three; None if it is of the right kind.
-        """
         if self.kind == "value":
             return None
         if not callable(answer):

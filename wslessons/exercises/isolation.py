@@ -120,8 +120,6 @@ class Isolation:
         """What the learner's coroutines let out; an ended connection is not among them."""
         self.blocked = ""
         """Which line held the loop, if one did."""
-        self.unawaited: list[str] = []
-        """Names of coroutines that were called and not awaited."""
         self.ended_loop = False
         """Whether the code tried to stop or close the loop."""
         self.left: list[str] = []
@@ -413,17 +411,17 @@ class Isolation:
             warnings.simplefilter("always")
             self._caught = caught
             yield
-            self.note_unawaited()
         for warning in caught:
             if "was never awaited" not in str(warning.message):
                 warnings.warn_explicit(
                     warning.message, warning.category, warning.filename, warning.lineno
                 )
 
-    def note_unawaited(self) -> None:
-        """Bring `unawaited` up to date."""
+    @property
+    def unawaited(self) -> list[str]:
+        """Names of coroutines that were called and not awaited."""
         texts = [str(each.message) for each in self._caught]
-        self.unawaited = [text.split("'")[1] for text in texts if "was never awaited" in text]
+        return [text.split("'")[1] for text in texts if "was never awaited" in text]
 
     @contextlib.contextmanager
     def _limit_output(self) -> Generator[None]:

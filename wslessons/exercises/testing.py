@@ -72,37 +72,23 @@ class TestOfTests(Exercise):
         raise Mismatch("a test that fails", Nothing("it passes"), hint)
 
 
-async def _echo(connection: ServerConnection) -> None:
-    async for message in connection:
-        await connection.send(message)
+def _answering(answers: Callable[[Any], list[Any]]) -> Callable[..., Awaitable[None]]:
+    """Make a handler that sends for each message what `answers` returns."""
+
+    async def handler(connection: ServerConnection) -> None:
+        async for message in connection:
+            for answer in answers(message):
+                await connection.send(answer)
+
+    return handler
 
 
-async def _stutters(connection: ServerConnection) -> None:
-    async for message in connection:
-        first: Any = message[:1]
-        await connection.send(first + message)
-
-
-async def _drops_empty(connection: ServerConnection) -> None:
-    async for message in connection:
-        if message:
-            await connection.send(message)
-
-
-async def _makes_text(connection: ServerConnection) -> None:
-    async for message in connection:
-        text = message if isinstance(message, str) else message.decode("utf-8", "replace")
-        await connection.send(text)
+def _as_text(message: str | bytes) -> str:
+    return message if isinstance(message, str) else message.decode("utf-8", "replace")
 
 
 async def _hangs_up(connection: ServerConnection) -> None:
     await connection.send(await connection.recv())
-
-
-async def _answers_twice(connection: ServerConnection) -> None:
-    async for message in connection:
-        await connection.send(message)
-        await connection.send(message)
 
 
 class EchoTest(TestOfTests):
@@ -137,9 +123,6 @@ async def echo_test(url):
         'Loop over ("hello", "", b"\\x00\\xff", "goodbye"), inside async with asyncio.timeout(2).',
     )
 
-    async def _against(self, trial: Trial, handler: Callable[..., Awaitable[None]]) -> str:
-        return await trial.serve_this(handler, theirs=False)
-
     @behaviour("it accepts a server that is right")
     async def right(self, trial: Trial) -> None:
         """Any test that is not too strict."""
@@ -147,19 +130,19 @@ async def echo_test(url):
             "This server is right. It sends back each message as it came, once, and then waits for"
             " the next one: expect no more and no less."
         )
-        await self.accepts(trial, hint, await self._against(trial, _echo))
+        await self.accepts(trial, hint, _answering(lambda message: [message]))
 
     @behaviour("it notices one that says the first letter twice")
     async def stutters(self, trial: Trial) -> None:
         """Any test that compares."""
         hint = "Compare what came with what was sent: assert await client.recv() == message."
-        await self.notices(trial, hint, await self._against(trial, _stutters))
+        await self.notices(trial, hint, _answering(lambda message: [message[:1] + message]))
 
     @behaviour("it notices one that hangs up after the first answer")
     async def hangs_up(self, trial: Trial) -> None:
         """Any test with a second message."""
         hint = "A second message over the same connection is never answered: send one."
-        await self.notices(trial, hint, await self._against(trial, _hangs_up))
+        await self.notices(trial, hint, _hangs_up)
 
     @behaviour("it notices one that answers everything twice")
     async def twice(self, trial: Trial) -> None:
@@ -168,19 +151,24 @@ async def echo_test(url):
             "Each answer comes twice. Over one connection the second copy stands where the answer"
             " to your next, different message should be."
         )
-        await self.notices(trial, hint, await self._against(trial, _answers_twice))
+        await self.notices(trial, hint, _answering(lambda message: [message, message]))
 
     @behaviour("it notices one that turns bytes into text")
     async def text(self, trial: Trial) -> None:
         """A binary message."""
         hint = "Send bytes as well, such as b'\\x00\\xff': they have to come back as bytes."
-        await self.notices(trial, hint, await self._against(trial, _makes_text))
+        await self.notices(trial, hint, _answering(lambda message: [_as_text(message)]))
 
     @behaviour("it notices one that drops empty messages")
     async def empty(self, trial: Trial) -> None:
         """An empty text, and a time limit."""
         hint = 'An empty message is a message: send "" and expect "".'
-        await self.notices(trial, hint, await self._against(trial, _drops_empty))
+        await self.notices(trial, hint, _answering(lambda message: [message] if message else []))
+
+    async def tried(self, trial: Trial, *args: Any) -> None:
+        """Run the test against a server of its own, given by its handler."""
+        (handler,) = args
+        await super().tried(trial, await trial.serve_this(handler, theirs=False))
 
 
 class SteadyTest(TestOfTests):
@@ -480,13 +468,6 @@ async def _ended(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-class _Never(Heartbeat):
-    """Asks, and waits for an answer for ever."""
-
-    def __init__(self, connection: Any, interval: float = 15, timeout: float = 45) -> None:
-        super().__init__(connection, interval, 1e9)
-
-
 class _Deaf(Heartbeat):
     """Takes nothing for a sign of life."""
 
@@ -494,18 +475,14 @@ class _Deaf(Heartbeat):
         return 0
 
 
-class _Impatient(Heartbeat):
-    """Waits for a third of the time."""
+def _waiting(times: float) -> type[Heartbeat]:
+    """Make a heartbeat that waits so many times its timeout."""
 
-    def __init__(self, connection: Any, interval: float = 15, timeout: float = 45) -> None:
-        super().__init__(connection, interval, timeout / 3)
+    class Waiting(Heartbeat):
+        def __init__(self, connection: Any, interval: float = 15, timeout: float = 45) -> None:
+            super().__init__(connection, interval, times * timeout)
 
-
-class _Late(Heartbeat):
-    """Waits three times as long."""
-
-    def __init__(self, connection: Any, interval: float = 15, timeout: float = 45) -> None:
-        super().__init__(connection, interval, timeout * 3)
+    return Waiting
 
 
 class HeartbeatTest(TestOfTests):
@@ -569,7 +546,7 @@ async def heartbeat_test(Heartbeat):
     async def never(self, trial: Trial) -> None:
         """A dead peer."""
         hint = "Stall the client, let time pass, and assert that it was dropped."
-        await self.notices(trial, hint, _Never)
+        await self.notices(trial, hint, _waiting(1e9))
 
     @behaviour("it notices one that drops those who answer")
     async def deaf(self, trial: Trial) -> None:
@@ -587,13 +564,13 @@ async def heartbeat_test(Heartbeat):
             "It drops who answers after 15 s. Whose answers take 40 s must stay: up=lambda: 40"
             " is such a client."
         )
-        await self.notices(trial, hint, _Impatient)
+        await self.notices(trial, hint, _waiting(1 / 3))
 
     @behaviour("it notices one that needs three times as long")
     async def late(self, trial: Trial) -> None:
         """A deadline."""
         hint = "It drops too late, and your test waits even longer. Look after 60 s."
-        await self.notices(trial, hint, _Late)
+        await self.notices(trial, hint, _waiting(3))
 
     async def tried(self, trial: Trial, *args: Any) -> None:
         """Run the test on a virtual clock, and so on a loop of its own in a thread."""

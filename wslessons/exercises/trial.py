@@ -122,24 +122,16 @@ class Client:
         self.connection = connection
         self.idle = idle
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Any, *, text: bool | None = None) -> None:
         """Send, unless the connection has ended: then what is received next says so.
 
         Args:
             message: text, bytes, or a list of fragments.
+            text: whether bytes go as text, whatever is in them.
         """
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with self.idle.limit(TIMEOUT):
-                await self.connection.send(message)
-
-    async def send_raw_text(self, payload: bytes) -> None:
-        """Send `payload` as a text frame, whatever is in it.
-
-        Args:
-            payload: bytes that may be no UTF-8.
-        """
-        with contextlib.suppress(ConnectionClosed):
-            await self.connection.send(payload, text=True)
+                await self.connection.send(message, text=text)
 
     async def recv(self, timeout: float = TIMEOUT) -> Any:
         """Receive the next message, or a `Nothing` that says why there is none.
@@ -496,10 +488,6 @@ class Trial:
         client = Client(connection, self.isolation.idle)
         self.clients.append(client)
         return client
-
-    def newest(self) -> Client:
-        """Return the client that connected last."""
-        return self.clients[-1]
 
     async def connect_slow(self, url: str) -> Client:
         """Connect a client whose kernel takes in a few KiB only, for readers that lag.

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Line", "Note", "State", "Verdict"]
+__all__ = ["MARKS", "Line", "Note", "State", "Verdict"]
 
 WIDTH = 96
 """Columns of the plain text."""

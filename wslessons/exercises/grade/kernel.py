@@ -235,10 +235,9 @@ class StudentKernel:
             pass
         late = f"no end within {seconds:g} s"
         with contextlib.suppress(TimeoutError, RuntimeError, OSError):
-            async with asyncio.timeout(INTERRUPT):
-                self._interrupt()
-                await self._idle()
-                return late
+            self._interrupt()
+            await self._done(INTERRUPT)
+            return late
         self.why = self.why or f"{late}, and it can't be interrupted"
         self._kill()
         raise Died(self.why)
@@ -249,10 +248,14 @@ class StudentKernel:
         Raises:
             TimeoutError: it takes longer.
         """
-        error = ""
         self.last = self.client.execute(
             source, silent=hidden, store_history=not hidden, allow_stdin=False
         )
+        return await self._done(seconds)
+
+    async def _done(self, seconds: float) -> str:
+        """Wait until the last cell has ended; return its error in one line, or ""."""
+        error = ""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while True:
@@ -264,13 +267,6 @@ class StudentKernel:
                 error = f"{content['ename']}: {content['evalue']}".partition("\n")[0][:200]
             elif message["msg_type"] == "status" and content["execution_state"] == "idle":
                 return error
-
-    async def _idle(self) -> None:
-        while True:
-            message = await self._message(INTERRUPT)
-            mine = message["parent_header"].get("msg_id") == self.last
-            if mine and message["content"].get("execution_state") == "idle":
-                return
 
     async def _message(self, seconds: float) -> dict[str, Any]:
         """Receive one message of the kernel's, looking now and then whether it lives."""

@@ -10,17 +10,9 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from wslessons.exercises.grade.grader import Result
-from wslessons.exercises.verdict import State, Verdict
+from wslessons.exercises.verdict import MARKS, State, Verdict
 
 __all__ = ["as_csv", "as_html", "as_junit", "as_table"]
-
-MARKS = {
-    State.PASS: "✓",
-    State.FAIL: "✗",
-    State.TIMED_OUT: "⏱",
-    State.NOT_RUN: "·",
-    State.NOT_ATTEMPTED: "○",
-}
 
 
 def as_table(results: Sequence[Result]) -> str:
@@ -34,7 +26,7 @@ def as_table(results: Sequence[Result]) -> str:
     """
     rows = [("notebook", "passed", "exercises", "noticed")]
     for result in results:
-        marks = " ".join(f"{name} {MARKS[v.state]}" for name, v in result.verdicts.items())
+        marks = " ".join(f"{name} {MARKS[v.state][0]}" for name, v in result.verdicts.items())
         score = f"{result.passed} of {len(result.verdicts)}" if result.verdicts else "-"
         rows.append((str(result.path), score, marks or result.trouble, "; ".join(_noticed(result))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -122,7 +114,7 @@ def as_html(results: Sequence[Result]) -> str:
     for number, result in enumerate(results):
         noticed = "<br>".join(map(html.escape, _noticed(result)))
         marks = ", ".join(
-            f'<span class="{v.state.name.lower()}">{html.escape(name)} {MARKS[v.state]}</span>'
+            f'<span class="{v.state.name.lower()}">{html.escape(name)} {MARKS[v.state][0]}</span>'
             for name, v in result.verdicts.items()
         )
         rows.append(
