@@ -259,6 +259,8 @@ async def attack(target: Target) -> list[float]:
     flooding = [asyncio.create_task(flood(target, name, 2.0)) for name in FLOODS]
     served = [await target.serve_somebody()]
     while not all(each.done() for each in flooding):
+        # Not without a pause: that would be one more flood.
+        await asyncio.sleep(0.05)
         served.append(await target.serve_somebody())
     await asyncio.gather(*flooding)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -27,13 +28,19 @@ DOCUMENTED = sorted(
 )
 
 
+@functools.cache
+def parsed(module: Path) -> ast.Module:
+    """Parse a module; no test changes what it gets."""
+    return ast.parse(module.read_text())
+
+
 def public_definitions(module: Path) -> list[str]:
     """Return the names of a module's own classes and functions, those of a program left out."""
     text = module.read_text()
     if module.name == "__main__.py" or 'if __name__ == "__main__"' in text:
         return []
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [node.name for node in ast.parse(text).body if isinstance(node, kinds)]
+    found = [node.name for node in parsed(module).body if isinstance(node, kinds)]
     return [name for name in found if not name.startswith("_")]
 
 
@@ -76,7 +83,7 @@ def test_docstrings_have_one_format():
     old = re.compile(r"(?m)(?<!\w)In: `|^\s*Raises `|[.;] [Rr]aises `|^:(param|return|raises)")
     found, checked = [], 0
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 checked += 1
                 if old.search(ast.get_docstring(node) or ""):
@@ -163,10 +170,10 @@ def imports() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for module, path in files.items():
         names: set[str] = set()
-        nodes: list[ast.AST] = [ast.parse(path.read_text())]
+        nodes: list[ast.AST] = [parsed(path)]
         while nodes:
             node = nodes.pop()
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
                 continue
             nodes.extend(ast.iter_child_nodes(node))
             if isinstance(node, ast.Import):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import io
 import re
+import shutil
 import subprocess
 import symtable
-import sys
+import sysconfig
 import tokenize
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -326,6 +327,9 @@ def bodies(source: str) -> dict[str, str]:
     return found
 
 
+RUFF = shutil.which("ruff", path=sysconfig.get_path("scripts")) or "ruff"
+
+
 @cache
 def package() -> tuple[set[tuple[str, ...]], dict[str, str]]:
     """The runs of lines and the bodies of all modules of the package."""
@@ -336,6 +340,12 @@ def package() -> tuple[set[tuple[str, ...]], dict[str, str]]:
         lines |= runs(source)
         known |= {body: f"{path.stem}.{name}" for body, name in bodies(source).items()}
     return lines, known
+
+
+@cache
+def notebook_of(path: Path) -> Notebook:
+    """Read a notebook, which no test changes: each is looked at by every rule."""
+    return nbformat.read(path, as_version=4)
 
 
 def package_is_not_repeated(notebook: Notebook) -> Iterator[str]:
@@ -353,15 +363,7 @@ def source_is_clean(notebook: Notebook) -> Iterator[str]:
     """What learners copy is written as the package is."""
     text = outputs.dumps(notebook)
     for words in (["check", "--quiet"], ["format", "--check", "--quiet"]):
-        command = [
-            sys.executable,
-            "-m",
-            "ruff",
-            *words,
-            "--stdin-filename",
-            "notebooks/x.ipynb",
-            "-",
-        ]
+        command = [RUFF, *words, "--stdin-filename", "notebooks/x.ipynb", "-"]
         done = subprocess.run(command, input=text, cwd=ROOT, text=True, capture_output=True)
         if done.returncode:
             yield f"ruff {words[0]}: {done.stdout}{done.stderr}"
@@ -497,7 +499,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 @every_notebook
 def test_lesson_keeps_the_rule(path: Path, rule: Callable[[Notebook], Iterator[str]]) -> None:
     """Every lesson keeps every rule, but for what is excepted with a reason."""
-    complaints = list(rule(nbformat.read(path, as_version=4)))
+    complaints = list(rule(notebook_of(path)))
     if (name_of(path), rule) not in EXCEPTIONS:
         assert complaints == []
 
@@ -511,7 +513,7 @@ def links(text: str, folder: Path) -> list[tuple[Path, str]]:
 
 def headings(path: Path) -> set[str]:
     """The anchors of a notebook's headings, as JupyterLab names them: spaces become hyphens."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = notebook_of(path).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     lines = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
@@ -530,7 +532,7 @@ def dead_links(text: str, folder: Path) -> list[str]:
 @every_notebook
 def test_links_lead_to_a_page_and_its_heading(path: Path) -> None:
     """Whoever follows a link arrives."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = notebook_of(path).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert dead_links(text, path.parent) == []
 
@@ -538,7 +540,7 @@ def test_links_lead_to_a_page_and_its_heading(path: Path) -> None:
 @every_notebook
 def test_diagrams_have_words_for_those_who_cannot_see(path: Path) -> None:
     """JupyterLab makes a Mermaid diagram's `accTitle` the alternative text of its picture."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = notebook_of(path)
     for cell in notebook.cells:
         for diagram in re.findall(r"```mermaid\n(.*?)```", cell.source, re.DOTALL):
             assert re.search(r"^ +accTitle: \w", diagram, re.MULTILINE), diagram
@@ -552,14 +554,12 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 def test_the_readme_and_the_index_say_the_same() -> None:
     """The same symptoms with the same cures, and as many minutes for a lesson as it says itself."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](notebooks/", "](")
-    index = "\n".join(
-        cell.source for cell in nbformat.read(FOLDER / "index.ipynb", as_version=4).cells
-    )
+    index = "\n".join(cell.source for cell in notebook_of(FOLDER / "index.ipynb").cells)
     table = r"(?m)^\|[^|\n]+\| (?:\[[^|]+\]\([^|]+#[^|]+\),? ?)+\|$"
     assert len(re.findall(table, index)) > 30
     assert re.findall(table, readme) == re.findall(table, index)
     for name in LESSONS:
-        first = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[0].source
+        first = notebook_of(FOLDER / f"{name}.ipynb").cells[0].source
         (minutes,) = re.findall(r"\*\*(?:\d+ to )?(\d+) minutes\.\*\*", first)
         for page in (readme, index):
             assert re.search(rf"(?m)^\| \[[^|]*\({name}\.ipynb\)[^|]*\| {minutes} \|", page), name
@@ -576,7 +576,7 @@ def test_dead_link_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [FOLDER / f"{name}.ipynb" for name in LESSONS], ids=name_of)
 def test_lesson_has_its_frame(path: Path) -> None:
     """First what it takes and gives and where one is, and at the end where one goes from here."""
-    first, *_, last = nbformat.read(path, as_version=4).cells
+    first, *_, last = notebook_of(path).cells
     place = LESSONS.index(path.stem)
     neighbours = [LESSONS[n] for n in (place - 1, place + 1) if 0 <= n < len(LESSONS)]
     for cell in (first, last):

@@ -181,6 +181,26 @@ def extra(name: str) -> Generator[None]:
         raise missing from None
 
 
+def need(module: str, name: str) -> ModuleType:
+    """Import `module`, or raise an error that names the extra that brings it.
+
+    >>> need("json", "lab").__name__
+    'json'
+
+    Args:
+        module: its full name.
+        name: the extra of this package that brings it.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    with extra(name):
+        return importlib.import_module(module)
+
+
 class _Late(ModuleType):
     """Stands for a module until something of it is used."""
 
@@ -217,23 +237,3 @@ def imported_late(module: str) -> Generator[None]:
         yield
     finally:
         del sys.modules[module]
-
-
-def need(module: str, name: str) -> ModuleType:
-    """Import `module`, or raise an error that names the extra that brings it.
-
-    >>> need("json", "lab").__name__
-    'json'
-
-    Args:
-        module: its full name.
-        name: the extra of this package that brings it.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    with extra(name):
-        return importlib.import_module(module)
