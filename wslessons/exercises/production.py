@@ -17,6 +17,7 @@ from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
 from wslessons.exercises.trial import TIMEOUT, Client, Mismatch, Nothing, Trial
+from wslessons.testing.raw import dial, handshake
 
 __all__ = ["EXERCISES", "Guarded", "LetsIn", "NextDelay", "RealAddress", "make_token", "read_token"]
 
@@ -117,58 +118,36 @@ guarded = {"max_size": 16_384, "compression": None, "open_timeout": 1}
     @behaviour("half a handshake is cut off after a second")
     async def half(self, trial: Trial) -> None:
         """A request that stops in the middle."""
-        reader, writer = await _dial(await trial.stage("options"))
+        url = await trial.stage("options")
         try:
-            writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgr")
-            async with trial.isolation.idle.timeout(TIMEOUT):
-                with contextlib.suppress(ConnectionError):
-                    await reader.read()
+            async with trial.isolation.idle.timeout(TIMEOUT), dial(url) as raw:
+                raw.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgr")
+                await raw.rest()
         except TimeoutError:
             hint = (
                 "Half a request, and the server waits for the rest: open_timeout is 10 s by default"
                 ", long enough to fill all places for nothing."
             )
             raise Mismatch("an end after a second", Nothing("it still waits"), hint) from None
-        finally:
-            writer.close()
 
     @behaviour("a handshake over a slow line is answered")
     async def slow(self, trial: Trial) -> None:
         """A request in two halves, a moment apart."""
         url = await trial.stage("options")
-        lines = [
-            "GET / HTTP/1.1",
-            f"Host: {url.removeprefix('ws://')}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ]
-        request = "\r\n".join([*lines, "", ""]).encode()
-        answer = b""
+        request, answer = handshake(host=url.removeprefix("ws://")), b""
         # A busy machine may spoil one attempt; a mistake spoils all three.
         for _ in range(3):
-            reader, writer = await _dial(url)
-            try:
-                writer.write(request[:40])
-                await asyncio.sleep(0.2)
-                writer.write(request[40:])
-                with contextlib.suppress(ConnectionError, TimeoutError):
-                    async with trial.isolation.idle.limit(TIMEOUT):
-                        answer = await reader.readline()
-            finally:
-                writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with trial.isolation.idle.limit(TIMEOUT), dial(url) as raw:
+                    raw.send(request[:40])
+                    await asyncio.sleep(0.2)
+                    raw.send(request[40:])
+                    answer = await raw.reader.readline()
             if answer.startswith(b"HTTP/1.1 101"):
                 return
         got = answer.decode("latin-1").strip() or "an end without an answer"
         hint = "A request may take a while on a bad line: leave it a second, as the task says."
         trial.require(False, "HTTP/1.1 101", Nothing(got), hint)
-
-
-async def _dial(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a TCP connection to where `url` points."""
-    host, _, port = url.removeprefix("ws://").partition(":")
-    return await asyncio.open_connection(host, int(port))
 
 
 class LetsIn(Exercise):
@@ -292,27 +271,16 @@ async def lets_in(opening):
             url: the chat's.
             headers: of the request.
         """
-        try:
-            await trial.connect(url, additional_headers=headers)
-        except Mismatch as error:
-            response = getattr(getattr(error.__cause__, "__cause__", None), "response", None)
-            response = response or getattr(error.__cause__, "response", None)
-            status = response.status_code if response is not None else 0
-            if status == 401:
-                return
-
-            def hint(_: Any) -> str:
-                if status == 403:
-                    return "403 is for somebody who is known and may not. 401 says: log in first."
-                return "Say no by raise Denied('log in first', status=401)."
-
-            raise Mismatch("401", error.got, hint) from error
-        hint = (
-            "Anybody could have written that token: read_token tells whether we signed it."
-            if headers
-            else "Whoever shows nothing was let in: there, opening.token is empty."
-        )
-        trial.require(False, "401", Nothing("it was let in"), hint)
+        status = await trial.handshake(url, additional_headers=headers)
+        got = "it was let in" if status == 101 else f"the handshake was answered with {status}"
+        hint = "Say no by raise Denied('log in first', status=401)."
+        if status == 403:
+            hint = "403 is for somebody who is known and may not. 401 says: log in first."
+        elif status == 101 and headers:
+            hint = "Anybody could have written that token: read_token tells whether we signed it."
+        elif status == 101:
+            hint = "Whoever shows nothing was let in: there, opening.token is empty."
+        trial.require(status == 401, "401", Nothing(got), hint)
 
 
 class RealAddress(Exercise):

@@ -489,6 +489,26 @@ class Trial:
         self.clients.append(client)
         return client
 
+    async def handshake(self, url: str, *, stay: bool = False, **options: Any) -> Any:
+        """Try to connect, and return the status of the answer.
+
+        Args:
+            url: as for `connect`.
+            stay: whether to keep a connection that worked.
+            options: as for `connect`.
+
+        Returns:
+            The status, 101 if it worked; a `Nothing` where no answer came.
+        """
+        try:
+            client = await self.connect(url, **options)
+        except Mismatch as error:
+            response = getattr(error.__cause__, "response", None)
+            return response.status_code if response is not None else Nothing("no answer")
+        if not stay:
+            await client.close()
+        return 101
+
     async def connect_slow(self, url: str) -> Client:
         """Connect a client whose kernel takes in a few KiB only, for readers that lag.
 

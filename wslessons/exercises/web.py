@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from wslessons.exercises.exercise import Exercise, behaviour
-from wslessons.exercises.trial import TIMEOUT, Nothing, Trial
+from wslessons.exercises.trial import TIMEOUT, Trial
+from wslessons.testing.raw import dial
 
 __all__ = ["EXERCISES", "AtMostThree", "Health", "SameOrigin"]
 
@@ -55,7 +56,7 @@ def health(connection, request):
         """Three paths that are none of health's."""
         url = await trial.stage("process_request")
         for path in ("/", "/chat", "/healthzone"):
-            status = await handshake(trial, url + path)
+            status = await trial.handshake(url + path)
 
             def hint(got: Any, path: str = path) -> str:
                 if path == "/healthzone":
@@ -101,7 +102,7 @@ def same_origin(connection, request):
     async def own(self, trial: Trial) -> None:
         """The origin that belongs to the host."""
         url = await trial.stage("process_request")
-        status = await handshake(trial, url, origin=url.replace("ws://", "http://"))
+        status = await trial.handshake(url, origin=url.replace("ws://", "http://"))
         hint = 'Our own origin is "http://" and the Host, port and all.'
         trial.expect(status, 101, hint)
 
@@ -110,7 +111,7 @@ def same_origin(connection, request):
         """Two foreign origins."""
         url = await trial.stage("process_request")
         for origin in ("https://evil.example", "http://another.example"):
-            status = await handshake(trial, url, origin=origin)
+            status = await trial.handshake(url, origin=origin)
 
             def hint(got: Any) -> str:
                 if got == 101:
@@ -133,7 +134,7 @@ def same_origin(connection, request):
                 return "There is no such header here: headers.get() gives None in its place."
             return "Only browsers send an Origin, and only there a page can borrow cookies."
 
-        trial.expect(await handshake(trial, await trial.stage("process_request")), 101, hint)
+        trial.expect(await trial.handshake(await trial.stage("process_request")), 101, hint)
 
     @behaviour("an origin that only looks like ours is refused")
     async def lookalike(self, trial: Trial) -> None:
@@ -148,7 +149,7 @@ def same_origin(connection, request):
             "null": "null is what a sandboxed page or a file has: it is no page of ours.",
         }
         for origin, hint in cases.items():
-            status = await handshake(trial, url, origin=origin)
+            status = await trial.handshake(url, origin=origin)
             trial.require(status == 403, "403", f"{status} for a foreign origin", hint)
 
 
@@ -212,7 +213,7 @@ def at_most_three(app):
         url = await trial.stage("app")
         for _ in range(3):
             await trial.connect(url)
-        status = await handshake(trial, url)
+        status = await trial.handshake(url)
 
         def hint(got: Any) -> str:
             if got == 101:
@@ -227,7 +228,7 @@ def at_most_three(app):
         url = await trial.stage("app")
         for _ in range(5):
             await get(trial, url, "/")
-        statuses = [await handshake(trial, url, stay=True) for _ in range(3)]
+        statuses = [await trial.handshake(url, stay=True) for _ in range(3)]
         trial.expect(statuses, [101] * 3, "An HTTP request is no WebSocket: look at scope['type'].")
 
     @behaviour("when one leaves, the next one gets in")
@@ -267,43 +268,19 @@ def at_most_three(app):
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + TIMEOUT
-        while (status := await handshake(trial, url, stay=True)) != 101:
+        while (status := await trial.handshake(url, stay=True)) != 101:
             trial.require(loop.time() < end, "101 for the next one", status, hint)
             await asyncio.sleep(0.05)
         return trial.clients[-1]
 
 
-async def handshake(trial: Trial, url: str, *, stay: bool = False, **options: Any) -> Any:
-    """Try to connect; return the status, 101 if it worked.
-
-    Args:
-        trial: the trial, which ends the connection.
-        url: where to.
-        stay: keep a connection that worked.
-        options: whatever `Trial.connect` takes.
-    """
-    try:
-        client = await trial.connect(url, **options)
-    except Exception as error:
-        response = getattr(error.__cause__, "response", None)
-        return response.status_code if response is not None else Nothing("no answer")
-    if not stay:
-        await client.close()
-    return 101
-
-
 async def get(trial: Trial, url: str, path: str) -> tuple[int, str]:
     """Ask for `path` over HTTP; return status and body, (0, "") if there is no answer."""
-    host, _, port = url.removeprefix("ws://").partition(":")
+    host = url.removeprefix("ws://")
     try:
-        async with trial.isolation.idle.limit(TIMEOUT):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
-                writer.write(request.encode())
-                head, _, body = (await reader.read()).decode("latin-1").partition("\r\n\r\n")
-            finally:
-                writer.close()
+        async with trial.isolation.idle.limit(TIMEOUT), dial(url) as raw:
+            raw.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+            head, _, body = (await raw.rest()).decode("latin-1").partition("\r\n\r\n")
     except (OSError, TimeoutError):
         return 0, ""
     words = head.split()

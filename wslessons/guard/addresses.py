@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wslessons.errors import UserError
-from wslessons.guard.origins import refuse
+from wslessons.guard.origins import read_address, refuse
 from wslessons.limits import MAX_PER_ADDRESS, ConnectionLimit, Door
 
 __all__ = ["LOOPBACK", "Forwarded", "Networks", "came_through_a_proxy"]
@@ -52,12 +52,8 @@ class Networks:
                 raise UserError(sentence, exit_code=2) from None
 
     def __contains__(self, text: object) -> bool:
-        try:
-            address = ipaddress.ip_address(str(text))
-        except ValueError:
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._networks)
+        address = read_address(str(text))
+        return address is not None and any(address in network for network in self._networks)
 
 
 class Forwarded:

@@ -22,7 +22,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wslessons.errors import UserError
 from wslessons.guard.http import SAFE_HEADERS
 
-__all__ = ["ANY_HOST", "HostCheck", "OriginCheck", "normal_host", "normal_origin", "refuse"]
+__all__ = [
+    "ANY_HOST",
+    "HostCheck",
+    "OriginCheck",
+    "normal_host",
+    "normal_origin",
+    "read_address",
+    "refuse",
+]
 
 ANY_HOST = "*"
 """Among the hosts: the server answers to any name."""
@@ -209,13 +217,21 @@ class HostCheck:
             return False
         if not plain or not name:
             return False
-        address = _address(name)
+        address = read_address(name)
         if address is not None:
-            return address.is_loopback or address == _address(reached) or name in self.hosts
+            return address.is_loopback or address == read_address(reached) or name in self.hosts
         return name == "localhost" or name in self.hosts
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an address; one of IPv4 that is written as one of IPv6 is the former.
+
+    Args:
+        text: any.
+
+    Returns:
+        The address, None if it is none.
+    """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
