@@ -15,18 +15,18 @@ there is nothing to do. After the owner's, even by SIGKILL, it sends the command
 - A broker that was killed may be started again in the same HOME, so its guardian goes on watching
   the owner until another one has taken over, or HOME is gone.
 
-It imports nothing of ours, nor what takes long (`pathlib`, `shutil`), and runs without
-site-packages: each start of a server or a command waits for it, two hundredths of a second.
+It imports nothing of ours, nor what takes long (`pathlib`, `shutil`, `contextlib`), and runs
+without site-packages: each start of a server or a command waits for it, a hundredth of a second.
 
 Not handled here: Windows, which can't fork, and a guardian that is killed before its owner.
 """
 
 from __future__ import annotations
 
-import contextlib
+# `signal` is an enum of all signals around it, and as dear as all else here together.
+import _signal  # ty: ignore[import-not-found]
 import os
 import select
-import signal
 import sys
 import time
 
@@ -44,8 +44,10 @@ class Watched:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.descriptor: int | None = None
-        with contextlib.suppress(AttributeError, OSError):
+        try:  # noqa: SIM105
             self.descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            pass
 
     @property
     def ended(self) -> bool:
@@ -58,13 +60,15 @@ class Watched:
             return True
         return False
 
-    def send(self, number: signal.Signals) -> None:
+    def send(self, number: int) -> None:
         """Send it a signal, if it is still there."""
-        with contextlib.suppress(ProcessLookupError):
+        try:
             if self.descriptor is not None:
-                signal.pidfd_send_signal(self.descriptor, number)
+                _signal.pidfd_send_signal(self.descriptor, number)
             else:
                 os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
 
 
 def wait(*processes: Watched, seconds: float | None = None) -> None:
@@ -98,10 +102,10 @@ def guard(owner: Watched, command: Watched, home: str) -> None:
         except OSError:
             return
         wait(owner, seconds=LOOK)
-    command.send(signal.SIGTERM)
+    command.send(_signal.SIGTERM)
     wait(command, seconds=TIMEOUT)
     if not command.ended:
-        command.send(signal.SIGKILL)
+        command.send(_signal.SIGKILL)
         wait(command, seconds=TIMEOUT)
     if home:
         import shutil
@@ -114,6 +118,14 @@ def note(home: str) -> str:
     return os.path.join(home, "guardian")
 
 
+def begin_session() -> None:
+    """Begin a session, unless this process leads one already."""
+    try:  # noqa: SIM105
+        os.setsid()
+    except OSError:
+        pass
+
+
 def main() -> None:
     """Fork the guardian and become the command."""
     parent, home, *argv = sys.argv[1:]
@@ -121,13 +133,10 @@ def main() -> None:
     # From here on no other process can be mistaken for the owner.
     if os.getppid() != int(parent):
         return
-    # Whoever leads a session already can't begin one.
-    with contextlib.suppress(OSError):
-        os.setsid()
+    begin_session()
     if not (pid := os.fork()):
         try:
-            with contextlib.suppress(OSError):
-                os.setsid()
+            begin_session()
             # What the command's pipes lead to must see their end when the command closes them.
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
