@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import sys
 import types
@@ -182,6 +183,7 @@ def grade(args: argparse.Namespace) -> int:
     """
     for module in ("jupyter_client", "ipykernel", "psutil"):
         need(module, "lab")
+    from wslessons.bench.tools import progress
     from wslessons.exercises.grade import report
     from wslessons.exercises.grade.grader import Limits, Result, find
     from wslessons.exercises.grade.grader import grade as grade_all
@@ -197,13 +199,16 @@ def grade(args: argparse.Namespace) -> int:
             raise UserError(f"there is no folder for {file}: make it first.", exit_code=2)
     paths = find(args.folder)
     limits = Limits(args.cell_timeout, args.timeout, args.memory * 2**20, args.jobs)
-    bar = _Bar(len(paths))
+    done = itertools.count(1)
 
     def on_result(result: Result) -> None:
-        bar.step(str(result.path))
+        number = next(done)
+        if sys.stderr.isatty():
+            progress(number, len(paths), result.path.name)
+        else:
+            print(f"{number} of {len(paths)}: {result.path}", file=sys.stderr, flush=True)
 
     results = asyncio.run(grade_all(args.folder, paths, limits, on_result))
-    bar.end()
     print(report.as_table(results))
     for file, write in writers:
         if file is not None:
@@ -213,31 +218,3 @@ def grade(args: argparse.Namespace) -> int:
                 why = error.strerror or type(error).__name__
                 raise UserError(f"{file} can't be written ({why}).") from None
     return 0
-
-
-class _Bar:
-    """A progress bar on standard error; a line for each step where that is no terminal.
-
-    Args:
-        total: how many steps there are.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self.live = sys.stderr.isatty()
-
-    def step(self, what: str) -> None:
-        """Show that one more is done."""
-        self.done += 1
-        if self.live:
-            full = 30 * self.done // self.total
-            bar = "#" * full + "." * (30 - full)
-            text = f"[{bar}] {self.done} of {self.total}  {what}"[:78]
-            print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
-        else:
-            print(f"{self.done} of {self.total}: {what}", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the bar's line."""
-        if self.live:
-            print(file=sys.stderr)
