@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -218,7 +219,7 @@ async def steady_test(url):
     async def quick(self, trial: Trial) -> None:
         """As on the author's machine."""
         hint = 'Bob hears "welcome", and then each line that ann says.'
-        await self.accepts(trial, hint, partial(_room, trial))
+        await self.accepts(trial, hint, Room)
 
     @behaviour("it accepts one where it takes 0.4 s to get into the room")
     async def slow_to_join(self, trial: Trial) -> None:
@@ -227,25 +228,25 @@ async def steady_test(url):
             "Ann spoke before bob was in the room. Wait for the message that says he is, however"
             " long it takes, and not for a time."
         )
-        await self.accepts(trial, hint, partial(_room, trial, joining=0.4))
+        await self.accepts(trial, hint, partial(Room, joining=0.4))
 
     @behaviour("it accepts one where a line takes 0.4 s")
     async def slow_to_tell(self, trial: Trial) -> None:
         """As on a busy machine."""
         hint = "The line comes, only later: a time limit far above what is needed costs nothing."
-        await self.accepts(trial, hint, partial(_room, trial, telling=0.4))
+        await self.accepts(trial, hint, partial(Room, telling=0.4))
 
     @behaviour("it notices a lost line")
     async def lost(self, trial: Trial) -> None:
         """A time limit."""
         hint = "Bob never hears the line: wait for it, with a time limit."
-        await self.notices(trial, hint, partial(_room, trial, change=lambda line: None))
+        await self.notices(trial, hint, partial(Room, change=lambda line: None))
 
     @behaviour("it notices a line that was changed")
     async def changed(self, trial: Trial) -> None:
         """A comparison."""
         hint = "Bob hears another line than ann has said: compare."
-        await self.notices(trial, hint, partial(_room, trial, change=lambda line: f"{line}!"))
+        await self.notices(trial, hint, partial(Room, change=lambda line: f"{line}!"))
 
     @behaviour("it does not sleep")
     async def awake(self, trial: Trial) -> None:
@@ -253,7 +254,7 @@ async def steady_test(url):
         waited = []
         for _ in range(3):
             moments: list[float] = []
-            await self.tried(trial, partial(_room, trial, moments=moments))
+            await self.tried(trial, partial(Room, moments=moments))
             waited.append(moments[-1] - moments[-2])
         hint = "Bob is in the room, and the test still sleeps before ann speaks: leave that out."
         got = f"{min(waited):.1f} s between the welcome and the line" if min(waited) > 0.08 else ""
@@ -262,13 +263,10 @@ async def steady_test(url):
     async def tried(self, trial: Trial, *args: Any) -> None:
         """Run the test in a room of its own: in another one a late line could still come."""
         (room,) = args
-        await super().tried(trial, await room())
+        await super().tried(trial, await trial.serve_this(room().handler, theirs=False))
 
 
-async def _room(trial: Trial, **options: Any) -> str:
-    return await trial.serve_this(Room(**options).handler, theirs=False)
-
-
+@dataclass
 class Room:
     """A chat's room that can be slow, as on a busy machine; `handler` serves it.
 
@@ -280,18 +278,13 @@ class Room:
         moments: gets the times of each welcome and each line.
     """
 
-    def __init__(
-        self,
-        joining: float = 0.0,
-        telling: float = 0.0,
-        change: Callable[[str], str | None] = str,
-        moments: list[float] | None = None,
-    ) -> None:
-        self.joining, self.telling, self.change = joining, telling, change
-        self.moments = moments if moments is not None else []
-        self._members: set[ServerConnection] = set()
-        self._arrived = 0
-        self._told = asyncio.Event()
+    joining: float = 0.0
+    telling: float = 0.0
+    change: Callable[[str], str | None] = str
+    moments: list[float] = field(default_factory=list)
+    _members: set[ServerConnection] = field(default_factory=set)
+    _arrived: int = 0
+    _told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handler(self, connection: ServerConnection) -> None:
         """Let one in, and tell the others each line of theirs.

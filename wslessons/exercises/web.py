@@ -201,10 +201,7 @@ def at_most_three(app):
         url = await trial.stage("app")
         for number in range(3):
             client = await trial.connect(f"{url}/{number}")
-
-            def hint(got: Any) -> str:
-                return "Pass scope, receive and send on to app, unchanged."
-
+            hint = "Pass scope, receive and send on to app, unchanged."
             await trial.asks(client, "hello", "hello", hint)
 
     @behaviour("the fourth is refused before its handshake")
