@@ -44,6 +44,11 @@ FIRST = (
     "test_serving.py",
 )
 
+# Files of which each would start a Kafka of its own for a few tests.
+ASK_KAFKA_LITTLE = {
+    f"tests/scaling/test_{name}.py" for name in ("kafka", "secure_brokers", "supervision")
+}
+
 # Rooms where single files take long, because of browsers, kernels, brokers and time.
 LONG = ("browser", "exercises", "notebooks", "scaling", "lab", "client", "bench", "web")
 
@@ -125,11 +130,14 @@ class OneJupyterLab(LoadFileScheduling):
     """Keeps each file in one process, and all files that open JupyterLab in the same one.
 
     JupyterLab and its page in a browser take ten seconds to start, and then serve any number of
-    tests: in four processes they start four times, and starve each other.
+    tests: in four processes they start four times, and starve each other. So it is with Kafka, for
+    those files that ask little of it.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
+        if file in ASK_KAFKA_LITTLE:
+            return "Kafka"
         return "JupyterLab" if file in self._opens_jupyterlab else file
 
     @functools.cached_property
