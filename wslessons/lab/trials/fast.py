@@ -128,28 +128,33 @@ async def costs(*ways: Way, members: int = 100, lines: int = 100) -> Costs:
     Returns:
         What each way has cost.
     """
-    rows = []
+    texts = [f"line number {number}" for number in range(lines)]
+    deliveries, rows = members * lines, []
     for way in ways:
-        measured = [await _cost(way, members, lines) for _ in range(ROUNDS)]
-        rows.append(min(measured, key=lambda row: row.cpu))
+        name = getattr(way, "__name__", "a way")
+        spent, heard = min([await _spent(way, members, texts) for _ in range(ROUNDS)])
+        writes = await _writes(way, members, texts)
+        rows.append(Cost(name, deliveries, heard, writes, spent / deliveries * 1e6))
     return Costs(rows)
 
 
-async def _cost(way: Way, members: int, lines: int) -> Cost:
-    texts = [f"line number {number}" for number in range(lines)]
-    name = getattr(way, "__name__", "a way")
+async def _spent(way: Way, members: int, texts: list[str]) -> tuple[float, int]:
+    """Return the seconds of CPU that one round has cost, and how many lines were heard."""
     async with _members(members) as (connections, clients):
         begin = time.thread_time()
         await way(connections, texts)
         await asyncio.sleep(0)
         spent = time.thread_time() - begin
-        heard = sum([await _heard(client, texts) for client in clients])
+        return spent, sum([await _heard(client, texts) for client in clients])
+
+
+async def _writes(way: Way, members: int, texts: list[str]) -> int:
+    """Return how many writes one round takes; counting them slows it down, so it is not timed."""
     async with _members(members) as (connections, _):
         with _counted_writes() as writes:
             await way(connections, texts)
             await asyncio.sleep(0)
-    deliveries = members * lines
-    return Cost(name, deliveries, heard, writes[0], spent / deliveries * 1e6)
+    return writes[0]
 
 
 @contextlib.contextmanager
