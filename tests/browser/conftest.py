@@ -132,7 +132,7 @@ async def jupyter(
     (config / "jupyter_lab_config.json").write_text('{"LabApp": {"expose_app_in_browser": true}}')
     async with AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            shell.own_jupyter(folder, patch)
+            shell.own_jupyter(folder, patch, others=True)
             words = ("lab", "--no-browser", "--port=0", f"--dir={folder / 'work'}")
             process = await stack.enter_async_context(shell.serving(*words))
         page = await browser.new_page()

@@ -220,12 +220,15 @@ async def kernel_ready(address: str, kernel: str) -> None:
                 return
 
 
-@pytest.mark.usefixtures("own_jupyter")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "others"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 async def test_jupyterlab_opens_the_lesson_and_ends_with_its_kernels(
-    number: signal.Signals, tmp_path: Path
+    number: signal.Signals, others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Start, look at the lesson and the settings, start a kernel, stop: nothing is left."""
+    """Start, look at the lesson and the settings, start a kernel, stop: nothing is left.
+
+    Nor does anything warn where Voila reads each setting.
+    """
+    shell.own_jupyter(tmp_path, monkeypatch, others=others)
     folder = tmp_path / "work folder"
     async with shell.serving(
         "lab", "echo", "--no-browser", "--port", "0", "--dir", str(folder)
