@@ -195,7 +195,7 @@ def own_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ask(address: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """GET `path` from the JupyterLab at `address`, or POST `body` to it; return the JSON."""
+    """GET `path` from the JupyterLab at `address`, or POST `body` to it; return the answer."""
     parts = urlsplit(address)
     request = Request(
         f"{parts.scheme}://{parts.netloc}/{path}",
@@ -205,7 +205,8 @@ async def ask(address: str, path: str, body: dict[str, Any] | None = None) -> An
 
     def fetch() -> Any:
         with urlopen(request, timeout=30) as response:
-            return json.load(response)
+            text = response.read().decode()
+            return json.loads(text) if "json" in response.headers.get_content_type() else text
 
     return await asyncio.to_thread(fetch)
 
@@ -245,6 +246,8 @@ async def test_jupyterlab_opens_the_lesson_and_ends_with_its_kernels(
         assert news["schema"]["properties"]["fetchNews"]["default"] == "false"
         kernels = await ask(lab.url, f"{plugin}:kernels-settings")
         assert kernels["schema"]["properties"]["commsOverSubshells"]["default"] == "disabled"
+        # Else each page that opens has Node look whether JupyterLab should be built anew.
+        assert '"buildCheck": false' in await ask(lab.url, "lab")
 
         session = {
             "path": "01_echo.ipynb",
