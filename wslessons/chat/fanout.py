@@ -213,6 +213,8 @@ class Fanout(Generic[I]):
         self._sent = 0
         """Bytes of all items ever sent."""
         self._tick: asyncio.Handle | None = None
+        self._batch: tuple[Any, int, int, list[bytes], dict[str, list[int]]] = None, 0, 0, [], {}
+        """Of the last group: codec, offset, number of items; their frames, and who sent which."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -309,15 +311,20 @@ class Fanout(Generic[I]):
         items = in_sync.cursor.take_ready()
         if not items:
             return
-        frames = _frames(codec, items)
+        # Unless something has come meanwhile, it is what the group before has got.
+        if (codec, start, len(items)) != self._batch[:3]:
+            said: dict[str, list[int]] = {}
+            for index, item in enumerate(items):
+                said.setdefault(item.origin, []).append(index)
+            self._batch = codec, start, len(items), _frames(codec, items), said
+        *_, frames, said = self._batch
         # Whoever sent something gets bytes of their own.
         own: dict[str, list[bytes]] = {}
-        for index, item in enumerate(items):
-            if item.origin in in_sync.writers:
-                if item.origin not in own:
-                    own[item.origin] = frames.copy()
-                payload = codec.to_sender(item)
-                own[item.origin][index] = text_frame(payload) if payload else b""
+        for id in said.keys() & in_sync.writers.keys():
+            own[id] = frames.copy()
+            for index in said[id]:
+                payload = codec.to_sender(items[index])
+                own[id][index] = text_frame(payload) if payload else b""
         # Apart, so that the loop over all the others need not ask each of them.
         senders: dict[str, _Group] = {}
         for id in own:
