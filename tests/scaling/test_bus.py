@@ -681,6 +681,31 @@ async def test_a_bus_that_stops_on_a_stalled_link_leaves_nothing_behind(
             assert not [each for each in connections if each.raddr[1:] == (link.port,)]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+@pytest.mark.parametrize("kind", KAFKAS)
+async def test_a_bus_that_stops_before_a_frozen_kafka_leaves_nothing_behind(
+    kind: str, brokers: dict[str, Broker]
+):
+    """Its client would repeat what is under way for ever, and say it once the broker wakes."""
+    url = url_for(kind, {kind: brokers[kind].url})
+    pid = brokers[kind].nodes[0].pid
+    assert pid is not None
+    async with asyncio.timeout(40), from_url(url) as one:
+        reader = one.subscribe()
+        async with from_url(url) as two:
+            two.publish(Event("/", "first"))
+            assert await texts(reader, 1) == ["first"]
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                two.publish(Event("/", "under way"))
+                await two.stop()
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        await status(one, "connected")
+        one.publish(Event("/", "last"))
+        assert (await texts(reader, 2))[-1] == "last"
+
+
 ELSEWHERE = """
 import asyncio, sys
 from wslessons.scaling.bus import Event, from_url

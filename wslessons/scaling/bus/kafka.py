@@ -210,7 +210,7 @@ class Topic(LogTransport):
         try:
             await producer.start()
         except BaseException:
-            self._close_later(producer.stop)
+            self._close_producer_later(producer)
             raise
         return producer
 
@@ -325,16 +325,24 @@ class Topic(LogTransport):
     async def _disconnect(self) -> None:
         producer, consumer = self._producer, self._consumer
         self._producer = self._consumer = None
-        # In their own time: a producer first waits, until the request times out, for what it has
-        # not sent (which we repeat ourselves); ended before that it would go on in secret.
         if producer is not None:
-            self._close_later(producer.stop)
+            self._close_producer_later(producer)
         if consumer is not None:
             # Its `stop` ends early, with the cancellation of its own fetch, if one is under way.
             self._close_later(consumer.stop, consumer._client.close)
 
+    def _close_producer_later(self, producer: AIOKafkaProducer) -> None:
+        """Let it give up what it has not sent, which we repeat ourselves.
+
+        Its own `stop` sends that first, and an idempotent producer tries for ever: cut short, it
+        goes on in secret, and a broker that comes back hears it.
+        """
+        producer._closed = True
+        self._close_later(producer._sender.close, producer.client.close)
+
     def _close_later(self, *closing: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        task = asyncio.create_task(close_quietly(*closing, seconds=3 * LOST_AFTER))
+        # In its own time: what is under way times out, then three nodes are asked who leads now.
+        task = asyncio.create_task(close_quietly(*closing, seconds=5 * LOST_AFTER))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
