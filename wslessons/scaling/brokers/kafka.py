@@ -30,6 +30,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ FORMATTED = "formatted.checkpoint"
 """The beginning of a cluster's metadata, beside them: which features this Kafka has."""
 METADATA = Path("__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint")
 """Where it stands among a node's data."""
+STILL_THE_LEADER = b"which is inconsistent with current leader"
+"""What a node ends with that led, lost its disk, and is back before the others have elected."""
 BRING_TIME = 600.0
 """Seconds for Maven to get everything."""
 
@@ -257,11 +260,21 @@ class KafkaServer(ServerProcess):
         """
         name = f"Apache Kafka {self._found.version}"
         config = str(self._config)
+        deadline = time.monotonic() + START_TIME
         try:
             if not self.data.exists():
                 self._format(config)
-            self._run(*self._found.command("kafka.Kafka", config))
-            self._wait_for(self._ready, START_TIME)
+            while True:
+                said = self.log.stat().st_size if self.log.exists() else 0
+                self._run(*self._found.command("kafka.Kafka", config))
+                try:
+                    self._wait_for(self._ready, START_TIME)
+                except Stopped:
+                    news = self.log.read_bytes()[said:]
+                    if STILL_THE_LEADER not in news or time.monotonic() > deadline:
+                        raise
+                else:
+                    return
         except Stopped as exc:
             raise UserError(f"{name} did not start: {exc}.") from None
         except subprocess.TimeoutExpired:
