@@ -7,7 +7,6 @@ that asks for no subprotocol, `JSON` is the subprotocol ``chat.v1+json``. Codecs
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -86,8 +85,7 @@ def clean_text(text: str) -> str:
     return _CONTROLS.sub("\ufffd", _SPACES.sub(" ", text)).strip()
 
 
-@dataclass(slots=True, eq=False)
-class Record:
+class Record(msgspec.Struct, eq=False):
     """An event in a room's log, with what the wire does not show. See `fanout.Item`."""
 
     event: RoomEvent | Missed
@@ -96,7 +94,8 @@ class Record:
     """Id of the connection that said it; empty for what is everybody's."""
     key: str = ""
     """Session and id under which it is published only once; empty for no such promise."""
-    frames: dict[Any, bytes] = field(default_factory=dict)
+    frames: dict[Any, bytes] = {}
+    """Each record's own."""
     size: int = 0
     """See `fanout.Item`; the room sets it."""
 

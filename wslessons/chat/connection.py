@@ -9,6 +9,7 @@ from typing import Protocol
 
 from websockets import ConnectionClosed, ServerConnection
 from websockets.asyncio.connection import Connection as AnyConnection
+from websockets.frames import Opcode
 from websockets.protocol import State
 
 from wslessons.chat.fanout import Writer
@@ -20,7 +21,7 @@ __all__ = ["Connection", "FrameWriter", "Gone", "LibraryConnection"]
 
 logger = logging.getLogger(__name__)
 
-_OPEN = State.OPEN
+_OPEN, _TEXT = State.OPEN, Opcode.TEXT
 
 
 class Gone(Exception):
@@ -215,6 +216,18 @@ class LibraryConnection:
         Raises:
             Gone: the connection has ended.
         """
+        messages = self._connection.recv_messages
+        queue = messages.frames.queue
+        if queue and queue[0].fin and queue[0].opcode is _TEXT and not messages.get_in_progress:
+            # As nearly always: it has arrived, in one piece, and need not be put together.
+            try:
+                text = str(queue[0].data, "utf-8")
+            except UnicodeDecodeError:
+                pass  # the library closes the connection with 1007
+            else:
+                queue.popleft()
+                messages.maybe_resume()
+                return text
         try:
             return await self._connection.recv()
         except ConnectionClosed as exc:

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from wslessons.chat.channel import Channel, Lagged, Receiver
 from wslessons.connection import text_frame
@@ -193,6 +193,22 @@ class _InSync(_Group, Generic[I]):
             self.direct[id] = send
 
 
+class _Batch(NamedTuple):
+    """What a group of members got; the next group gets the same unless something has come since."""
+
+    codec: object
+    start: int
+    """The offset that it follows."""
+    count: int
+    """Of items."""
+    frames: list[bytes]
+    """One for each item, empty where there is nothing to see."""
+    joined: bytes | None
+    """The frames, unless they are more than one write may have."""
+    said: dict[str, list[int]]
+    """Which of the items each origin has sent."""
+
+
 class Fanout(Generic[I]):
     """Send what comes into `channel` to all members. All items must come in through `send`.
 
@@ -213,8 +229,8 @@ class Fanout(Generic[I]):
         self._sent = 0
         """Bytes of all items ever sent."""
         self._tick: asyncio.Handle | None = None
-        self._batch: tuple[Any, int, int, list[bytes], dict[str, list[int]]] = None, 0, 0, [], {}
-        """Of the last group: codec, offset, number of items; their frames, and who sent which."""
+        self._last = _Batch(None, 0, 0, [], b"", {})
+        """What the last group got."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -311,18 +327,19 @@ class Fanout(Generic[I]):
         items = in_sync.cursor.take_ready()
         if not items:
             return
-        # Unless something has come meanwhile, it is what the group before has got.
-        if (codec, start, len(items)) != self._batch[:3]:
+        batch = self._last
+        if batch[:3] != (codec, start, len(items)):
             said: dict[str, list[int]] = {}
             for index, item in enumerate(items):
                 said.setdefault(item.origin, []).append(index)
-            self._batch = codec, start, len(items), _frames(codec, items), said
-        *_, frames, said = self._batch
+            frames = _frames(codec, items)
+            joined = b"".join(frames) if sum(map(len, frames)) <= self.chunk else None
+            batch = self._last = _Batch(codec, start, len(items), frames, joined, said)
         # Whoever sent something gets bytes of their own.
         own: dict[str, list[bytes]] = {}
-        for id in said.keys() & in_sync.writers.keys():
-            own[id] = frames.copy()
-            for index in said[id]:
+        for id in batch.said.keys() & in_sync.writers.keys():
+            own[id] = batch.frames.copy()
+            for index in batch.said[id]:
                 payload = codec.to_sender(items[index])
                 own[id][index] = text_frame(payload) if payload else b""
         # Apart, so that the loop over all the others need not ask each of them.
@@ -333,12 +350,14 @@ class Fanout(Generic[I]):
                 group.direct[id] = in_sync.direct.pop(id)
         for id, group in senders.items():
             self._write(group, start, own[id])
-        self._write(in_sync, start, frames)
+        self._write(in_sync, start, batch.frames, batch.joined)
         for group in senders.values():
             in_sync.writers |= group.writers
             in_sync.direct |= group.direct
 
-    def _write(self, group: _Group, start: int, frames: Sequence[bytes]) -> None:
+    def _write(
+        self, group: _Group, start: int, frames: Sequence[bytes], joined: bytes | None = None
+    ) -> None:
         """Write frames to all of `group`; who cannot take them leaves it, and is blocked.
 
         System calls are most of what a fan-out costs, and the rest is what stands around each one:
@@ -348,9 +367,11 @@ class Fanout(Generic[I]):
             group: who gets the frames.
             start: the offset that they follow.
             frames: one for each item, empty where there is nothing to see.
+            joined: the frames, if they are joined already.
         """
-        whole = sum(map(len, frames)) <= self.chunk
-        for before, data in [(start, b"".join(frames))] if whole else self._chunks(start, frames):
+        if joined is None and sum(map(len, frames)) <= self.chunk:
+            joined = b"".join(frames)
+        for before, data in self._chunks(start, frames) if joined is None else [(start, joined)]:
             short: dict[Callable[[bytes], int], int] = {}
             size = len(data)
             # Not over `items`: whoever keeps up is never named, so that its id stays out of the

@@ -18,7 +18,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -63,8 +62,7 @@ TRY_AGAIN = 1013
 """Close code for those who can't come in now (IANA's registry: try again later)."""
 
 
-@dataclass(slots=True, eq=False)
-class SharedRecord(Record):
+class SharedRecord(Record, eq=False):
     """A record that says which number came before it."""
 
     prev: int = 0
