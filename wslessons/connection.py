@@ -58,6 +58,7 @@ COMPRESSED_SLICE = 2**12
 
 # First byte: FIN and the opcode, no RSV bit (RFC 6455, section 5.2).
 _OPCODES = {0x81: Opcode.TEXT, 0x82: Opcode.BINARY}
+_HEADS = [bytes((0x81, size)) for size in range(126)]
 _HEAD_16 = struct.Struct("!BBH")
 _HEAD_64 = struct.Struct("!BBQ")
 _OPEN, _CONNECTING = State.OPEN, State.CONNECTING
@@ -115,7 +116,7 @@ def text_frame(payload: bytes) -> bytes:
     """
     size = len(payload)
     if size < 126:
-        return bytes((0x81, size)) + payload
+        return _HEADS[size] + payload
     if size < 65536:
         return _HEAD_16.pack(0x81, 126, size) + payload
     return _HEAD_64.pack(0x81, 127, size) + payload
@@ -268,7 +269,7 @@ class LoggedConnection(ServerConnection):
     reading stops.
 
     And there are two short ways, past what the library does for each frame: plain ones are handed
-    to its queue at once, see `plain_frames`; and `direct` is the socket's own `send` while nothing
+    to its queue at once, see `plain_frames`; and `direct` is the socket itself while nothing
     stands between a ready-made frame and the socket. Nobody has to ask for the connection's state
     before each write, since whatever changes it passes through `send_data` or `connection_lost`.
 
@@ -303,8 +304,8 @@ class LoggedConnection(ServerConnection):
     """Bytes that have arrived."""
     heartbeat: Heartbeat | None
     """The one it has, which sets this."""
-    direct: Callable[[bytes], int] | None
-    """The socket's `send`, while a whole frame may be handed to it at once; see `go_direct`."""
+    direct: socket.socket | None
+    """The socket, while a whole frame may be handed to it at once; see `go_direct`."""
     on_change: Callable[[], object] | None
     """Called when `direct` has become None."""
     _deadline: asyncio.TimerHandle | None
@@ -420,7 +421,7 @@ class LoggedConnection(ServerConnection):
             # asyncio's plain transport alone has a real socket: TLS and uvloop have other means.
             and isinstance(sock, socket.socket)
         ):
-            self.direct, self.on_change = sock.send, on_change
+            self.direct, self.on_change = sock, on_change
             return True
         return False
 

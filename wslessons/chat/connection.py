@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -155,17 +156,17 @@ class FrameWriter:
         else:
             connection.loop.call_soon(callback)
 
-    def direct(self, until: Callable[[], object]) -> Callable[[bytes], int] | None:
-        """Return the socket's own `send`, to use until `until` is called; None where there is none.
+    def direct(self, until: Callable[[], object]) -> socket.socket | None:
+        """Return the socket, to send on until `until` is called; None where that may not be.
 
-        It exists where `write` would answer True and hand everything to the socket at once; the
+        It may where `write` would answer True and hand everything to the socket at once; the
         connection, which sees everything that changes this, says when it is over.
 
         Args:
-            until: called when `send` may not be used any more.
+            until: called when nothing may be sent directly any more.
 
         Returns:
-            The socket's `send`, or None.
+            The socket, or None.
         """
         connection = self.connection
         if isinstance(connection, LoggedConnection) and connection.go_direct(until):
@@ -226,7 +227,8 @@ class LibraryConnection:
                 pass  # the library closes the connection with 1007
             else:
                 queue.popleft()
-                messages.maybe_resume()
+                if messages.paused:
+                    messages.maybe_resume()
                 return text
         try:
             return await self._connection.recv()

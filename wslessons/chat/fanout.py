@@ -22,10 +22,12 @@ by `forward`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from wslessons.chat.channel import Channel, Lagged, Receiver
@@ -39,6 +41,9 @@ what a stalled member can hold in memory."""
 
 GROUP = 64
 """Members who are written to in one turn of the event loop: less than half a millisecond's work."""
+
+
+_send = socket.socket.send
 
 
 class Writer(Protocol):
@@ -67,17 +72,17 @@ class Writer(Protocol):
 class DirectWriter(Writer, Protocol):
     """A writer that need not be asked before each write."""
 
-    def direct(self, until: Callable[[], object]) -> Callable[[bytes], int] | None:
-        """Return the socket's own `send`, or None where a write has to be asked for.
+    def direct(self, until: Callable[[], object]) -> socket.socket | None:
+        """Return the socket, or None where a write has to be asked for.
 
-        It may be used, without asking, until `until` is called. What it did not take of a write has
-        to go to `finish` at once.
+        It may be sent on, without asking, until `until` is called. What it did not take of a write
+        has to go to `finish` at once.
 
         Args:
-            until: called when `send` may not be used any more.
+            until: called when nothing may be sent directly any more.
 
         Returns:
-            The socket's `send`, or None.
+            The socket, or None.
         """
         ...
 
@@ -161,8 +166,8 @@ class _Group:
     """Connections that get the same bytes."""
 
     writers: dict[str, Writer] = field(default_factory=dict)
-    direct: dict[str, Callable[[bytes], int]] = field(default_factory=dict)
-    """Of those of `writers` who need not be asked, how to send; see `DirectWriter`."""
+    direct: dict[str, socket.socket] = field(default_factory=dict)
+    """Of those of `writers` who need not be asked, the sockets; see `DirectWriter`."""
 
     def add(self, id: str, writer: Writer) -> None:
         """Put a connection in."""
@@ -188,9 +193,9 @@ class _InSync(_Group, Generic[I]):
         """Put a member in, and have it sent to directly if that may be."""
         self.writers[id] = writer
         direct = getattr(writer, "direct", None)
-        send = direct and direct(partial(self.direct.pop, id, None))
-        if send is not None:
-            self.direct[id] = send
+        sock = direct and direct(partial(self.direct.pop, id, None))
+        if sock is not None:
+            self.direct[id] = sock
 
 
 class _Batch(NamedTuple):
@@ -372,19 +377,20 @@ class Fanout(Generic[I]):
         if joined is None and sum(map(len, frames)) <= self.chunk:
             joined = b"".join(frames)
         for before, data in self._chunks(start, frames) if joined is None else [(start, joined)]:
-            short: dict[Callable[[bytes], int], int] = {}
             size = len(data)
-            # Not over `items`: whoever keeps up is never named, so that its id stays out of the
-            # processor's caches, which is a twelfth of what a send takes.
-            for send in group.direct.values() if data else ():
+            # Not over `items`, and no call in a loop: whoever keeps up is never named, so that
+            # little of Python's comes into the processor's caches between two system calls.
+            sockets = [*group.direct.values()] if data else []
+            left, taken = iter(sockets), list[int]()
+            while len(taken) < len(sockets):
                 try:
-                    sent = send(data)
+                    taken.extend(map(_send, left, repeat(data)))
                 except OSError:
                     # Full or broken: the transport knows what to do about either.
-                    sent = 0
-                if sent != size:
-                    short[send] = sent
-            rest = {id: short[s] for id, s in group.direct.items() if s in short} if short else {}
+                    taken.append(0)
+            rest = {}
+            if taken.count(size) < len(taken):
+                rest = {id: n for id, n in zip(group.direct, taken, strict=True) if n != size}
             asked = list(rest)
             if data and len(group.direct) < len(group.writers):
                 asked += group.writers.keys() - group.direct.keys()
