@@ -43,7 +43,7 @@ GROUP = 64
 """Members who are written to in one turn of the event loop: less than half a millisecond's work."""
 
 
-_send = socket.socket.send
+_send: Callable[[socket.socket, bytes], int] = socket.socket.send
 
 
 class Writer(Protocol):
