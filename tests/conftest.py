@@ -130,15 +130,17 @@ class OneJupyterLab(LoadFileScheduling):
     """Keeps each file in one process, and all files that open JupyterLab in the same one.
 
     JupyterLab and its page in a browser take ten seconds to start, and then serve any number of
-    tests: in four processes they start four times, and starve each other. So it is with Kafka, for
-    those files that ask little of it.
+    tests: in four processes they start four times, and starve each other. So it is with a browser
+    alone, and with Kafka for those files that ask little of it.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         if file in ASK_KAFKA_LITTLE:
             return "Kafka"
-        return "JupyterLab" if file in self._opens_jupyterlab else file
+        if file in self._opens_jupyterlab:
+            return "JupyterLab"
+        return "browser" if file.startswith("tests/browser/") else file
 
     @functools.cached_property
     def _opens_jupyterlab(self) -> set[str]:
