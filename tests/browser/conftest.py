@@ -7,8 +7,10 @@ them. A test gets a context of the browser (cookies, cache), or a folder and a k
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -129,10 +131,17 @@ async def jupyter(
     folder = tmp_path_factory.mktemp("jupyter")
     config = folder / "jupyter_config_dir"
     config.mkdir()
-    (config / "jupyter_lab_config.json").write_text('{"LabApp": {"expose_app_in_browser": true}}')
+    settings = {"LabApp": {"expose_app_in_browser": True}}
     async with AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             shell.own_jupyter(folder, patch, others=True)
+            if os.name != "nt":
+                # Files, as `kernel_sockets` has them: the ports that JupyterLab draws for a kernel
+                # are anybody's until that takes them. Their names have to be short.
+                sockets = stack.enter_context(tempfile.TemporaryDirectory())
+                patch.setenv("JUPYTER_RUNTIME_DIR", sockets)
+                settings["KernelManager"] = {"transport": "ipc"}
+            (config / "jupyter_lab_config.json").write_text(json.dumps(settings))
             words = ("lab", "--no-browser", "--port=0", f"--dir={folder / 'work'}")
             process = await stack.enter_async_context(shell.serving(*words))
         page = await browser.new_page()
@@ -159,5 +168,8 @@ async def lab(jupyter: Jupyter, request: pytest.FixtureRequest) -> AsyncGenerato
         lesson = find(marker.args[0] if marker else "echo").name
         notebook = Path(shutil.copy(jupyter.work / lesson, folder))
     await jupyter.page.set_viewport_size({"width": 1280, "height": 1000})
-    yield await jupyter.open(notebook)
-    await jupyter.tidy()
+    try:
+        yield await jupyter.open(notebook)
+    finally:
+        # A kernel that is left holds JupyterLab's pipes, whose end the last test waits for.
+        await jupyter.tidy()
