@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Handler",
+    "cancel_and_wait",
     "check_close",
     "explained_bind_errors",
+    "first_to_end",
     "run_on",
     "run_until_stopped",
     "running",
@@ -424,3 +426,37 @@ async def serve_until_stopped(handler: Handler, host: str, port: int, **options:
         UserError: the address can't be bound.
     """
     await run_until_stopped(running(handler, host, port, **options), host, port)
+
+
+async def first_to_end(*work: Awaitable[object]) -> None:
+    """Await all until one of them ends or raises, and cancel the others.
+
+    Args:
+        work: what is awaited, beside each other.
+    """
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await cancel_and_wait(*tasks)
+
+
+async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks until they have ended, and take note of their errors.
+
+    Until: a client may turn a cancellation that meets a closing connection into an error of its
+    own, and whoever catches that goes on.
+
+    Args:
+        tasks: may have ended already.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

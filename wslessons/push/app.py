@@ -17,7 +17,7 @@ import contextlib
 import math
 import re
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import msgspec
@@ -35,7 +35,7 @@ from wslessons.guard import HostCheck, OriginCheck, SecurityHeaders
 from wslessons.guard.origins import normal_host, normal_origin
 from wslessons.push import sse
 from wslessons.push.fleet import Fleet, Follower, Update, live
-from wslessons.serving import start_task
+from wslessons.serving import first_to_end, start_task
 
 __all__ = ["OPTIONS", "Endpoints", "Report", "application", "serve"]
 
@@ -123,7 +123,7 @@ class Endpoints:
         if unchanged and wait:
             # No longer than the client stays: after its body comes the disconnection.
             await request.body()
-            await _first_to_end(self._follow(tag).changed(wait), request.receive())
+            await first_to_end(self._follow(tag).changed(wait), request.receive())
             unchanged = tag == self.fleet.tag
         headers = {"ETag": f'"{self.fleet.tag}"', "Cache-Control": "no-cache"}
         if unchanged:
@@ -191,7 +191,7 @@ class Endpoints:
         """
         await websocket.accept()
         try:
-            await _first_to_end(self._send(websocket), _hear(websocket))
+            await first_to_end(self._send(websocket), _hear(websocket))
         except Exception:
             # Who is sent nothing more must not stay connected and silent.
             await websocket.close(1011)
@@ -226,19 +226,6 @@ def _names(if_none_match: list[str], tag: str) -> bool:
 
 def _refusal(status: int, sentence: str) -> Response:
     return PlainTextResponse(sentence[0].upper() + sentence[1:] + "\n", status)
-
-
-async def _first_to_end(*work: Awaitable[object]) -> None:
-    """Await all until one has ended, or has failed, and cancel the others."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in done:
-        task.result()
 
 
 async def _hear(websocket: WebSocket) -> None:

@@ -55,10 +55,10 @@ from wslessons.scaling.bus.transport import (
     Refused,
     Unreachable,
     close_quietly,
-    first_to_end,
     in_time,
 )
 from wslessons.scaling.bus.url import Address
+from wslessons.serving import first_to_end
 
 with extra("kafka"):
     from aiokafka import (

@@ -64,12 +64,11 @@ from wslessons.scaling.bus.transport import (
     Refused,
     Transport,
     Unreachable,
-    cancel_and_wait,
     close_quietly,
-    first_to_end,
     in_time,
 )
 from wslessons.scaling.bus.url import Address
+from wslessons.serving import cancel_and_wait, first_to_end
 
 # aiohttp is for NATS over WebSocket alone, and most of the time in which nats-py is imported.
 with extra("nats"), imported_late("aiohttp"):

@@ -37,10 +37,10 @@ from wslessons.scaling.bus.transport import (
     Transport,
     Unreachable,
     close_quietly,
-    first_to_end,
     in_time,
 )
 from wslessons.scaling.bus.url import Address
+from wslessons.serving import first_to_end
 
 with extra("redis"):
     from redis import exceptions as errors

@@ -30,7 +30,8 @@ from wslessons.scaling.bus.items import (
 )
 from wslessons.scaling.bus.presence import Presence
 from wslessons.scaling.bus.rooms import SharedRooms
-from wslessons.scaling.bus.transport import Transport, cancel_and_wait, keep_running
+from wslessons.scaling.bus.transport import Transport, keep_running
+from wslessons.serving import cancel_and_wait
 
 __all__ = ["Outbox", "Remote", "Signal"]
 

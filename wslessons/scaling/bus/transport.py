@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from wslessons.errors import UserError
+from wslessons.serving import cancel_and_wait, first_to_end
 
 __all__ = [
     "CHECK",
@@ -27,9 +28,7 @@ __all__ = [
     "Refused",
     "Transport",
     "Unreachable",
-    "cancel_and_wait",
     "close_quietly",
-    "first_to_end",
     "in_time",
     "keep_running",
     "run_isolated",
@@ -444,37 +443,3 @@ async def close_quietly(
     for close in closing:
         with contextlib.suppress(Unreachable):
             await run_isolated(close(), seconds)
-
-
-async def first_to_end(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one of them ends or raises, and cancel the others.
-
-    Args:
-        coroutines: what to run, beside each other.
-    """
-    tasks = [asyncio.create_task(each) for each in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        await cancel_and_wait(*tasks)
-
-
-async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks until they have ended, and take note of their errors.
-
-    Until: a client may turn a cancellation that meets a closing connection into an error of its
-    own, and whoever catches that goes on.
-
-    Args:
-        tasks: may have ended already.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()

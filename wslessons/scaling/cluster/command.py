@@ -14,10 +14,9 @@ from typing import Any, TextIO
 
 from wslessons import tables
 from wslessons.errors import UserError, print_line
-from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.bus.url import Address
 from wslessons.scaling.cluster import Cluster, ClusterServer, Stats
-from wslessons.serving import stop_event
+from wslessons.serving import cancel_and_wait, first_to_end, stop_event
 
 __all__ = ["Display", "describe_broker", "run", "serve_until_stopped", "summary", "table"]
 

@@ -28,8 +28,8 @@ from wslessons.limits import ConnectionLimit, raise_descriptors
 from wslessons.logs import fold_accept_errors, log_to
 from wslessons.processes import free_port
 from wslessons.scaling.bus import Bus, Event, from_url
-from wslessons.scaling.bus.transport import cancel_and_wait, first_to_end
 from wslessons.scaling.cluster.server import Answer, Config, Failed, Ready, Stats
+from wslessons.serving import cancel_and_wait, first_to_end
 
 GOODBYE = 3.0
 """Seconds to close all clients and leave the bus when the cluster is gone."""
