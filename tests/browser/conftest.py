@@ -137,8 +137,9 @@ async def jupyter(
             shell.own_jupyter(folder, patch, others=True)
             if os.name != "nt":
                 # Files, as `kernel_sockets` has them: the ports that JupyterLab draws for a kernel
-                # are anybody's until that takes them. Their names have to be short.
-                sockets = stack.enter_context(tempfile.TemporaryDirectory())
+                # are anybody's until that takes them. Their names have to be short, which those in
+                # the folder of temporary files are not everywhere.
+                sockets = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
                 patch.setenv("JUPYTER_RUNTIME_DIR", sockets)
                 settings["KernelManager"] = {"transport": "ipc"}
             (config / "jupyter_lab_config.json").write_text(json.dumps(settings))
