@@ -42,8 +42,8 @@ what a stalled member can hold in memory."""
 GROUP = 64
 """Members who are written to in one turn of the event loop: less than half a millisecond's work."""
 
-
 _send: Callable[[socket.socket, bytes], int] = socket.socket.send
+"""What writes to a socket; lesson 7 puts one in its place whose calls can be counted."""
 
 
 class Writer(Protocol):

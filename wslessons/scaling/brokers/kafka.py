@@ -260,21 +260,10 @@ class KafkaServer(ServerProcess):
         """
         name = f"Apache Kafka {self._found.version}"
         config = str(self._config)
-        deadline = time.monotonic() + START_TIME
         try:
             if not self.data.exists():
                 self._format(config)
-            while True:
-                said = self.log.stat().st_size if self.log.exists() else 0
-                self._run(*self._found.command("kafka.Kafka", config))
-                try:
-                    self._wait_for(self._ready, START_TIME)
-                except Stopped:
-                    news = self.log.read_bytes()[said:]
-                    if STILL_THE_LEADER not in news or time.monotonic() > deadline:
-                        raise
-                else:
-                    return
+            self._begin(config)
         except Stopped as exc:
             raise UserError(f"{name} did not start: {exc}.") from None
         except subprocess.TimeoutExpired:
@@ -317,6 +306,25 @@ class KafkaServer(ServerProcess):
         assert self._process is not None
         if self._process.wait(START_TIME):
             raise Stopped(self._last_words())
+
+    def _begin(self, config: str) -> None:
+        """Run the node until the cluster counts it in, again if that still takes it for its leader.
+
+        Raises:
+            Stopped: it ended first.
+            UserError: it took too long.
+        """
+        deadline = time.monotonic() + START_TIME
+        while True:
+            said = self.log.stat().st_size if self.log.exists() else 0
+            self._run(*self._found.command("kafka.Kafka", config))
+            try:
+                self._wait_for(self._ready, START_TIME)
+                return
+            except Stopped:
+                news = self.log.read_bytes()[said:]
+                if STILL_THE_LEADER not in news or time.monotonic() > deadline:
+                    raise
 
     def _write(self) -> None:
         nodes = len(self._ports)
