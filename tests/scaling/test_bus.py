@@ -437,9 +437,35 @@ async def test_a_broker_that_is_down_at_start_is_one_sentence(kind: str):
     base = {kind: f"{kind}://127.0.0.1:1" for kind in ("nats", "redis")}
     base |= {"kafka": "kafka://127.0.0.1:1", "emulator": "kafka://127.0.0.1:1?fetch_wait=5"}
     async with asyncio.timeout(20):
-        with pytest.raises(UserError, match=r"^can't reach \w+ at 127\.0\.0\.1:1: ") as info:
+        said = (
+            r"^can't reach \w+ at 127\.0\.0\.1:1: nobody listens there\. Is it running, and [^\n]*$"
+        )
+        with pytest.raises(UserError, match=said):
             await from_url(url_for(kind, base)).start_up()
-        assert "\n" not in str(info.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_broker_that_is_too_busy_at_first_is_asked_again(
+    kind: str, brokers: dict[str, Broker], caplog: pytest.LogCaptureFixture
+):
+    """A server that is started beside it, where much goes on, need not be started twice."""
+    caplog.set_level("INFO", "wslessons.scaling.bus.transport")
+    family = {"jetstream": "nats", "streams": "redis"}.get(kind, kind)
+    pids = brokers[family].pids
+    bus = from_url(url_for(kind, {family: brokers[family].url}))
+    async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            starting = tasks.create_task(bus.start_up())
+            await until(lambda: "yet: it does not answer in time" in caplog.text)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        await starting
+        assert bus.status == Status("connected")
+        await bus.stop()
 
 
 @pytest.mark.parametrize("kind", ["nats", "jetstream", "redis", "streams"])

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 from wslessons.exercises import check
 from wslessons.exercises.exercise import Exercise
 from wslessons.exercises.grade import remote
@@ -23,7 +25,8 @@ __all__ = ["ROOM", "start"]
 
 METHODS = ("serve", "serve_small", "stage", "call", "take", "value")
 ROOM = 2**30
-"""Bytes of address space beyond the limit of memory, for what is mapped and not used."""
+"""Bytes of address space beyond the limit of memory and what is mapped at the start, for what the
+student's code maps and does not use."""
 
 
 async def start(port: int, token: str, memory: int, names: Mapping[str, Any]) -> None:
@@ -54,8 +57,10 @@ def _limit(memory: int) -> None:
         import resource
     except ImportError:  # Windows; there the grader's own watch has to do
         return
+    # A kernel's threads have hundreds of MiB mapped before anybody uses them, more on many cores.
+    mapped = psutil.Process().memory_info().vms
     for kind, most in (
-        (resource.RLIMIT_AS, memory + ROOM),
+        (resource.RLIMIT_AS, mapped + memory + ROOM),
         (resource.RLIMIT_FSIZE, 2**26),
         (resource.RLIMIT_CORE, 0),
     ):

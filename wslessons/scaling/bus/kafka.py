@@ -49,6 +49,7 @@ from wslessons.errors import extra
 from wslessons.scaling.bus.transport import (
     CHECK,
     CONNECT_TIME,
+    LATE,
     LOST_AFTER,
     PLACES,
     LogTransport,
@@ -175,31 +176,36 @@ class Topic(LogTransport):
             )
             await self._consumer.start()
             await self._assign(self._producer, self._consumer)
-        except self.faults:
-            await self._check_credentials(options)
+        except self.faults as exc:
+            await self._find_cause(exc, options)
             raise
 
-    async def _check_credentials(self, options: dict[str, Any]) -> None:
-        """Find out whether the broker refuses us, which the client logs and does not raise.
+    async def _find_cause(self, error: Exception, options: dict[str, Any]) -> None:
+        """Find out why nothing could be begun with, which the client logs and does not raise.
 
         Raises:
-            UserError: it does.
+            UserError: the broker does not take the user name and password.
+            Unreachable: nobody listens there, or whoever does is too busy to answer.
         """
-        if not self._address.user:
-            return
-        host, _, port = self._address.hosts[0].rpartition(":")
         words = ("ssl_context", "security_protocol", "sasl_plain_username", "sasl_plain_password")
         given = {word: options[word] for word in words if word in options}
-        try:
-            connection = await in_time(
-                create_conn(host.strip("[]"), int(port), sasl_mechanism="PLAIN", **given),
-                LOST_AFTER,
-            )
-        except (errors.SaslAuthenticationFailed, errors.UnsupportedSaslMechanismError) as exc:
-            raise self._refused(self._explain(exc)) from None
-        except self.faults:
-            return
-        connection.close()
+        cause = ""
+        for address in self._address.hosts:
+            host, _, port = address.rpartition(":")
+            connecting = create_conn(host.strip("[]"), int(port), sasl_mechanism="PLAIN", **given)
+            try:
+                connection = await in_time(connecting, LOST_AFTER)
+            except (errors.SaslAuthenticationFailed, errors.UnsupportedSaslMechanismError) as exc:
+                raise self._refused(self._explain(exc)) from None
+            except self.faults as exc:
+                cause = self._explain(exc)
+            else:
+                connection.close()
+                cause = LATE
+            if cause == LATE:
+                break
+        if isinstance(error, errors.KafkaConnectionError):
+            raise Unreachable(cause) from error
 
     async def _start_producer(
         self, options: dict[str, Any], *, idempotent: bool

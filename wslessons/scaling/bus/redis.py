@@ -31,6 +31,7 @@ from typing import Any
 from wslessons.errors import UserError, extra
 from wslessons.scaling.bus.transport import (
     CHECK,
+    LATE,
     LOST_AFTER,
     PLACES,
     LogTransport,
@@ -246,7 +247,7 @@ class Channels(Transport):
                 silent = 0
             elif silent * CHECK >= LOST_AFTER:
                 # So many waits, and not the time: the loop may have been held up meanwhile.
-                raise Unreachable("it does not answer in time")
+                raise Unreachable(LATE)
             else:
                 silent += 1
             if loop.time() - asked > CHECK:

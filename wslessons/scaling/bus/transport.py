@@ -20,6 +20,7 @@ from wslessons.serving import cancel_and_wait, first_to_end
 
 __all__ = [
     "CHECK",
+    "LATE",
     "LOST_AFTER",
     "PLACES",
     "Host",
@@ -44,6 +45,11 @@ LOST_AFTER = 2.0
 """Seconds for an answer before the connection counts as lost."""
 CONNECT_TIME = 10.0
 """Seconds for one attempt to connect, with whatever has to be created there."""
+OPEN_TIME = 20.0
+"""Seconds after which no further first attempt begins: a broker that has only just started, or is
+busy, makes what we need later than we are ready to wait in one attempt."""
+LATE = "it does not answer in time"
+"""Why an attempt failed that may succeed if it is made again at once."""
 LONGEST_DELAY = 2.0
 """Most seconds between two attempts to come back; the first come within a tenth."""
 STABLE = 5.0
@@ -158,15 +164,21 @@ class Transport(ABC):
             UserError: the broker can't be reached, or refuses us.
         """
         self.host = host
-        try:
-            await self._connect_in_time()
-        except BaseException as exc:
-            await self._disconnect()
-            if isinstance(exc, Unreachable):
-                sentence = f"can't reach {self.label}: {exc}. Is it running, and is the URL right?"
-                raise UserError(sentence) from None
-            raise
-        self._connected = True
+        until = asyncio.get_running_loop().time() + OPEN_TIME
+        while not self._connected:
+            try:
+                await self._connect_in_time()
+                self._connected = True
+            except Unreachable as exc:
+                await self._disconnect()
+                if str(exc) != LATE or asyncio.get_running_loop().time() > until:
+                    sentence = f"can't reach {self.label}: {exc}."
+                    raise UserError(f"{sentence} Is it running, and is the URL right?") from None
+                logger.info("can't reach %s yet: %s", self.label, exc)
+                await asyncio.sleep(AGAIN)
+            except BaseException:
+                await self._disconnect()
+                raise
         host.on_connected()
         name = f"connection to {self.label}"
         self._keeper = asyncio.create_task(keep_running(name, self._keep, host.on_lost))
@@ -266,7 +278,9 @@ class Transport(ABC):
     def _explain(self, exc: BaseException) -> str:
         """Say an error in words."""
         if isinstance(exc, self.slow):
-            return "it does not answer in time"
+            return LATE
+        if any(isinstance(each, ConnectionRefusedError) for each in (exc, exc.__context__)):
+            return "nobody listens there"
         if isinstance(exc, OSError) and exc.strerror:
             return exc.strerror
         if isinstance(exc, self.faults) and str(exc):
@@ -358,7 +372,7 @@ async def run_isolated(
     finally:
         await cancel_and_wait(task)
     if task.cancelled():
-        raise Unreachable("it does not answer in time")
+        raise Unreachable(LATE)
     error = task.exception()
     if isinstance(error, UserError | Unreachable):
         raise error
