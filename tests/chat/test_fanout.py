@@ -262,6 +262,23 @@ async def test_what_is_said_meanwhile_goes_along_to_the_groups_that_still_wait()
     assert heard[4:] == [[["0", "1", "2"]]]
 
 
+async def test_much_that_waits_goes_to_many_groups_in_one_turn() -> None:
+    """A turn costs the same for few as for many, and one more line would not make a large write."""
+    room: Fanout[Line] = Fanout(Channel(capacity=64), group=1)
+    codec, writers = Numbers(), [FakeWriter() for _ in range(fanout.TOGETHER + 2)]
+    for number, writer in enumerate(writers):
+        room.join(str(number), codec, writer, room.channel.subscribe())
+    for count, served in ((fanout.MANY - 1, 1), (fanout.MANY, fanout.TOGETHER)):
+        for number in range(count):
+            room.send(Line(number))
+        await asyncio.sleep(0)
+        assert [len(writer.writes) for writer in writers] == [1] * served + [0] * (10 - served)
+        await tick()
+        assert {len(writer.lines()) for writer in writers} == {count}
+        for writer in writers:
+            writer.writes.clear()
+
+
 async def test_who_comes_in_the_middle_of_a_round_gets_into_a_group_that_has_room() -> None:
     """However many come while others wait for their turn, there are no more groups than needed."""
     room: Fanout[Line] = Fanout(Channel(capacity=8), group=2)
@@ -338,9 +355,9 @@ STEPS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(STEPS, st.sampled_from([1, 2, fanout.GROUP]))
+@given(STEPS, st.sampled_from([1, 2, fanout.GROUP]), st.sampled_from([2, fanout.MANY]))
 def test_behaves_as_a_task_for_each_member_would(
-    steps: list[tuple[str, int, str]], group: int
+    steps: list[tuple[str, int, str]], group: int, many: int
 ) -> None:
     """Whatever happens in whatever order, a member that drains has been told everything.
 
@@ -355,7 +372,7 @@ def test_behaves_as_a_task_for_each_member_would(
         return item.origin == id and item.number % 2 == 1
 
     async def run() -> None:
-        room: Fanout[Line] = Fanout(Channel(capacity=4), group=group)
+        room: Fanout[Line] = Fanout(Channel(capacity=4), group=group, many=many)
         codec = Numbers()
         sent: list[Line] = []
         writers = {str(i): FakeWriter() for i in range(3)}

@@ -42,6 +42,13 @@ what a stalled member can hold in memory."""
 GROUP = 64
 """Members who are written to in one turn of the event loop: less than half a millisecond's work."""
 
+MANY = 16
+"""Items that wait for the members. From so many on a turn goes to `TOGETHER` groups: writes are as
+large as they need be, and what the loop does between two turns is all that is left to save."""
+
+TOGETHER = 8
+"""Groups that have a turn together when that much waits."""
+
 _send: Callable[[socket.socket, bytes], int] = socket.socket.send
 """What writes to a socket; lesson 7 puts one in its place whose calls can be counted."""
 
@@ -221,12 +228,21 @@ class Fanout(Generic[I]):
         channel: the log whose items the members get.
         chunk: the most bytes handed to a connection in one write, unless one frame is larger.
         group: the most members who are written to in one turn of the event loop.
+        many: for so many items a turn goes to `TOGETHER` times as many members.
     """
 
-    def __init__(self, channel: Channel[I], *, chunk: int = CHUNK, group: int = GROUP) -> None:
+    def __init__(
+        self,
+        channel: Channel[I],
+        *,
+        chunk: int = CHUNK,
+        group: int = GROUP,
+        many: int = MANY,
+    ) -> None:
         self.channel = channel
         self.chunk = chunk
         self.group = group
+        self.many = many
         self._members: dict[str, _Member[I]] = {}
         self._groups: deque[_InSync[I]] = deque()
         """In the order in which they were written to: none is further behind than the first."""
@@ -303,15 +319,18 @@ class Fanout(Generic[I]):
         """Write to those who have waited longest; whoever still waits then has the next turn.
 
         Args:
-            most: how many members are written to, `group` if None.
+            most: how many members are written to; if None, as many as `group` and `many` say.
         """
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
+        if most is None:
+            waiting = self.channel.offset - self._groups[0].cursor.offset if self._groups else 0
+            most = self.group * (TOGETHER if waiting >= self.many else 1)
         written = 0
         for _ in range(len(self._groups)):
             written += len(self._groups[0].writers)
-            if written > (most or self.group):
+            if written > most:
                 break
             self._serve_next()
         caught_up, self._caught_up = self._caught_up, {}
