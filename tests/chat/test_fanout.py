@@ -128,7 +128,14 @@ async def room(request: pytest.FixtureRequest) -> Fanout[Line]:
 
 async def tick() -> None:
     """Let the loop turn, so that what is due goes out to all groups: a hundred at most."""
-    for _ in range(102):
+    for _ in range(100 * (fanout.LOOKS + 1)):
+        await asyncio.sleep(0)
+
+
+async def written(writer: FakeWriter) -> None:
+    """Let the loop turn until something has been written."""
+    before = len(writer.writes)
+    while len(writer.writes) == before:  # noqa: ASYNC110 - no event tells
         await asyncio.sleep(0)
 
 
@@ -251,15 +258,30 @@ async def test_what_is_said_meanwhile_goes_along_to_the_groups_that_still_wait()
     for number, writer in enumerate(writers):
         room.join(str(number), codec, writer, room.channel.subscribe())
     room.send(Line(0))
-    await asyncio.sleep(0)
+    await written(writers[0])
     room.send(Line(1))
-    await asyncio.sleep(0)
+    await written(writers[2])
     room.send(Line(2))
     await tick()
     heard = [[payloads(data) for data in writer.writes] for writer in writers]
     assert heard[:2] == [[["0"], ["1", "2"]]] * 2
     assert heard[2:4] == [[["0", "1"], ["2"]]] * 2
     assert heard[4:] == [[["0", "1", "2"]]]
+
+
+async def test_what_comes_while_the_loop_reads_is_in_the_same_write() -> None:
+    """And whoever never stops talking does not keep it from writing."""
+    room: Fanout[Line] = Fanout(Channel(capacity=64))
+    codec, writer = Numbers(), FakeWriter()
+    room.join("a", codec, writer, room.channel.subscribe())
+    for number in range(30):
+        room.send(Line(number))
+        await asyncio.sleep(0)
+    await tick()
+    sizes = [len(payloads(data)) for data in writer.writes]
+    assert sum(sizes) == 30
+    assert max(sizes) == fanout.LOOKS + 1
+    assert len(writer.writes) == 30 // (fanout.LOOKS + 1)
 
 
 async def test_much_that_waits_goes_to_many_groups_in_one_turn() -> None:
@@ -271,7 +293,7 @@ async def test_much_that_waits_goes_to_many_groups_in_one_turn() -> None:
     for count, served in ((fanout.MANY - 1, 1), (fanout.MANY, fanout.TOGETHER)):
         for number in range(count):
             room.send(Line(number))
-        await asyncio.sleep(0)
+        await written(writers[0])
         assert [len(writer.writes) for writer in writers] == [1] * served + [0] * (10 - served)
         await tick()
         assert {len(writer.lines()) for writer in writers} == {count}

@@ -8,7 +8,8 @@ for every member. This module does the same job in one loop:
 - each item is encoded once for each `Codec` (plain text, JSON, ...), not once for each member;
 - members that keep up, those **in sync**, share one cursor (a `Receiver`) and one joined buffer, a
   group of them at a time; between two groups the loop reads what has been said meanwhile, and the
-  next group gets that too, in place of waiting for the end of the round;
+  next group gets that too, in place of waiting for the end of the round; it goes on reading for a
+  few turns as long as there is more, since writing is what costs;
 - a member over its high-water mark is **blocked**: it gets a cursor of its own where it stopped,
   lags in the channel's ring and not in memory, and is told what it lost when it drains;
 - whoever sent an item gets `Codec.to_sender` of it instead: nothing, or an acknowledgement.
@@ -48,6 +49,10 @@ large as they need be, and what the loop does between two turns is all that is l
 
 TOGETHER = 8
 """Groups that have a turn together when that much waits."""
+
+LOOKS = 4
+"""Times that the loop looks for more to read before a turn, as long as it finds some: a turn later
+costs whoever waits little, and a write to everybody that says half of it costs a whole one."""
 
 _send: Callable[[socket.socket, bytes], int] = socket.socket.send
 """What writes to a socket; lesson 7 puts one in its place whose calls can be counted."""
@@ -282,7 +287,7 @@ class Fanout(Generic[I]):
         self._sent += item.size
         channel.send(item, item.size)
         if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_soon(self._turn)
+            self._tick = asyncio.get_running_loop().call_soon(self._turn, channel.offset - 1, LOOKS)
 
     def join(self, id: str, codec: Codec[I], writer: Writer, cursor: Receiver[I]) -> None:
         """Serve a new member from `cursor` on, which the fan-out now owns.
@@ -315,17 +320,23 @@ class Fanout(Generic[I]):
         """Write everything that is ready to everyone who can take it."""
         self._turn(most=len(self._members))
 
-    def _turn(self, most: int | None = None) -> None:
+    def _turn(self, seen: int = 0, looks: int = 0, most: int | None = None) -> None:
         """Write to those who have waited longest; whoever still waits then has the next turn.
 
         Args:
+            seen: the offset at which the loop was let go on reading.
+            looks: how many times more that may be.
             most: how many members are written to; if None, as many as `group` and `many` say.
         """
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
+        loop, offset = asyncio.get_running_loop(), self.channel.offset
+        if looks and seen < offset:
+            self._tick = loop.call_soon(self._turn, offset, looks - 1)
+            return
         if most is None:
-            waiting = self.channel.offset - self._groups[0].cursor.offset if self._groups else 0
+            waiting = offset - self._groups[0].cursor.offset if self._groups else 0
             most = self.group * (TOGETHER if waiting >= self.many else 1)
         written = 0
         for _ in range(len(self._groups)):
@@ -336,8 +347,8 @@ class Fanout(Generic[I]):
         caught_up, self._caught_up = self._caught_up, {}
         for member in caught_up.values():
             self._resume(member)
-        if self._groups and self._groups[0].cursor.offset < self.channel.offset:
-            self._tick = asyncio.get_running_loop().call_soon(self._turn)
+        if self._groups and self._groups[0].cursor.offset < offset:
+            self._tick = loop.call_soon(self._turn, offset - 1, LOOKS)
 
     def _serve_next(self) -> None:
         """Write to the group that has waited longest; who cannot take what is ready is blocked."""
