@@ -12,14 +12,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
-
+from wslessons.errors import extra
 from wslessons.exercises import check
 from wslessons.exercises.exercise import Exercise
 from wslessons.exercises.grade import remote
 from wslessons.exercises.isolation import Isolation
 from wslessons.exercises.trial import Mismatch, Nothing, Trial
 from wslessons.exercises.verdict import Verdict
+
+with extra("lab"):
+    import psutil
 
 __all__ = ["ROOM", "start"]
 
