@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from itertools import repeat
 
 import pytest
@@ -30,6 +31,7 @@ from wslessons.lab.trials import (
     chat,
     client,
     echo,
+    fast,
     groups,
     heartbeats,
     operations,
@@ -391,3 +393,31 @@ async def test_ten_runs_count_what_passes() -> None:
 
     assert await testing.ten_runs(fails) == "passed ~0 of 10 times"
     assert await testing.ten_runs(passes) == "passed ~10 of 10 times"
+
+
+async def test_a_round_trip_is_measured_over_every_message_of_all_clients() -> None:
+    """They come from another process, and each is answered before its client sends the next."""
+    heard: list[int] = []
+
+    async def counting(connection: ServerConnection) -> None:
+        heard.append(0)
+        number = len(heard) - 1
+        async for message in connection:
+            heard[number] += 1
+            await connection.send(message)
+
+    async with asyncio.timeout(60):
+        spent = await fast.round_trip(partial(serving.serve, counting, compression=None), trips=40)
+    assert spent > 0
+    assert heard == [fast.ROUNDS * 4] * 10
+
+
+async def test_the_floor_of_round_trips_gives_back_what_comes() -> None:
+    """Bytes, and no handshake."""
+    async with asyncio.timeout(20), fast.bare_echo() as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        for data in (b"GET", b"\x00" * 100):
+            writer.write(data)
+            assert await reader.readexactly(len(data)) == data
+        writer.close()
+        await writer.wait_closed()

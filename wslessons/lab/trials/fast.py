@@ -12,6 +12,7 @@ import gc
 import html
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from wslessons import serving
 from wslessons.chat import fanout
 from wslessons.connection import LoggedConnection
 from wslessons.errors import extra
+from wslessons.fast import Echo
 from wslessons.lab.panel import Panel
 from wslessons.lab.theme import BLUE
 from wslessons.testing.raw import handshake
@@ -233,12 +235,37 @@ async def _heard(client: socket.socket, texts: list[str]) -> int:
     return heard
 
 
+CLIENT = """
+import socket, sys
+
+host, port, trips, hello, frame = sys.argv[1:]
+hello, frame = bytes.fromhex(hello), bytes.fromhex(frame)
+clients = [socket.create_connection((host, int(port))) for _ in range(CLIENTS)]
+for client in clients:
+    client.sendall(hello)
+    while not client.recv(4096).endswith(b"\\r\\n\\r\\n"):
+        pass
+print(flush=True)
+for _ in sys.stdin:
+    for _ in range(int(trips) // CLIENTS):
+        for client in clients:
+            client.sendall(frame)
+        for client in clients:
+            client.recv(4096)
+    print(flush=True)
+"""
+"""Sends and waits, for each line that it is told. In a process of its own: two threads of Python
+that answer each other spend more on taking turns than on the messages."""
+
+
 async def round_trip(
     server: Callable[[], AbstractAsyncContextManager[Any]], trips: int = 2000
 ) -> float:
-    """Send a message and wait for its echo, again and again; tell what each costs the server.
+    """Send messages and wait for their echoes, again and again; tell what each costs the server.
 
-    The server runs in a thread of its own, whose CPU is counted, and the client in another.
+    The server runs in a thread of its own, whose CPU is counted. Ten clients send, and each waits
+    for its echo before the next: a server that slept in between would be woken for each message,
+    and that costs more than the message.
 
     Args:
         server: starts the server, such as `Echo.serve`.
@@ -267,16 +294,20 @@ def _round_trip(server: Callable[[], AbstractAsyncContextManager[Any]], trips: i
     try:
         if not started.wait(TIMEOUT):
             raise TimeoutError("the server did not start in time")
-        with socket.create_connection(address[0][:2], TIMEOUT) as client:
-            client.sendall(handshake())
-            while not client.recv(4096).endswith(b"\r\n\r\n"):
-                pass
-            frame = Frame(Opcode.TEXT, b"x" * 60).serialize(mask=True)
+        host, port, *_ = address[0]
+        frame = Frame(Opcode.TEXT, b"x" * 60).serialize(mask=True)
+        words = [host, str(port), str(trips), handshake().hex(), frame.hex()]
+        with subprocess.Popen(
+            [sys.executable, "-I", "-c", CLIENT.replace("CLIENTS", "10"), *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        ) as client:  # fmt: skip
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdout.readline()
             for _ in range(ROUNDS):
                 begin = _thread_time(loop)
-                for _ in range(trips):
-                    client.sendall(frame)
-                    client.recv(4096)
+                client.stdin.write("\n")
+                client.stdout.readline()
                 times.append((_thread_time(loop) - begin) / trips * 1e6)
     finally:
         loop.call_soon_threadsafe(stop.set)
@@ -294,24 +325,27 @@ def _thread_time(loop: asyncio.AbstractEventLoop) -> float:
     return asyncio.run_coroutine_threadsafe(ask(), loop).result(TIMEOUT)
 
 
-class _Bare(asyncio.Protocol):
-    """What is left of an echo without WebSocket: bytes come, as many go."""
-
-    transport: asyncio.Transport
+class _Bare(Echo):
+    """What is left of the lean echo without WebSocket: bytes come, as many go."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+        self._opened = True
 
     def data_received(self, data: bytes) -> None:
-        self.transport.write(data)
+        if self.direct is None:
+            self.transport.write(data)
+        else:
+            self.direct(data)
 
 
-@contextlib.asynccontextmanager
-async def bare_echo() -> AsyncGenerator[asyncio.Server]:
-    """Serve an echo of bytes, without handshake and frames: a floor to compare with."""
-    loop = asyncio.get_running_loop()
-    async with await loop.create_server(_Bare, "127.0.0.1", 0) as server:
-        yield server
+def bare_echo() -> AbstractAsyncContextManager[asyncio.Server]:
+    """Serve an echo of bytes, without handshake and frames: a floor to compare with.
+
+    Returns:
+        What runs the server for the length of an ``async with`` block.
+    """
+    return _Bare.serve()
 
 
 async def nagle(on: bool, rounds: int = 20) -> float:
