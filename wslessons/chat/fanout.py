@@ -449,8 +449,11 @@ class Fanout(Generic[I]):
             member.writer.when_writable(lambda: self._resume(member))
             return
         offset = member.cursor.offset
-        groups = [group for group in self._groups if group.codec == member.codec]
-        groups = [group for group in groups if len(group.writers) < self.group]
+        groups = [
+            group
+            for group in self._groups
+            if group.codec == member.codec and len(group.writers) < self.group
+        ]
         in_sync = next((group for group in groups if group.cursor.offset == offset), None)
         if in_sync is None and groups:
             # Such a group has its turn soon, and is level with this member then.
