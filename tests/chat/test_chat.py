@@ -302,8 +302,9 @@ async def test_stalled_reader_is_told_the_exact_count_and_goes_on(start: Start) 
     """One stalled among 200: the others miss nothing, memory is bounded, it wakes and is told."""
     # No pings: those of the stalled one would go unanswered for as long as the test takes.
     running = await start(serve={"write_limit": 2048, "ping_interval": None}, capacity=16)
-    # Six times what the ring holds, and each one more is written 199 times.
-    total, filler = 104, "x" * 500
+    # Six times what the ring holds, and each one more is written 199 times; in bytes three times
+    # the window of 64 KiB that the kernel may have promised before its buffers were made small.
+    total, filler = 104, "x" * 2000
     async with contextlib.AsyncExitStack() as stack:
         alice = await stack.enter_async_context(running.join("alice"))
         stalled = await stack.enter_async_context(running.join("stalled", ping_interval=None))
