@@ -42,6 +42,7 @@ from wslessons.lab.trials import (
 )
 from wslessons.link import Link
 from wslessons.scaling.brokers import kafka
+from wslessons.testing.raw import dial
 from wslessons.web import OriginCheck
 from wslessons.wire import FrameRecord
 
@@ -412,12 +413,25 @@ async def test_a_round_trip_is_measured_over_every_message_of_all_clients() -> N
     assert heard == [fast.ROUNDS * 4] * 10
 
 
+async def test_a_server_that_ends_its_connections_has_no_round_trips() -> None:
+    """That is an error, and neither a time nor a wait without end."""
+
+    async def leaves(connection: ServerConnection) -> None:
+        await connection.recv()
+
+    async with asyncio.timeout(60):
+        with pytest.raises(UserError, match="ended unexpectedly"):
+            await fast.round_trip(partial(serving.serve, leaves, compression=None), trips=40)
+
+
 async def test_the_floor_of_round_trips_gives_back_what_comes() -> None:
-    """Bytes, and no handshake."""
-    async with asyncio.timeout(20), fast.bare_echo() as server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+    """Bytes, whatever they would mean as frames."""
+    async with (
+        asyncio.timeout(20),
+        fast.bare_echo() as server,
+        dial(serving.urls(server)[0]) as raw,
+    ):
+        assert b" 101 " in await raw.handshake()
         for data in (b"GET", b"\x00" * 100):
-            writer.write(data)
-            assert await reader.readexactly(len(data)) == data
-        writer.close()
-        await writer.wait_closed()
+            raw.send(data)
+            assert await raw.reader.readexactly(len(data)) == data

@@ -287,7 +287,7 @@ class Fanout(Generic[I]):
         self._sent += item.size
         channel.send(item, item.size)
         if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_soon(self._turn, channel.offset - 1, LOOKS)
+            self._tick = asyncio.get_running_loop().call_soon(self._turn, LOOKS)
 
     def join(self, id: str, codec: Codec[I], writer: Writer, cursor: Receiver[I]) -> None:
         """Serve a new member from `cursor` on, which the fan-out now owns.
@@ -320,12 +320,12 @@ class Fanout(Generic[I]):
         """Write everything that is ready to everyone who can take it."""
         self._turn(most=len(self._members))
 
-    def _turn(self, seen: int = 0, looks: int = 0, most: int | None = None) -> None:
+    def _turn(self, looks: int = 0, seen: int = 0, most: int | None = None) -> None:
         """Write to those who have waited longest; whoever still waits then has the next turn.
 
         Args:
-            seen: the offset at which the loop was let go on reading.
-            looks: how many times more that may be.
+            looks: how many times more the loop may look for something to read before.
+            seen: the offset at the look before, 0 if there was none.
             most: how many members are written to; if None, as many as `group` and `many` say.
         """
         if self._tick is not None:
@@ -333,7 +333,7 @@ class Fanout(Generic[I]):
             self._tick = None
         loop, offset = asyncio.get_running_loop(), self.channel.offset
         if looks and seen < offset:
-            self._tick = loop.call_soon(self._turn, offset, looks - 1)
+            self._tick = loop.call_soon(self._turn, looks - 1, offset)
             return
         if most is None:
             waiting = offset - self._groups[0].cursor.offset if self._groups else 0
@@ -348,7 +348,7 @@ class Fanout(Generic[I]):
         for member in caught_up.values():
             self._resume(member)
         if self._groups and self._groups[0].cursor.offset < offset:
-            self._tick = loop.call_soon(self._turn, offset - 1, LOOKS)
+            self._tick = loop.call_soon(self._turn, LOOKS)
 
     def _serve_next(self) -> None:
         """Write to the group that has waited longest; who cannot take what is ready is blocked."""

@@ -12,7 +12,6 @@ import gc
 import html
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -24,9 +23,9 @@ from types import FrameType
 from typing import Any, cast
 
 from websockets import ServerConnection
-from websockets.frames import Frame, Opcode
 
 from wslessons import serving
+from wslessons.bench.tools import Child
 from wslessons.chat import fanout
 from wslessons.connection import LoggedConnection
 from wslessons.errors import extra
@@ -54,6 +53,8 @@ TIMEOUT = 30.0
 """Seconds that an experiment may take."""
 ROUNDS = 3
 """How often a way is measured; the cheapest counts, as others only had more in their way."""
+CLIENTS = 10
+"""Who send messages for round trips."""
 
 Way = Callable[[list[LoggedConnection], list[str]], Awaitable[None]]
 """A way to send every line to every connection."""
@@ -235,29 +236,6 @@ async def _heard(client: socket.socket, texts: list[str]) -> int:
     return heard
 
 
-CLIENT = """
-import socket, sys
-
-host, port, trips, hello, frame = sys.argv[1:]
-hello, frame = bytes.fromhex(hello), bytes.fromhex(frame)
-clients = [socket.create_connection((host, int(port))) for _ in range(CLIENTS)]
-for client in clients:
-    client.sendall(hello)
-    while not client.recv(4096).endswith(b"\\r\\n\\r\\n"):
-        pass
-print(flush=True)
-for _ in sys.stdin:
-    for _ in range(int(trips) // CLIENTS):
-        for client in clients:
-            client.sendall(frame)
-        for client in clients:
-            client.recv(4096)
-    print(flush=True)
-"""
-"""Sends and waits, for each line that it is told. In a process of its own: two threads of Python
-that answer each other spend more on taking turns than on the messages."""
-
-
 async def round_trip(
     server: Callable[[], AbstractAsyncContextManager[Any]], trips: int = 2000
 ) -> float:
@@ -294,21 +272,13 @@ def _round_trip(server: Callable[[], AbstractAsyncContextManager[Any]], trips: i
     try:
         if not started.wait(TIMEOUT):
             raise TimeoutError("the server did not start in time")
-        host, port, *_ = address[0]
-        frame = Frame(Opcode.TEXT, b"x" * 60).serialize(mask=True)
-        words = [host, str(port), str(trips), handshake().hex(), frame.hex()]
-        with subprocess.Popen(
-            [sys.executable, "-I", "-c", CLIENT.replace("CLIENTS", "10"), *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        ) as client:  # fmt: skip
-            assert client.stdin is not None
-            assert client.stdout is not None
-            client.stdout.readline()
+        port, each = str(address[0][1]), trips // CLIENTS
+        module = "wslessons.bench.echo_load"
+        with Child(port, str(CLIENTS), module=module, timeout=TIMEOUT) as clients:
             for _ in range(ROUNDS):
                 begin = _thread_time(loop)
-                client.stdin.write("\n")
-                client.stdout.readline()
-                times.append((_thread_time(loop) - begin) / trips * 1e6)
+                clients.ask(each)
+                times.append((_thread_time(loop) - begin) / (each * CLIENTS) * 1e6)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(TIMEOUT)
@@ -326,21 +296,19 @@ def _thread_time(loop: asyncio.AbstractEventLoop) -> float:
 
 
 class _Bare(Echo):
-    """What is left of the lean echo without WebSocket: bytes come, as many go."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._opened = True
+    """What is left of the lean echo without frames: after the handshake bytes come, as many go."""
 
     def data_received(self, data: bytes) -> None:
-        if self.direct is None:
+        if not self._opened:
+            super().data_received(data)
+        elif self.direct is None:
             self.transport.write(data)
         else:
             self.direct(data)
 
 
 def bare_echo() -> AbstractAsyncContextManager[asyncio.Server]:
-    """Serve an echo of bytes, without handshake and frames: a floor to compare with.
+    """Serve an echo that gives bytes back and knows no frames: a floor to compare with.
 
     Returns:
         What runs the server for the length of an ``async with`` block.

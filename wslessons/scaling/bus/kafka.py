@@ -187,6 +187,9 @@ class Topic(LogTransport):
             UserError: the broker does not take the user name and password.
             Unreachable: nobody listens there, or whoever does is too busy to answer.
         """
+        begun = not isinstance(error, errors.KafkaConnectionError)
+        if begun and not self._address.user:
+            return
         words = ("ssl_context", "security_protocol", "sasl_plain_username", "sasl_plain_password")
         given = {word: options[word] for word in words if word in options}
         cause = ""
@@ -204,7 +207,7 @@ class Topic(LogTransport):
                 cause = LATE
             if cause == LATE:
                 break
-        if isinstance(error, errors.KafkaConnectionError):
+        if not begun:
             raise Unreachable(cause) from error
 
     async def _start_producer(

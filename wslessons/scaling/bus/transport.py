@@ -168,17 +168,17 @@ class Transport(ABC):
         while not self._connected:
             try:
                 await self._connect_in_time()
-                self._connected = True
-            except Unreachable as exc:
+            except BaseException as exc:
                 await self._disconnect()
+                if not isinstance(exc, Unreachable):
+                    raise
                 if str(exc) != LATE or asyncio.get_running_loop().time() > until:
                     sentence = f"can't reach {self.label}: {exc}."
                     raise UserError(f"{sentence} Is it running, and is the URL right?") from None
                 logger.info("can't reach %s yet: %s", self.label, exc)
                 await asyncio.sleep(AGAIN)
-            except BaseException:
-                await self._disconnect()
-                raise
+            else:
+                self._connected = True
         host.on_connected()
         name = f"connection to {self.label}"
         self._keeper = asyncio.create_task(keep_running(name, self._keep, host.on_lost))
